@@ -1,0 +1,46 @@
+# make demo: see it work.  make test: what has to pass before a change lands.
+PYTHON ?= python3
+TEST_FLAGS ?= -n 2
+SOURCES := $(wildcard lens_adapter tests examples benchmarks setup.py)
+BIN := .venv/bin
+# The part of the suite that touches transformers' inner workings.
+OLDEST_TESTS := $(wildcard tests/vlm tests/test_adapter.py tests/test_config.py)
+
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test style types format clean
+
+demo: .venv/.ready
+	$(BIN)/lens-adapter demo
+
+test: style .oldest/.ready
+	$(BIN)/python -m pytest $(TEST_FLAGS)
+	@PYTHONPATH=.oldest $(BIN)/python -c "import transformers; print('Again with transformers', transformers.__version__)"
+	PYTHONPATH=.oldest $(BIN)/python -m pytest $(TEST_FLAGS) $(OLDEST_TESTS)
+
+style: .venv/.ready
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: .venv/.ready
+	$(BIN)/mypy
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean:
+	rm -rf .venv .oldest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find lens_adapter tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.ready: setup.cfg setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+# Laid over .venv by PYTHONPATH: torch and the rest are installed once.
+.oldest/.ready: .venv/.ready constraints-oldest.txt
+	rm -rf .oldest
+	$(BIN)/python -m pip install --quiet --no-deps --target .oldest -r constraints-oldest.txt
+	touch $@

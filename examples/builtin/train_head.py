@@ -1,0 +1,234 @@
+"""Step 4: a LENS head and the mask decoder learn from masks; the vision-language model and SAM's encoder are frozen.
+
+Frozen things are computed once: image features of the base and image embeddings of SAM for every training scene go
+into build/builtin/features, and both heads train from them. Expressions are drawn anew each time.
+
+    python examples/builtin/train_head.py mirror
+    python examples/builtin/train_head.py lite
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from recipe import (
+    BOS,
+    IMAGE_SIZE,
+    IMAGE_TOKENS,
+    PAD,
+    SHIPPED,
+    WORK,
+    Session,
+    arguments,
+    batches,
+    build_processor,
+    encode,
+    flat_then_cosine,
+    image_features,
+    pixel_tensor,
+)
+from torch import Tensor
+from tqdm import tqdm, trange
+from train_sam import SIDE, TINY_SAM, dice_loss, low_res, reached_iou
+from transformers import LlavaForConditionalGeneration
+
+from lens_adapter import LensAdapter
+from lens_adapter.adapter import LensPrediction
+from lens_adapter.data.expressions import Expression, Speaker
+from lens_adapter.data.scenes import Scene, sample_scene
+from lens_adapter.signals import LensSignals, TokenLayout
+
+SCENES = 6000
+BATCH = 12
+EXPRESSIONS = 3  # per scene
+WEIGHTS = {"attribute": 0.36, "spatial": 0.26, "ordinal": 0.12, "several": 0.12, "absent": 0.14}
+HEAT_SIDE = 128  # the heatmap is compared with the mask at this size, as in the paper
+TEMPLATE = "where is {prompt} ?"
+HEADS = {"mirror": {"fusion_layers": 2}, "lite": {"fusion_layers": 2, "fusion_width": 128}}
+CALIBRATION_SCENES = 200
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the frozen parts say about the training scenes."""
+
+    tokens: Tensor  # (SCENES, 64, D), the base's image features
+    embeddings: Tensor  # (SCENES, C, g, g), SAM's image embeddings
+    pictures_seen: int
+
+
+def load_features(model: LlavaForConditionalGeneration, sam: LensAdapter) -> Features:
+    """Compute or go on computing the features; what is there already is kept."""
+    folder = WORK / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    channels, grid = TINY_SAM["out_channels"], SIDE // TINY_SAM["patch_size"]
+    shapes = {"tokens": (SCENES, IMAGE_TOKENS, model.config.text_config.hidden_size)}
+    shapes["embeddings"] = (SCENES, channels, grid, grid)
+    stores = {name: open_store(folder / f"{name}.npy", shape) for name, shape in shapes.items()}
+    done_file = folder / "done.txt"
+    done = int(done_file.read_text()) if done_file.exists() else 0
+    for start in trange(done, SCENES, 20, desc="frozen features", unit="batch", mininterval=10):
+        pictures = [sample_scene(i).draw(SIDE) for i in range(start, min(start + 20, SCENES))]
+        small = torch.stack([pixel_tensor(p.resize((IMAGE_SIZE, IMAGE_SIZE), 3)) for p in pictures])
+        with torch.no_grad():
+            stores["tokens"][start : start + len(pictures)] = image_features(model, small).numpy()
+            stores["embeddings"][start : start + len(pictures)] = sam.decoder.encode_images(pictures).numpy()
+        if start % 500 == 480:
+            for store in stores.values():
+                store.flush()
+            done_file.write_text(str(start + 20))
+    done_file.write_text(str(SCENES))
+    return Features(*(torch.from_numpy(stores[name]) for name in ("tokens", "embeddings")), pictures_seen=SCENES)
+
+
+def open_store(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    mode = "r+" if path.exists() else "w+"
+    return np.lib.format.open_memmap(path, mode, np.float16, None if mode == "r+" else shape)
+
+
+def say(scene: Scene, rng: np.random.Generator) -> list[Expression]:
+    """EXPRESSIONS random expressions of the scene; a kind that it has none of is replaced by another."""
+    speaker, said = Speaker(scene, rng), []
+    while len(said) < EXPRESSIONS:
+        kind = rng.choice(list(WEIGHTS), p=list(WEIGHTS.values()))
+        expression = next((e for _ in range(6) if (e := speaker.expression(str(kind)))), None)
+        if expression is not None:
+            said.append(expression)
+    return said
+
+
+def make_sample(index: int) -> tuple[int, list[str], Tensor, Tensor]:
+    """Scene number, texts, masks (EXPRESSIONS, 96, 96) as covered fractions, whether each has a target."""
+    number, rng = index % SCENES, np.random.default_rng([index, 5])
+    scene = sample_scene(number)
+    expressions = say(scene, rng)
+    masks = scene.masks(SIDE)
+    union = np.stack([masks[list(e.targets)].any(0) if e.targets else np.zeros_like(masks[0]) for e in expressions])
+    texts = [e.text.removeprefix("the ") if rng.random() < 0.2 else e.text for e in expressions]
+    return number, texts, low_res(union), torch.tensor([bool(e.targets) for e in expressions])
+
+
+def collate(samples: list) -> tuple[Tensor, list[str], Tensor, Tensor]:
+    numbers, texts, masks, present = zip(*samples, strict=True)
+    return torch.tensor(numbers), [t for row in texts for t in row], torch.cat(masks), torch.cat(present)
+
+
+def read_base(
+    adapter: LensAdapter, model: LlavaForConditionalGeneration, tokens: Tensor, texts: list[str]
+) -> tuple[LensSignals, list[TokenLayout]]:
+    """Prefill from cached image features (N, 64, D); left padded, as `segment` does it."""
+    questions = [encode(TEMPLATE.format(prompt=text)) for text in texts]
+    length = max(map(len, questions))
+    ids = torch.tensor([[PAD] * (length - len(q)) + [BOS] + [PAD] * IMAGE_TOKENS + q for q in questions])
+    padding = [length - len(q) for q in questions]
+    embedded = model.get_input_embeddings()(ids).detach()
+    boxes = grid_boxes()
+    layouts = []
+    for row, skip in enumerate(padding):
+        positions = skip + 1 + torch.arange(IMAGE_TOKENS)
+        embedded[row, positions] = tokens[row]
+        layouts.append(TokenLayout(positions, boxes, (8, 8)))
+    mask = (torch.arange(ids.shape[1])[None] >= torch.tensor(padding)[:, None]).long()
+    return adapter.prefill({"inputs_embeds": embedded, "attention_mask": mask}), layouts
+
+
+def grid_boxes() -> Tensor:
+    """(64, 4): the 8 x 8 grid over the whole picture, row-major."""
+    side = int(IMAGE_TOKENS**0.5)
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    corner = torch.stack([x, y], dim=-1).reshape(-1, 2) / side
+    return torch.cat([corner, corner + 1 / side], dim=1)
+
+
+def losses(found: LensPrediction, masks: Tensor, present: Tensor, fusion: str) -> dict[str, Tensor]:
+    """L_attn + 2 BCE + 4 dice (LENS, arXiv 2510.16785), and the squared error of the quality estimate."""
+    heat = found.head.heatmap[:, None].clamp(1e-6, 1 - 1e-6)
+    heat = F.interpolate(heat, (HEAT_SIDE, HEAT_SIDE), mode="bilinear", align_corners=True)[:, 0]
+    target = (F.interpolate(masks[:, None], (HEAT_SIDE, HEAT_SIDE), mode="area")[:, 0] >= 0.5).float()
+    attention = F.binary_cross_entropy(heat, target, reduction="none").mean((1, 2))
+    if fusion == "mirror":  # a map divided by its own peak cannot say "nothing"
+        attention = attention * present
+    dice = dice_loss(found.logits, masks) * present
+    reached = reached_iou(found.logits.detach(), masks) * present  # a mask for nothing is worth nothing
+    return {
+        "attention": attention.sum() / (present.sum() if fusion == "mirror" else len(present)),
+        "bce": 2 * F.binary_cross_entropy_with_logits(found.logits, masks),
+        "dice": 4 * dice.sum() / present.sum(),
+        "quality": F.mse_loss(found.quality, reached),
+    }
+
+
+def score_threshold(adapter: LensAdapter) -> float:
+    """The score that best tells prompts with a target from prompts without, on validation scenes."""
+    scores, present = [], []
+    for index in trange(CALIBRATION_SCENES, desc="calibration"):
+        scene = sample_scene(index, "validation")
+        expressions = say(scene, np.random.default_rng([index, 6]))
+        scores += adapter.segment(scene.draw(384), [e.text for e in expressions]).scores.tolist()
+        present += [bool(e.targets) for e in expressions]
+    scores, present = np.array(scores), np.array(present)
+    candidates = np.linspace(0.02, 0.98, 97)
+    accuracy = [((scores >= c)[present].mean() + (scores < c)[~present].mean()) / 2 for c in candidates]
+    best = np.flatnonzero(np.isclose(accuracy, max(accuracy)))
+    tqdm.write(f"score threshold {candidates[best].mean():.3f}: balanced accuracy {max(accuracy):.3f}")
+    return round(float(candidates[best].mean()), 3)
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0], minutes=30)
+    parser.add_argument("fusion", choices=HEADS)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    model = LlavaForConditionalGeneration.from_pretrained(SHIPPED / "vlm").eval().requires_grad_(False)
+    adapter = LensAdapter.from_model(
+        model,
+        build_processor(),
+        load_sam=False,
+        fusion=args.fusion,
+        **HEADS[args.fusion],
+        sam=TINY_SAM,
+        num_keypoints=8,
+        suppression_radius=1.5,
+        mask_threshold=0.5,
+        prompt_template=TEMPLATE,
+        base_model_name_or_path="lens_adapter/builtin/vlm",
+    )
+    adapter.decoder.load_weights(SHIPPED / "sam")
+    features = load_features(model, adapter)
+    adapter.train()
+    groups = [
+        {"params": list(adapter.head.parameters()), "lr": 1e-3},
+        {"params": list(adapter.decoder.mask_decoder.parameters()), "lr": 5e-4},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+    rates = [group["lr"] for group in groups]
+    session = Session(args.fusion, args.minutes, {"adapter": adapter, "adam": optimizer})
+    stream = batches(make_sample, BATCH, session.step, collate, args.workers)
+    index = torch.arange(BATCH).repeat_interleave(EXPRESSIONS)
+    sizes = [(SIDE, SIDE)] * len(index)
+    for progress in session.steps():
+        rate = min(1.0, (session.step + 1) / 50) * flat_then_cosine(progress, 0.1, 0.01)
+        for group, base in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = base * rate
+        numbers, texts, masks, present = next(stream)
+        signals, layouts = read_base(adapter, model, features.tokens[numbers][index].float(), texts)
+        found = adapter(signals, layouts, features.embeddings[numbers].float(), index, sizes)
+        parts = losses(found, masks, present, args.fusion)
+        optimizer.zero_grad()
+        sum(parts.values()).backward()
+        torch.nn.utils.clip_grad_norm_(adapter.head.parameters(), 1.0)
+        optimizer.step()
+        iou = reached_iou(found.logits.detach(), masks)
+        session.log(**{k: v.item() for k, v in parts.items()}, iou=iou[present].mean().item())
+    adapter.eval()
+    adapter.config.score_threshold = score_threshold(adapter)
+    adapter.save_pretrained(SHIPPED / f"lens-{args.fusion}")
+
+
+if __name__ == "__main__":
+    main()

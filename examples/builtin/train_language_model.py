@@ -1,0 +1,205 @@
+"""Step 2: the language model learns to answer questions about scenes; tower and projector stay frozen.
+
+Many questions about one scene share one sequence: a 4-D mask lets each see the image and itself only. The curriculum
+goes on from a level once its questions are answered well.
+
+    python examples/builtin/train_language_model.py
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from recipe import (
+    BOS,
+    EOS,
+    IMAGE,
+    IMAGE_SIZE,
+    IMAGE_TOKENS,
+    PAD,
+    SHIPPED,
+    WORK,
+    Session,
+    arguments,
+    batches,
+    build_model,
+    build_processor,
+    encode,
+    flat_then_cosine,
+    image_features,
+    optimizers,
+    pixel_tensor,
+    random_filter,
+)
+from transformers import LlavaForConditionalGeneration
+
+from lens_adapter.data.expressions import Question, Speaker
+from lens_adapter.data.scenes import sample_scene
+
+BATCH = 24
+PREFIX = 1 + IMAGE_TOKENS  # <bos> and the image
+IGNORED = -100
+END_WEIGHT = 0.1  # of <eos> in the loss: it is easy and comes with every answer
+
+
+@dataclass(frozen=True)
+class Level:
+    """Scenes of `count` objects, questions by weight, and the accuracy that opens the next level."""
+
+    count: tuple[int, int]
+    questions: int
+    weights: dict[str, float]
+    gate: float
+
+
+SIMPLE = {"attributes": 2, "what_is_at": 1, "where": 1}
+EVERYTHING = {
+    "attributes": 2,
+    "what_is_at": 1.5,
+    "where": 2,
+    "existence": 2,
+    "counting": 3,
+    "relations": 3,
+    "superlatives": 1,
+    "where_spatial": 3,
+    "where_ordinal": 2,
+    "where_several": 1.5,
+    "where_absent": 1,
+    "description": 2,
+}
+LEVELS = (
+    Level((2, 2), 10, SIMPLE, 0.92),
+    Level((2, 3), 12, {**SIMPLE, "existence": 1, "where_absent": 0.5}, 0.88),
+    Level((2, 5), 16, {**SIMPLE, "existence": 1, "where_absent": 1, "counting": 2, "superlatives": 1}, 0.82),
+    Level((2, 8), 20, EVERYTHING, 2.0),
+)
+
+
+def ask(speaker: Speaker, level: Level, rng: np.random.Generator) -> list[Question]:
+    """Up to `level.questions` different questions."""
+    kinds, weights = list(level.weights), np.array(list(level.weights.values()))
+    asked: dict[str, Question] = {}
+    for kind in rng.choice(kinds, size=4 * level.questions, p=weights / weights.sum()):
+        question = speaker.question(str(kind))
+        if question is not None and len(asked) < level.questions:
+            asked.setdefault(question.text, question)
+    return list(asked.values())
+
+
+def make_sample(index: int, reached: int) -> tuple[torch.Tensor, list[Question]]:
+    """A scene's pixels and questions, of the level reached or, one time in five, of an easier one."""
+    rng = np.random.default_rng([index, 3])
+    level = LEVELS[reached if rng.random() < 0.8 else int(rng.integers(reached + 1))]
+    scene = sample_scene(index, count=level.count)
+    return pixel_tensor(scene.draw(IMAGE_SIZE, random_filter(rng))), ask(Speaker(scene, rng), level, rng)
+
+
+def pack(samples: list[tuple[torch.Tensor, list[Question]]]) -> dict:
+    """Questions of a scene one after the other in one row.
+
+    Returns ids, labels, positions (B, T) and owner (B, T): 0 for the prefix, k + 1 for the k-th question, -1 for filler;
+    and per row and question its kind and the slice of its answer.
+    """
+    encoded = [[(q.kind, encode(q.text), [*encode(q.answer), EOS]) for q in questions] for _, questions in samples]
+    length = PREFIX + max(sum(len(q) + len(a) for _, q, a in row) for row in encoded)
+    ids = torch.full((len(samples), length), PAD)
+    labels = torch.full_like(ids, IGNORED)
+    positions = torch.zeros_like(ids)
+    owner = torch.full_like(ids, -1)
+    ids[:, :PREFIX] = torch.tensor([BOS] + [IMAGE] * IMAGE_TOKENS)
+    positions[:, :PREFIX] = torch.arange(PREFIX)
+    owner[:, :PREFIX] = 0
+    answers: list[tuple[str, int, slice]] = []
+    for b, row in enumerate(encoded):
+        start = PREFIX
+        for k, (kind, question, answer) in enumerate(row):
+            middle, end = start + len(question), start + len(question) + len(answer)
+            ids[b, start:end] = torch.tensor(question + answer)
+            labels[b, middle:end] = torch.tensor(answer)
+            positions[b, start:end] = PREFIX + torch.arange(end - start)
+            owner[b, start:end] = k + 1
+            answers.append((kind, b, slice(middle, end - 1)))
+            start = end
+    pixels = torch.stack([pixels for pixels, _ in samples])
+    return {"pixels": pixels, "ids": ids, "labels": labels, "positions": positions, "owner": owner, "answers": answers}
+
+
+def block_mask(owner: torch.Tensor) -> torch.Tensor:
+    """(B, T) -> additive (B, 1, T, T): causal, and no question sees another one."""
+    same = owner[:, :, None] == owner[:, None, :]
+    seen = same | ((owner[:, None, :] == 0) & (owner[:, :, None] > 0))
+    seen = seen & torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool).tril()
+    seen |= torch.eye(owner.shape[1], dtype=torch.bool)  # filler must see something
+    return torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
+
+
+def load_tower(model: LlavaForConditionalGeneration) -> None:
+    """Tower, projector and word vectors of step 1; the output layer starts from the word vectors too."""
+    path = WORK / "tower" / "model"
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: run train_tower.py first.")
+    model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(path).state_dict())
+    words = model.model.language_model.embed_tokens.weight.data
+    model.lm_head.weight.data.copy_(0.3 * words)
+
+
+def main() -> None:
+    args = arguments(__doc__.splitlines()[0], minutes=60).parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    model = build_model()
+    load_tower(model)
+    model.train()
+    for frozen in (model.model.vision_tower, model.model.multi_modal_projector):
+        frozen.requires_grad_(False).eval()
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    opts = optimizers(named, muon_lr=3e-3, adam_lr=1e-3)
+    rates = [group["lr"] for opt in opts for group in opt.param_groups]
+    session = Session("language_model", args.minutes, {"model": model, "muon": opts[0], "adam": opts[1]})
+    reached = torch.tensor([session.notes.get("level", 0)]).share_memory_()  # read by the drawing processes
+    stream = batches(lambda i: make_sample(i, int(reached)), BATCH, session.step, pack, args.workers)
+    decoder = model.model.language_model
+    for progress in session.steps():
+        rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.5)
+        for group, base in zip((g for opt in opts for g in opt.param_groups), rates, strict=True):
+            group["lr"] = base * rate
+        batch = next(stream)
+        with torch.no_grad():
+            image = image_features(model, batch["pixels"])
+        embedded = decoder.embed_tokens(batch["ids"])
+        embedded = torch.cat([embedded[:, :1], image, embedded[:, PREFIX:]], dim=1)
+        states = decoder(
+            inputs_embeds=embedded, attention_mask=block_mask(batch["owner"]), position_ids=batch["positions"]
+        ).last_hidden_state
+        targets = batch["labels"][:, 1:]
+        asked = targets != IGNORED
+        logits = model.lm_head(states[:, :-1][asked])
+        truth = targets[asked]
+        weight = torch.where(truth == EOS, END_WEIGHT, 1.0)
+        loss = (F.cross_entropy(logits, truth, reduction="none") * weight).sum() / weight.sum()
+        loss.backward()
+        for opt in opts:
+            opt.step()
+            opt.zero_grad()
+        right = torch.zeros_like(asked)
+        right[asked] = logits.argmax(-1) == truth
+        exact = defaultdict(list)
+        for kind, row, span in batch["answers"]:
+            exact[kind].append(right[row, span.start - 1 : span.stop - 1].all().item())
+        means = session.log(loss=loss.item(), **{kind: float(np.mean(hits)) for kind, hits in exact.items()})
+        if means is not None:
+            level = LEVELS[int(reached)]
+            if np.mean([means[kind] for kind in level.weights if kind in means]) > level.gate:
+                reached += 1
+                session.notes["level"] = int(reached)
+                print(f"-> level {int(reached)}")
+    model.eval().save_pretrained(SHIPPED / "vlm")
+    build_processor().save_pretrained(SHIPPED / "vlm")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""`LensConfig`: the only place where a default stands."""
+
+from __future__ import annotations
+
+import inspect
+from copy import deepcopy
+from math import isfinite
+from numbers import Real
+from typing import Any
+
+from transformers import PretrainedConfig
+from transformers.utils import logging
+
+from lens_adapter.errors import LensConfigError
+
+logger = logging.get_logger(__name__)
+
+# Dimensions of segment-anything's image encoders and decoders, as published with their weights.
+_SAM_COMMON = {
+    "image_size": 1024,  # pixels of the padded square the image encoder sees
+    "patch_size": 16,
+    "window_size": 14,
+    "relative_position": True,
+    "out_channels": 256,  # width of the image embedding, of every prompt and of the mask decoder
+    "decoder_depth": 2,
+    "decoder_num_heads": 8,
+    "decoder_mlp_dim": 2048,
+    "mask_in_channels": 16,
+    "iou_head_dim": 256,
+    "pixel_mean": [123.675, 116.28, 103.53],
+    "pixel_std": [58.395, 57.12, 57.375],
+}
+SAM_VARIANTS: dict[str, dict[str, Any]] = {
+    "vit_b": {
+        **_SAM_COMMON,
+        "embed_dim": 768,
+        "depth": 12,
+        "num_heads": 12,
+        "mlp_ratio": 4.0,
+        "global_attention_layers": [2, 5, 8, 11],
+        "weights": "facebook/sam-vit-base",
+    },
+    "vit_l": {
+        **_SAM_COMMON,
+        "embed_dim": 1024,
+        "depth": 24,
+        "num_heads": 16,
+        "mlp_ratio": 4.0,
+        "global_attention_layers": [5, 11, 17, 23],
+        "weights": "facebook/sam-vit-large",
+    },
+    "vit_h": {
+        **_SAM_COMMON,
+        "embed_dim": 1280,
+        "depth": 32,
+        "num_heads": 16,
+        "mlp_ratio": 4.0,
+        "global_attention_layers": [7, 15, 23, 31],
+        "weights": "facebook/sam-vit-huge",
+    },
+}
+
+
+class LensConfig(PretrainedConfig):
+    """Everything a LENS head needs to know about itself, its base model and its mask decoder.
+
+    Method and most numbers: LENS, arXiv 2510.16785. Unknown keys warn and are dropped.
+
+    Args:
+        fusion: `"mirror"` (trainable copies of the base's own decoder layers, as the paper) or `"lite"` (a small
+            transformer of our own).
+        tap_layer: index of the decoder layer whose INPUT hidden states are read; default: half of the layers.
+        fusion_layers: number of trainable layers that refine the attention.
+        fusion_width: width of the lite fusion (the mirror has the base's width).
+        attention_layers: decoder layers whose captured attention rows the head reads; default: none for the mirror,
+            the layer before the tap and the tapped one for lite.
+        num_keypoints: at most this many keypoints per prompt.
+        suppression_radius: in heatmap cells; no two keypoints are this close or closer.
+        keypoint_threshold: a keypoint is kept while its heat is above this fraction of the peak.
+        mask_threshold: a pixel is foreground where the mask's probability is above this.
+        score_threshold: a prompt whose `score` is below this is judged to name nothing in the image.
+        prompt_template: what is asked of the base; `{prompt}` is replaced by the expression.
+        sam: a variant's name (`"vit_b"`, `"vit_l"`, `"vit_h"`) or a dict: `variant` and / or any dimension, `weights`
+            (an original `.pth`, a folder or a Hub repository in transformers' `SamModel` layout; None: none) and
+            `include_image_encoder` (True: the frozen image encoder travels in the checkpoint).
+        base_model_name_or_path, base_model_revision: the frozen model this head was trained for.
+        base_config: its configuration as a dict; the mirror rebuilds its layers from it.
+        hidden_size, num_hidden_layers, num_attention_heads: of the base's decoder.
+
+    Raises:
+        LensConfigError: an impossible value.
+    """
+
+    model_type = "lens"
+
+    def __init__(
+        self,
+        *,
+        fusion: str = "mirror",
+        tap_layer: int | None = None,
+        fusion_layers: int = 2,
+        fusion_width: int = 256,
+        attention_layers: list[int] | None = None,
+        num_keypoints: int = 16,
+        suppression_radius: float = 4.0,
+        keypoint_threshold: float = 0.4,
+        mask_threshold: float = 0.6,
+        score_threshold: float = 0.5,
+        prompt_template: str = "Where is {prompt} in this image?",
+        sam: str | dict[str, Any] = "vit_h",
+        base_model_name_or_path: str | None = None,
+        base_model_revision: str | None = None,
+        base_config: dict[str, Any] | None = None,
+        hidden_size: int = 4096,
+        num_hidden_layers: int = 32,
+        num_attention_heads: int = 32,
+        **kwargs: Any,
+    ):
+        super().__init__(**self._without_unknown(kwargs))
+        self.fusion = fusion
+        self.tap_layer: int = tap_layer  # type: ignore[assignment]  # _check fills in None
+        self.fusion_layers = fusion_layers
+        self.fusion_width = fusion_width
+        self.attention_layers = attention_layers
+        self.num_keypoints = num_keypoints
+        self.suppression_radius = suppression_radius
+        self.keypoint_threshold = keypoint_threshold
+        self.mask_threshold = mask_threshold
+        self.score_threshold = score_threshold
+        self.prompt_template = prompt_template
+        self.sam = _complete_sam(sam)
+        self.base_model_name_or_path = base_model_name_or_path
+        self.base_model_revision = base_model_revision
+        self.base_config = base_config
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self._check()
+        if self.attention_layers is None:
+            before = max(self.tap_layer - 1, 0)
+            self.attention_layers = [] if fusion == "mirror" else sorted({before, self.tap_layer})
+        self.attention_layers = list(self.attention_layers)
+
+    @property
+    def base_model_type(self) -> str | None:
+        """`model_type` of the base, e.g. "llava"; None when the config was not made from a model."""
+        return None if self.base_config is None else self.base_config.get("model_type")
+
+    def require_base_config(self) -> dict[str, Any]:
+        """`base_config`, which a mirror cannot do without.
+
+        Raises:
+            LensConfigError: there is none.
+        """
+        if self.base_config is None:
+            raise LensConfigError(
+                'LensConfig.base_config must be the configuration of the base as a dict for fusion="mirror"; got None. '
+                "Use LensConfig.from_model(model)."
+            )
+        return self.base_config
+
+    @classmethod
+    def from_model(cls, model: Any, processor: Any = None, **overrides: Any) -> LensConfig:
+        """Read widths, layer count and family off a loaded vision-language model.
+
+        Args:
+            model: as `LensAdapter.attach` takes it (a `PreTrainedModel`, a `PeftModel` or a `Pipeline`).
+            processor: unused by today's fields; accepted so that the call reads like `attach`.
+            overrides: any field of `LensConfig`.
+
+        Raises:
+            UnsupportedModelError: the model has no decoder that an adapter can read.
+        """
+        from lens_adapter.vlm.anatomy import find_anatomy
+
+        anatomy = find_anatomy(model)
+        facts = {
+            "hidden_size": anatomy.hidden_size,
+            "num_hidden_layers": len(anatomy.layers),
+            "num_attention_heads": anatomy.num_heads,
+            "base_config": anatomy.config.to_dict(),
+            "base_model_name_or_path": anatomy.config.name_or_path or None,
+            "base_model_revision": getattr(anatomy.config, "_commit_hash", None),
+        }
+        return cls(**{**facts, **overrides})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', which sets overrides on the finished config; here they are checked like any other value."""
+        ours = {key: kwargs.pop(key) for key in inspect.signature(cls.__init__).parameters if key in kwargs}
+        return super().from_dict({**config_dict, **ours}, **kwargs)
+
+    @classmethod
+    def _without_unknown(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        # What a bare config of transformers has is known; the rest is somebody's typing error or another version's key.
+        known = set(PretrainedConfig().to_dict()) | set(inspect.signature(PretrainedConfig.__init__).parameters)
+        known |= {"architectures", "dtype", "torch_dtype", "name_or_path", "_name_or_path", "transformers_version"}
+        known |= {"model_type", "_commit_hash", "attn_implementation", "_attn_implementation", "auto_map"}
+        unknown = sorted(set(kwargs) - known)
+        if unknown:
+            logger.warning("LensConfig: unknown keys dropped: %s. Known: see the docstring of LensConfig.", unknown)
+        return {key: value for key, value in kwargs.items() if key in known}
+
+    def _check(self) -> None:
+        def require(key: str, good: bool, allowed: str) -> None:
+            if not good:
+                raise LensConfigError(f"LensConfig.{key} must be {allowed}; got {getattr(self, key)!r}.")
+
+        require("fusion", self.fusion in ("mirror", "lite"), '"mirror" or "lite"')
+        for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "fusion_layers", "num_keypoints"):
+            require(key, _is_int(getattr(self, key)) and getattr(self, key) >= 1, "an integer of at least 1")
+        if self.tap_layer is None:
+            self.tap_layer = self.num_hidden_layers // 2
+        require(
+            "tap_layer",
+            _is_int(self.tap_layer) and 0 <= self.tap_layer < self.num_hidden_layers,
+            f"a layer index from 0 to {self.num_hidden_layers - 1}",
+        )
+        room = self.num_hidden_layers - self.tap_layer
+        require(
+            "fusion_layers",
+            self.fusion != "mirror" or self.fusion_layers <= room,
+            f"at most {room}, the layers that the base has from its tap_layer {self.tap_layer} on",
+        )
+        require(
+            "fusion_width",
+            _is_int(self.fusion_width) and self.fusion_width >= 32 and self.fusion_width % 32 == 0,
+            "a positive multiple of 32",
+        )
+        layers = [] if self.attention_layers is None else self.attention_layers
+        require(
+            "attention_layers",
+            isinstance(layers, (list, tuple)) and all(_is_int(k) and 0 <= k < self.num_hidden_layers for k in layers),
+            f"a list of layer indices from 0 to {self.num_hidden_layers - 1}",
+        )
+        require("suppression_radius", _is_real(self.suppression_radius) and self.suppression_radius >= 0, ">= 0 cells")
+        for key in ("keypoint_threshold", "mask_threshold", "score_threshold"):
+            value = getattr(self, key)
+            require(key, _is_real(value) and 0 <= value < 1, "a number in [0, 1)")
+        require(
+            "prompt_template",
+            isinstance(self.prompt_template, str) and "{prompt}" in self.prompt_template,
+            "a text that holds {prompt}",
+        )
+        for key in ("base_model_name_or_path", "base_model_revision"):
+            require(key, getattr(self, key) is None or isinstance(getattr(self, key), str), "a text or None")
+        require("base_config", self.base_config is None or isinstance(self.base_config, dict), "a dict or None")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def _complete_sam(sam: str | dict[str, Any]) -> dict[str, Any]:
+    """A variant's name or a partial dict -> every dimension, spelt out and checked."""
+    if not isinstance(sam, (str, dict)):
+        raise LensConfigError(f"LensConfig.sam must be the name of a variant or a dict; got {sam!r}.")
+    given = {"variant": sam} if isinstance(sam, str) else dict(sam)
+    variant = given.pop("variant", "custom")
+    if variant not in (*SAM_VARIANTS, "custom"):
+        raise LensConfigError(f"LensConfig.sam: variant must be one of {[*SAM_VARIANTS, 'custom']}; got {variant!r}.")
+    base = SAM_VARIANTS["vit_b" if variant == "custom" else variant]
+    known = {*base, "include_image_encoder"}
+    if unknown := sorted(set(given) - known):
+        raise LensConfigError(f"LensConfig.sam: unknown keys {unknown}; known: {sorted(known)}.")
+    weights = {"weights": None} if variant == "custom" else {}
+    # A copy: nobody who edits a config may edit the table of variants.
+    full = deepcopy({"variant": variant, "include_image_encoder": False, **base, **weights, **given})
+
+    def require(key: str, good: bool, allowed: str) -> None:
+        if not good:
+            raise LensConfigError(f"LensConfig.sam[{key!r}] must be {allowed}; got {full[key]!r}.")
+
+    whole = ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "out_channels", "decoder_depth")
+    for key in (*whole, "decoder_num_heads", "decoder_mlp_dim", "mask_in_channels", "iou_head_dim"):
+        require(key, _is_int(full[key]) and full[key] >= 1, "an integer of at least 1")
+    require(
+        "image_size", full["image_size"] % full["patch_size"] == 0, f"a multiple of patch_size {full['patch_size']}"
+    )
+    require("num_heads", full["embed_dim"] % full["num_heads"] == 0, f"a divisor of embed_dim {full['embed_dim']}")
+    require("out_channels", full["out_channels"] % 8 == 0, "a multiple of 8")
+    # SAM's cross-attention runs at half the width.
+    half = full["out_channels"] // 2
+    require("decoder_num_heads", half % full["decoder_num_heads"] == 0, f"a divisor of out_channels / 2 = {half}")
+    require("mask_in_channels", full["mask_in_channels"] % 4 == 0, "a multiple of 4")
+    require("window_size", _is_int(full["window_size"]) and full["window_size"] >= 0, "0 (none) or more")
+    layers = full["global_attention_layers"]
+    require(
+        "global_attention_layers",
+        isinstance(layers, (list, tuple)) and all(_is_int(k) and 0 <= k < full["depth"] for k in layers),
+        f"a list of layer indices from 0 to {full['depth'] - 1}",
+    )
+    require("mlp_ratio", _is_real(full["mlp_ratio"]) and full["mlp_ratio"] > 0, "a number above 0")
+    for key in ("pixel_mean", "pixel_std"):
+        value = full[key]
+        three = isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_real(number) for number in value)
+        require(key, three and min(value) >= 0, "three numbers, R G B, of 0 to 255")
+    require("pixel_std", min(full["pixel_std"]) > 0, "three numbers above 0")
+    for key in ("relative_position", "include_image_encoder"):
+        require(key, isinstance(full[key], bool), "True or False")
+    require("weights", full["weights"] is None or isinstance(full["weights"], str), "a path, a Hub repository or None")
+    return full

@@ -1,0 +1,1 @@
+"""Data: what heads are trained and measured on."""

@@ -1,0 +1,143 @@
+"""Antialiased shapes and well-set text with Pillow; knows nothing of masks' meaning or of models."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import sqrt
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from contourpy import contour_generator
+from PIL import Image, ImageDraw, ImageFont
+
+Color = tuple[int, ...]
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+WHITE, INK, GREY, HAIRLINE = (255, 255, 255), (28, 32, 38), (104, 112, 124), (222, 226, 231)
+
+
+class Canvas:
+    """Shapes over an RGB picture, drawn at a multiple of its resolution and brought down by `drawn`.
+
+    Args:
+        picture: what to draw on.
+        unit: the width of a fine line in pixels, all others are multiples of it; default: follows the picture's size.
+    """
+
+    def __init__(self, picture: Image.Image, unit: float | None = None):
+        area = picture.width * picture.height
+        self.picture = picture
+        self.unit = unit or max(0.5, 0.0022 * sqrt(area))
+        self._zoom = 4 if area < 2**21 else 2  # 2**21: about 2 megapixels
+        size = (picture.width * self._zoom, picture.height * self._zoom)
+        # The transparent ground is white, as most of what borders on it is.
+        self._layer = Image.new("RGBA", size, (*WHITE, 0))
+        self._draw = ImageDraw.Draw(self._layer)
+
+    def outline(self, points: np.ndarray, color: Color) -> None:
+        """A closed line through (P, 2) x, y in pixels, on a white one that sets it off from any ground."""
+        path = [tuple(point) for point in (points * self._zoom).tolist()]
+        for width, fill in ((4.4, (*WHITE, 225)), (2.2, (*color, 255))):
+            self._draw.line(path, fill, max(1, round(width * self.unit * self._zoom)), joint="curve")
+
+    def ring(self, x: float, y: float, color: Color) -> None:
+        """A small disc in a white ring with a dark hair around it."""
+        for radius, fill in ((4.7, (*INK, 150)), (4.2, (*WHITE, 255)), (2.7, (*color, 255))):
+            radius = max(radius * self.unit, 1.2)
+            box = (x - radius, y - radius, x + radius, y + radius)
+            self._draw.ellipse([edge * self._zoom for edge in box], fill)
+
+    def chip(self, box: Box, color: Color) -> None:
+        """A filled box with round corners."""
+        radius = 0.22 * (box[3] - box[1]) * self._zoom
+        self._draw.rounded_rectangle([edge * self._zoom for edge in box], radius, (*color, 255))
+
+    def drawn(self) -> Image.Image:
+        """The picture with everything on it."""
+        layer = self._layer.reduce(self._zoom)
+        return Image.alpha_composite(self.picture.convert("RGBA"), layer).convert("RGB")
+
+
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Closed outlines (P, 2), x then y in pixels, of a bool mask (H, W), its stairs smoothed."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return []
+    top, left = rows[0], columns[0]
+    inner = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.float32), 1)
+    # Index 0 is the padding, whose centre lies half a pixel outside.
+    shift = np.array([left - 0.5, top - 0.5])
+    return [_smooth(np.asarray(line)) + shift for line in contour_generator(z=inner).lines(0.5)]
+
+
+def _smooth(line: np.ndarray) -> np.ndarray:
+    """A closed line (P, 2), first point repeated at the end, averaged along itself; tiny ones stay as they are."""
+    points = line[:-1]
+    if len(points) < 24:
+        return line
+    weights = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1]) / 256
+    points = sum(weight * np.roll(points, shift, axis=0) for shift, weight in enumerate(weights, -4))
+    return np.concatenate([points, points[:1]])
+
+
+def stencil(mask: np.ndarray, size: tuple[int, int], opacity: float = 1.0) -> Image.Image:
+    """bool (h, w), spread over a picture of `size` (W, H) -> the alpha channel that paints through it."""
+    alpha = mask.astype(np.uint8) * round(255 * opacity)
+    return Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC)
+
+
+def scaled(picture: Image.Image, width: int) -> Image.Image:
+    """`picture` made `width` wide; a tall one is made 1.25 times as high as that at most."""
+    zoom = min(width / picture.width, 1.25 * width / picture.height)
+    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def framed(picture: Image.Image) -> Image.Image:
+    """`picture` with slightly round corners and a hairline, on white."""
+    zoom = 4
+    shape = Image.new("L", (picture.width * zoom, picture.height * zoom), 0)
+    edge = shape.copy()
+    box = (0, 0, shape.width - 1, shape.height - 1)
+    ImageDraw.Draw(shape).rounded_rectangle(box, 10 * zoom, fill=255)
+    ImageDraw.Draw(edge).rounded_rectangle(box, 10 * zoom, outline=255, width=zoom)
+    cut = Image.composite(picture, Image.new("RGB", picture.size, WHITE), shape.reduce(zoom))
+    return Image.composite(Image.new("RGB", picture.size, HAIRLINE), cut, edge.reduce(zoom))
+
+
+def ink_on(color: Color) -> Color:
+    """White or near-black, whichever reads better on `color` (WCAG's relative luminance)."""
+    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return INK if (luminance + 0.05) ** 2 > 1.05 * 0.06 else WHITE
+
+
+@cache
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib ships it: no font of the system is needed."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
+
+
+def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
+    """`text` on one line, cut with an ellipsis where it would be wider than `width` pixels; "" if nothing fits."""
+    text = " ".join(text.split())
+    if face.getlength(text) <= width:
+        return text
+    while text and face.getlength(text.rstrip() + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…" if text else ""
+
+
+def wrap(text: str, face: ImageFont.FreeTypeFont, width: float, lines: int) -> list[str]:
+    """`text` broken between words into at most `lines` lines, the last one cut."""
+    words = text.split()
+    wrapped: list[str] = []
+    while words and len(wrapped) < lines - 1:
+        taken = 1
+        while taken < len(words) and face.getlength(" ".join(words[: taken + 1])) <= width:
+            taken += 1
+        wrapped.append(fit(" ".join(words[:taken]), face, width))
+        words = words[taken:]
+    return [*wrapped, fit(" ".join(words), face, width)] if words else wrapped

@@ -1,0 +1,25 @@
+"""Everything that can go wrong, by name. An error says what was expected, what came, and what to do."""
+
+
+class LensError(ValueError):
+    """Base of every error this package raises on purpose."""
+
+
+class UnsupportedModelError(LensError):
+    """The architecture cannot work: no spatial image tokens, no text-to-image attention, or attention out of reach."""
+
+
+class NotAttachedError(LensError):
+    """A method that needs the frozen model was called before `attach` (or after `detach`)."""
+
+
+class CheckpointMismatchError(LensError):
+    """The checkpoint was trained for another base model, or its tensors do not fit its config."""
+
+
+class LensConfigError(LensError):
+    """A configuration value is impossible; the message names the key, the value and what is allowed."""
+
+
+class InputError(LensError):
+    """An image or a prompt cannot be used as given."""

@@ -1,0 +1,1 @@
+"""Everything that learns: heatmap, keypoints, descriptors, mask decoder. Tensors in, tensors out."""

@@ -1,0 +1,99 @@
+"""Features around keypoints -> sparse prompts of a SAM mask decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lens_adapter.signals import Keypoints
+
+
+class Descriptors(nn.Module):
+    """One vector per keypoint and one for the expression, in the space of SAM's prompts.
+
+    The query token attends to 3x3 samples of the feature grid around each keypoint; an encoder layer lets keypoints
+    and query token see each other; an MLP leads to `out_channels`. Keypoints then get the positional encoding of
+    their place, without SAM's foreground or background label. Method: LENS, arXiv 2510.16785.
+
+    Args:
+        width: d, of the features.
+        out_channels: C, width of SAM's prompts.
+        num_heads: attention heads; divides `width`.
+    """
+
+    def __init__(self, width: int, out_channels: int, num_heads: int):
+        super().__init__()
+        # Hidden states of a decoder differ in scale from token to token by orders of magnitude.
+        self.norm_samples = nn.LayerNorm(width)
+        self.norm_text = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
+        self.norm_attention = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.norm_feed_forward = nn.LayerNorm(width)
+        self.encoder = nn.TransformerEncoderLayer(width, num_heads, 2 * width, 0.0, "gelu", batch_first=True)
+        self.project = nn.Sequential(nn.Linear(width, out_channels), nn.GELU(), nn.Linear(out_channels, out_channels))
+        self.text_vector = nn.Parameter(0.02 * torch.randn(out_channels))
+
+    def forward(
+        self, grid: Tensor, size: Tensor, keypoints: Keypoints, text: Tensor, encoding: Tensor, filler: Tensor
+    ) -> Tensor:
+        """Sparse prompts (B, K + 1, C): the keypoints in their order, then the query token.
+
+        Args:
+            grid: (B, H, W, d), features over the original image, padded beyond `size`.
+            size: long (B, 2), rows and columns (h, w) of each sample's own grid.
+            keypoints: K of each sample, in fractions of the original image.
+            text: (B, d), features of the query token.
+            encoding: (B, K, C), SAM's positional encoding of the keypoints.
+            filler: (C,), stands in for every keypoint that is not valid (SAM's not-a-point embedding).
+        """
+        samples = self.norm_samples(sample_neighborhoods(grid, size, keypoints.points))  # (B, K, 9, d)
+        text = self.norm_text(text)  # (B, d)
+        batch, count, _, width = samples.shape
+
+        query = text[:, None].expand(-1, count, -1)  # (B, K, d)
+        samples = samples.flatten(0, 1)  # (B * K, 9, d)
+        attended, _ = self.attention(query.reshape(-1, 1, width), samples, samples, need_weights=False)
+        points = self.norm_attention(query + attended.view(batch, count, width))
+        points = self.norm_feed_forward(points + self.feed_forward(points))  # (B, K, d)
+
+        ignored = torch.cat([~keypoints.valid, keypoints.valid.new_zeros(batch, 1)], dim=1)  # never the query token
+        tokens = self.encoder(torch.cat([points, text[:, None]], dim=1), src_key_padding_mask=ignored)
+        tokens = self.project(tokens)  # (B, K + 1, C)
+        points = torch.where(keypoints.valid[..., None], tokens[:, :-1] + encoding, filler)
+        return torch.cat([points, tokens[:, -1:] + self.text_vector], dim=1)
+
+
+def sample_neighborhoods(grid: Tensor, size: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples of a grid at each point and one cell away from it in every direction.
+
+    Args:
+        grid: (B, H, W, d), padded beyond `size`.
+        size: long (B, 2), rows and columns (h, w) of each sample's own grid; samples are clamped to it.
+        points: (B, K, 2), x then y, in fractions of the image; the centre of cell (0, 0) is (0.5 / w, 0.5 / h).
+
+    Returns:
+        (B, K, 9, d), row-major.
+    """
+    width, channels = grid.shape[2:]
+    rows, columns = size[:, None, None].unbind(-1)  # (B, 1, 1) each
+    step = torch.arange(-1, 2, device=grid.device)
+    x = points[..., :1] * columns - 0.5 + step.repeat(3)  # (B, K, 9), in cells
+    y = points[..., 1:] * rows - 0.5 + step.repeat_interleave(3)
+    x, y = (at.clamp(min=0).minimum(count - 1) for at, count in ((x, columns), (y, rows)))
+
+    left, top = x.floor().long(), y.floor().long()
+    right, bottom = (left + 1).minimum(columns - 1), (top + 1).minimum(rows - 1)
+    across, down = x - left, y - top  # in [0, 1)
+    flat = grid.flatten(1, 2)  # (B, H * W, d)
+
+    def corner(row: Tensor, column: Tensor, weight: Tensor) -> Tensor:
+        index = (row * width + column).flatten(1)[..., None].expand(-1, -1, channels)  # (B, K * 9, d)
+        return flat.gather(1, index).view(*row.shape, channels) * weight[..., None].to(grid.dtype)
+
+    return (
+        corner(top, left, (1 - down) * (1 - across))
+        + corner(top, right, (1 - down) * across)
+        + corner(bottom, left, down * (1 - across))
+        + corner(bottom, right, down * across)
+    )

@@ -1,0 +1,175 @@
+"""Signals of the frozen model -> heat on its image tokens, and features to describe keypoints with.
+
+Two fusions behind one interface, `forward(signals, raster) -> FusionOutput`, with the attribute `width` (d).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lens_adapter.config import LensConfig
+from lens_adapter.errors import LensError
+from lens_adapter.head.raster import Raster
+from lens_adapter.signals import LensSignals
+
+HEAD_WIDTH = 32  # channels per attention head of the lite fusion
+_FREQUENCIES = 8  # octaves of the Fourier features of a box
+_ATTENTION_FLOOR = 1e-2  # of uniform attention; keeps the logarithm of an unattended token near
+
+
+@dataclass(frozen=True)
+class FusionOutput:
+    """What a fusion says about n image tokens.
+
+    Attributes:
+        heat: float32 (B, n) in [0, 1]; 0 for padded tokens.
+        features: (B, n, d), of the image tokens.
+        text: (B, d), of the query token (the last attended one).
+    """
+
+    heat: Tensor
+    features: Tensor
+    text: Tensor
+
+
+class MirrorFusion(nn.Module):
+    """The paper's fusion: trainable copies of the base's own decoder layers.
+
+    Heat is the head-mean attention of the first copy, row of the query token, divided by its own detached peak: the
+    hottest token always has 1. Method: LENS, arXiv 2510.16785.
+
+    Args:
+        layers: called as `layers(hidden (B, T, D) in the base's dtype, layer_kwargs, queries (B, Q))`, returns the
+            attention rows (B, heads, Q, T) of its first layer and its output (B, T, D) in its own dtype.
+        width: D, the base's hidden size.
+    """
+
+    def __init__(self, layers: nn.Module, width: int):
+        super().__init__()
+        self.layers = layers
+        self.width = width
+
+    def forward(self, signals: LensSignals, raster: Raster) -> FusionOutput:
+        query = last_token(signals)  # (B,)
+        rows, hidden = self.layers(signals.hidden, signals.layer_kwargs, query[:, None])  # (B, heads, 1, T), (B, T, D)
+        row = rows[:, :, 0].float().mean(dim=1)  # (B, T)
+        row = row.gather(1, raster.positions).masked_fill(~raster.token_mask, 0.0)  # (B, n)
+        peak = row.detach().amax(dim=1, keepdim=True)
+        heat = row / peak.clamp(min=1e-12)  # in [0, 1]: softmax is not negative; all zero where no image is attended
+        return FusionOutput(heat, _take(hidden, raster.positions), _take(hidden, query[:, None])[:, 0])
+
+
+class LiteFusion(nn.Module):
+    """A small transformer of our own over all tokens of the sequence, a few million parameters at any base width.
+
+    It reads the hidden states, where each image token looks, and how much each head of `config.attention_layers`
+    attended to it. Heat is a probability per token and is not divided by its peak: it can say that nothing is there.
+
+    Raises (forward):
+        LensError: the signals lack an attention layer of the config, or its row of the query token.
+    """
+
+    def __init__(self, config: LensConfig):
+        super().__init__()
+        self.width = width = config.fusion_width
+        self.attention_layers = list(config.attention_layers)
+        self.hidden = nn.Sequential(nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, width))
+        self.place = nn.Linear(4 * 2 * _FREQUENCIES, width)
+        channels = len(self.attention_layers) * config.num_attention_heads
+        self.attention = nn.Linear(channels, width, bias=False) if channels else None
+        self.text_vector = nn.Parameter(0.02 * torch.randn(width))
+        self.query_vector = nn.Parameter(0.02 * torch.randn(width))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, width // HEAD_WIDTH, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.fusion_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.bias = nn.Parameter(torch.tensor(-2.0))  # most tokens do not show the object
+
+    def forward(self, signals: LensSignals, raster: Raster) -> FusionOutput:
+        dtype = self.place.weight.dtype
+        query = last_token(signals)  # (B,)
+        padding = None if signals.attention_mask is None else signals.attention_mask == 0  # (B, T)
+
+        image = self.place(fourier_features(raster.boxes).to(dtype))  # (B, n, d)
+        if self.attention is not None:
+            image = image + self.attention(self._attention_channels(signals, raster, query).to(dtype))
+        x = self.hidden(signals.hidden.to(dtype))  # (B, T, d)
+        x = x + self._kinds(image, raster, query, x.shape[1])
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=padding)
+        x = self.norm(x)
+
+        features, text = _take(x, raster.positions), _take(x, query[:, None])[:, 0]  # (B, n, d), (B, d)
+        match = (self.key(features) @ self.query(text)[..., None])[..., 0].float() / math.sqrt(self.width)  # (B, n)
+        heat = torch.sigmoid(self.scale.float() * match + self.bias.float())
+        return FusionOutput(heat.masked_fill(~raster.token_mask, 0.0), features, text)
+
+    def _attention_channels(self, signals: LensSignals, raster: Raster, query: Tensor) -> Tensor:
+        """log(attention / uniform attention) of every head at the image tokens: float32 (B, n, layers * heads)."""
+        if missing := [layer for layer in self.attention_layers if layer not in signals.attention]:
+            raise LensError(
+                f"The lite head reads the attention of layers {self.attention_layers}; the signals hold "
+                f"{sorted(signals.attention)} and lack {missing}. Capture them with `layers=`."
+            )
+        if signals.queries is None or not bool((signals.queries == query[:, None]).any(dim=1).all()):
+            raise LensError(
+                f"The lite head reads the attention rows of the last attended tokens, positions {query.tolist()}; "
+                f"the captured ones are {None if signals.queries is None else signals.queries.tolist()}. "
+                'Capture with query="last".'
+            )
+        index = (signals.queries == query[:, None]).long().argmax(dim=1)  # (B,)
+        batch = torch.arange(len(query), device=query.device)
+        rows = [signals.attention[layer][batch, :, index] for layer in self.attention_layers]
+        row = torch.cat(rows, dim=1).float()  # (B, layers * heads, T)
+        row = row.gather(2, raster.positions[:, None].expand(-1, row.shape[1], -1)).mT  # (B, n, layers * heads)
+        return torch.log(row * _attended(signals)[:, None, None] + _ATTENTION_FLOOR)
+
+    def _kinds(self, image: Tensor, raster: Raster, query: Tensor, length: int) -> Tensor:
+        """What is added to each token (B, T, d): `image` (B, n, d) at image tokens, a learned vector elsewhere."""
+        mask = raster.token_mask
+        is_image = mask.new_zeros(len(mask), length, dtype=torch.long).scatter_add(1, raster.positions, mask.long()) > 0
+        index = raster.positions[..., None].expand_as(image)
+        image = image.new_zeros(len(mask), length, self.width).scatter_add(1, index, image * mask[..., None])
+        is_query = torch.arange(length, device=query.device) == query[:, None]  # (B, T)
+        kinds = torch.where(is_image[..., None], image, self.text_vector.to(image.dtype))
+        return kinds + is_query[..., None] * self.query_vector
+
+
+def fourier_features(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4), x0 y0 x1 y1 in fractions -> sines and cosines of centres and sizes (..., 64), float32."""
+    start, end = boxes.float().split(2, dim=-1)
+    values = torch.cat([(start + end) / 2, end - start], dim=-1)  # (..., 4)
+    octaves = math.pi * 2.0 ** torch.arange(_FREQUENCIES, device=boxes.device)
+    angles = (values[..., None] * octaves).flatten(-2)  # (..., 32)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def last_token(signals: LensSignals) -> Tensor:
+    """Position of the last attended token of each row: long (B,), whichever side is padded."""
+    batch, length = signals.hidden.shape[:2]
+    if signals.attention_mask is None:
+        return torch.full((batch,), length - 1, device=signals.hidden.device)
+    return length - 1 - (signals.attention_mask != 0).long().flip(1).argmax(dim=1)
+
+
+def _attended(signals: LensSignals) -> Tensor:
+    """Number of attended tokens of each row: (B,)."""
+    batch, length = signals.hidden.shape[:2]
+    if signals.attention_mask is None:
+        return torch.full((batch,), length, device=signals.hidden.device)
+    return (signals.attention_mask != 0).sum(dim=1)
+
+
+def _take(x: Tensor, positions: Tensor) -> Tensor:
+    """(B, T, D) at positions (B, n) -> (B, n, D)."""
+    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,160 @@
+"""Named, shape-checked records that walk from room to room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lens_adapter.errors import LensError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def _require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
+    """Raise unless `tensor` has `shape`; None matches any length."""
+    got = tuple(tensor.shape)
+    if len(got) != len(shape) or any(want is not None and want != have for want, have in zip(shape, got, strict=True)):
+        wanted = tuple("any" if want is None else want for want in shape)
+        raise LensError(f"{name}: expected a tensor of shape {wanted}, got {got}.")
+
+
+@dataclass
+class LensSignals:
+    """What was read off one forward of the frozen model.
+
+    Attributes:
+        hidden: (B, T, D), the input of decoder layer `tap_layer`, in the base's own dtype.
+        attention: {layer: float32 (B, heads, Q, T)}, softmax rows of the chosen query tokens over all keys.
+        layer_kwargs: what the tapped layer was called with beside the hidden states (mask, rotary tables, positions).
+        input_ids: (B, T) or None (the caller passed embeddings).
+        attention_mask: (B, T) or None (nothing is padded).
+        queries: long (B, Q), positions in the sequence of the rows in `attention`.
+        steps: what later forwards of the same `capture` saw, in order (`generate`: one per new token).
+    """
+
+    hidden: Tensor | None = None
+    attention: dict[int, Tensor] = field(default_factory=dict)
+    layer_kwargs: dict[str, Any] = field(default_factory=dict)
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    queries: Tensor | None = None
+    steps: list[LensSignals] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the image tokens of ONE image of ONE sequence look.
+
+    Attributes:
+        positions: long (n,), indices of its image tokens in the sequence.
+        boxes: float (n, 4), x0 y0 x1 y1 of the region each token sees, in fractions of the original image (resizing,
+            cropping, padding and tiling undone). A token that sees only padding, or is a separator, is not listed.
+        grid: (h, w) when the listed tokens are one row-major grid, else None.
+    """
+
+    positions: Tensor
+    boxes: Tensor
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _require_shape("TokenLayout.positions", self.positions, None)
+        _require_shape("TokenLayout.boxes", self.boxes, len(self.positions), 4)
+        if self.grid is not None and self.grid[0] * self.grid[1] != len(self.positions):
+            raise LensError(f"TokenLayout.grid {self.grid} does not hold {len(self.positions)} tokens.")
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Peaks of a batch of heatmaps.
+
+    Attributes:
+        points: float (N, K, 2), x then y, in fractions of the original image.
+        scores: float (N, K), the heat at each keypoint, in [0, 1].
+        valid: bool (N, K); what is not valid is filler.
+    """
+
+    points: Tensor
+    scores: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        _require_shape("Keypoints.points", self.points, None, None, 2)
+        n, k, _ = self.points.shape
+        _require_shape("Keypoints.scores", self.scores, n, k)
+        _require_shape("Keypoints.valid", self.valid, n, k)
+
+
+@dataclass
+class LensOutput:
+    """Masks of the N prompts of one image.
+
+    Attributes:
+        prompts: N texts.
+        image_size: (H, W) in pixels, as a viewer shows the image (EXIF orientation applied).
+        masks: bool (N, H, W).
+        scores: float (N,) in [0, 1], the decoder's own estimate of each mask's quality.
+        keypoints: N times float (K_i, 2), x then y, in pixels of the original image.
+        keypoint_scores: N times float (K_i,), in [0, 1].
+        heatmaps: float (N, h, w) in [0, 1], spread over the whole image.
+        logits: float (N, H, W) if asked for, else None.
+        image: the picture itself, for `plot`.
+    """
+
+    prompts: list[str]
+    image_size: tuple[int, int]
+    masks: Tensor
+    scores: Tensor
+    keypoints: list[Tensor]
+    keypoint_scores: list[Tensor]
+    heatmaps: Tensor
+    logits: Tensor | None = None
+    image: Image | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.prompts)
+        _require_shape("LensOutput.masks", self.masks, n, *self.image_size)
+        if self.masks.dtype != torch.bool:
+            raise LensError(f"LensOutput.masks: expected dtype bool, got {self.masks.dtype}.")
+        _require_shape("LensOutput.scores", self.scores, n)
+        _require_shape("LensOutput.heatmaps", self.heatmaps, n, None, None)
+        for name in ("keypoints", "keypoint_scores"):
+            if len(getattr(self, name)) != n:
+                raise LensError(f"LensOutput.{name}: expected {n} entries, got {len(getattr(self, name))}.")
+        for points, scores in zip(self.keypoints, self.keypoint_scores, strict=True):
+            _require_shape("LensOutput.keypoints", points, None, 2)
+            _require_shape("LensOutput.keypoint_scores", scores, len(points))
+        if self.logits is not None:
+            _require_shape("LensOutput.logits", self.logits, n, *self.image_size)
+        if self.image is not None and self.image.size[::-1] != tuple(self.image_size):
+            raise LensError(f"LensOutput.image: expected (H, W) {self.image_size}, got {self.image.size[::-1]}.")
+
+    def plot(self) -> Image:
+        """The image with every mask, its outline, keypoints and label drawn on it, at its own resolution."""
+        from lens_adapter.visualize import plot_output
+
+        return plot_output(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write `plot()` to `path`; the format follows the suffix."""
+        self.plot().save(path)
+
+    def to_coco_rle(self) -> list[dict[str, Any]]:
+        """The masks as COCO run-length encodings: `{"size": [H, W], "counts": str}` each."""
+        from pycocotools import mask as coco
+
+        encoded = coco.encode(self.masks.permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy().copy(order="F"))
+        return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections` with boxes, masks, confidences and the prompts as class names.
+
+        An empty mask has the box 0 0 0 0. Needs the extra `supervision`.
+        """
+        from lens_adapter.visualize import to_detections
+
+        return to_detections(self)

@@ -1,0 +1,252 @@
+"""Find the parts of a vision-language model that an adapter reads: by what they do, not by what they are called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from lens_adapter.errors import LensConfigError, UnsupportedModelError
+
+_RESAMPLED = "its image tokens are learned queries (a resampler or Q-former), which have no place in the image"
+_CROSS = "its image is reached through an encoder or cross-attention, not through image tokens in the text"
+_UNTAPPED = "its attention does not go through the attention interface of transformers, so it cannot be read"
+
+# What cannot work, by `model_type`, and why.
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(("aria", "blip-2", "deepseek_ocr2", "idefics", "idefics2", "instructblip"), _RESAMPLED),
+    **dict.fromkeys(("instructblipvideo", "kosmos-2", "kosmos-2.5"), _RESAMPLED),
+    **dict.fromkeys(("florence2", "mllama", "pix2struct", "pp_formulanet", "t5gemma2", "udop"), _CROSS),
+    "vision-encoder-decoder": _CROSS,
+    **dict.fromkeys(("blip", "git"), _UNTAPPED),
+    "evolla": "it reads proteins, not images",
+    "mistral4": "it has no vision tower",
+    "pi0": "its query tokens are actions, not text",
+}
+
+# Where the decoder layers are, for models whose `get_decoder()` does not lead to them: {model_type: attribute path}.
+LAYER_PATHS: dict[str, str] = {}
+
+# Names under which configs keep the id of the placeholder that image features replace.
+IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of one vision-language model. Holds references, no state.
+
+    Attributes:
+        model: the model itself, without wrappers.
+        config: its own configuration.
+        architecture: its `model_type`, e.g. "llava".
+        layers: the decoder layers.
+        attentions: for each layer its self-attention, as far as that goes through the attention interface, else None.
+        path: the modules from `model` down to the decoder (the owner of `layers`), both included.
+        hidden_size: width of the hidden states.
+        num_heads: query heads of each attention.
+        image_token_id: id of the image placeholder in `input_ids`; None when the config names none.
+    """
+
+    model: PreTrainedModel
+    config: PretrainedConfig
+    architecture: str
+    layers: nn.ModuleList
+    attentions: list[nn.Module | None]
+    path: list[nn.Module]
+    hidden_size: int
+    num_heads: int
+    image_token_id: int | None
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The module that owns the layers and calls them."""
+        return self.path[-1]
+
+    def attention_implementation(self, layer: int) -> str:
+        """Name of the kernel that the attention of `layer` runs, e.g. "sdpa"."""
+        attention = self.attentions[layer]
+        return "eager" if attention is None else str(attention.config._attn_implementation or "eager")
+
+
+def unwrap(model: Any) -> PreTrainedModel:
+    """A `PreTrainedModel`, or one inside a `PeftModel` or a transformers `Pipeline` -> the `PreTrainedModel` itself.
+
+    Raises:
+        UnsupportedModelError: anything else.
+    """
+    if isinstance(model, PreTrainedModel):
+        return model
+    from transformers import Pipeline  # slow to import, and seldom needed
+
+    if isinstance(model, Pipeline):
+        return unwrap(model.model)
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise UnsupportedModelError(
+                "This PeftModel uses prompt learning: its virtual tokens move the image tokens. "
+                "Use LoRA or another method that leaves the sequence alone."
+            )
+        return unwrap(model.get_base_model())
+    hint = " Attach to the model before torch.compile wraps it." if hasattr(model, "_orig_mod") else ""
+    raise UnsupportedModelError(
+        "Expected a vision-language model of transformers: a PreTrainedModel of AutoModelForImageTextToText, a "
+        f"PeftModel around one, or a Pipeline that holds one; got {type(model).__name__}.{hint}"
+    )
+
+
+def find_anatomy(model: Any) -> Anatomy:
+    """Find decoder layers, attention modules and the image token of a vision-language model.
+
+    Args:
+        model: as `unwrap` takes it. Nothing of it is changed.
+
+    Raises:
+        UnsupportedModelError: not a vision-language model, or one that cannot be read; the message says why.
+    """
+    model = unwrap(model)
+    config = model.config
+    architecture = config.model_type
+    if reason := REFUSED.get(architecture):
+        raise UnsupportedModelError(f"{architecture!r} ({type(model).__name__}) is not supported: {reason}.")
+    image_token_id = next(
+        (value for name in IMAGE_TOKEN_NAMES if (value := getattr(config, name, None)) is not None), None
+    )
+    if image_token_id is None and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise UnsupportedModelError(
+            f"{architecture!r} ({type(model).__name__}) is not a vision-language model: AutoModelForImageTextToText "
+            "does not know it, and its config names no image token. Pass the whole model, not its language model or its "
+            "vision tower."
+        )
+    layers = _find_layers(model)
+    attentions = [] if layers is None else [find_attention(layer) for layer in layers]
+    if all(attention is None for attention in attentions):
+        raise UnsupportedModelError(f"{architecture!r} ({type(model).__name__}) is not supported: {_UNTAPPED}.")
+    text_config = _text_config(config)
+    return Anatomy(
+        model=model,
+        config=config,
+        architecture=architecture,
+        layers=layers,
+        attentions=attentions,
+        path=_path_to_owner(model, layers),
+        hidden_size=text_config.hidden_size,
+        num_heads=text_config.num_attention_heads,
+        image_token_id=image_token_id,
+    )
+
+
+def find_attention(layer: nn.Module) -> nn.Module | None:
+    """The first module inside `layer` that looks its kernel up in the attention interface; None if there is none."""
+    for module in layer.modules():
+        if isinstance(getattr(module, "config", None), PretrainedConfig) and attention_kernels(type(module)):
+            return module
+    return None
+
+
+@cache
+def attention_kernels(module_class: type[nn.Module]) -> tuple[AttentionInterface, Callable] | None:
+    """The attention interface that a module class looks its kernel up in, and the eager kernel it falls back on.
+
+    Read off the `forward` itself: both are globals of the modeling file that it names. None: it uses no interface.
+    """
+    for owner in module_class.__mro__:
+        if not (function := vars(owner).get("forward")):
+            continue
+        forward = inspect.unwrap(function)
+        if not hasattr(forward, "__code__"):
+            continue
+        names = {name: forward.__globals__.get(name) for name in forward.__code__.co_names}
+        interface = next((value for value in names.values() if isinstance(value, AttentionInterface)), None)
+        eager = next((value for name, value in names.items() if name.endswith("eager_attention_forward")), None)
+        if interface is not None and eager is not None:
+            return interface, eager
+    return None
+
+
+def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.ModuleList:
+    """Fresh, randomly initialised float32 copies of some decoder layers, built from a config alone.
+
+    Nothing is downloaded and the rest of the model costs no memory. The weights are meant to be overwritten, by a warm
+    start or a checkpoint. They start as the model itself would start them; what it says nothing about is drawn from
+    normal(0, 0.02) if a matrix, 0 if a bias, 1 if any other vector.
+
+    Args:
+        base_config: `model.config.to_dict()` of the base.
+        indices: which of its decoder layers.
+
+    Raises:
+        LensConfigError: the dict names no model type, or has no such layers.
+        UnsupportedModelError: the model cannot be read, or this version of transformers does not know it.
+    """
+    unwanted = ("model_type", "quantization_config", "auto_map")  # auto_map: remote code, never run
+    facts = {key: value for key, value in base_config.items() if key not in unwanted}
+    if "model_type" not in base_config:
+        raise LensConfigError("base_config must be the config of the base as a dict; got one without 'model_type'.")
+    config = AutoConfig.for_model(base_config["model_type"], **facts)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise UnsupportedModelError(
+            f"{config.model_type!r} is not a model of AutoModelForImageTextToText in this version of transformers, so its "
+            'decoder layers cannot be rebuilt from a config. Use fusion="lite".'
+        )
+    with init_empty_weights(include_buffers=False):  # buffers are tables that no checkpoint holds: made for real
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    anatomy = find_anatomy(model)
+    if not all(0 <= index < len(anatomy.layers) for index in indices):
+        raise LensConfigError(f"The base has decoder layers 0 to {len(anatomy.layers) - 1}; got {list(indices)}.")
+    layers = nn.ModuleList(anatomy.layers[index] for index in indices)
+    for module in layers.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(_drawn(name, parameter.shape)))
+    with torch.no_grad():
+        for module in layers.modules():
+            model._init_weights(module)
+    return layers
+
+
+def _drawn(name: str, shape: torch.Size) -> torch.Tensor:
+    if len(shape) > 1:
+        return torch.empty(shape).normal_(std=0.02)
+    return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+
+
+def _text_config(config: PretrainedConfig) -> PretrainedConfig:
+    return config.get_text_config(decoder=True)
+
+
+def _find_layers(model: PreTrainedModel) -> nn.ModuleList | None:
+    if path := LAYER_PATHS.get(model.config.model_type):
+        return model.get_submodule(path)
+    layers = getattr(model.get_decoder(), "layers", None)
+    return layers if isinstance(layers, nn.ModuleList) else _search_layers(model)
+
+
+def _search_layers(model: PreTrainedModel) -> nn.ModuleList | None:
+    """The first list whose modules attend through the interface with the text config (a vision tower has another)."""
+    text_config = _text_config(model.config)
+    for module in model.modules():
+        if not isinstance(module, nn.ModuleList) or not len(module):
+            continue
+        attentions = [find_attention(layer) for layer in module]
+        if any(attention is not None and attention.config is text_config for attention in attentions):
+            return module
+    return None
+
+
+def _path_to_owner(model: nn.Module, layers: nn.ModuleList) -> list[nn.Module]:
+    name = next(name for name, module in model.named_modules() if module is layers)
+    parts = name.split(".")[:-1]
+    return [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]

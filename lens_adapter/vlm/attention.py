@@ -1,0 +1,147 @@
+"""See the calls of one attention module, and compute the softmax rows of chosen query tokens from them.
+
+Nothing of a kernel is copied. The attention modules of transformers look their kernel up at every call, by the name in
+their `config`. Lent a shallow copy of it that names our function instead (`watched_config`), a module calls us: we run
+the kernel it meant, on the very arguments it passed, and show the call to the watchers. Rows come from the modeling
+file's own eager kernel, given the wanted query rows alone, so that soft caps, sinks and biases follow by themselves.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PretrainedConfig
+
+from lens_adapter.vlm.anatomy import attention_kernels
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call of an attention kernel: the module that made it, and what it passed.
+
+    `query` is (B, heads, q, d); `key` and `value` are (B, key heads, T, d); `mask` is what the kernel was given: None,
+    (B, T), (B or 1, heads or 1, q, T), or the BlockMask of flex attention; `kernel` is the kernel's name.
+    """
+
+    module: nn.Module
+    kernel: str
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Any
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+Watcher = Callable[[AttentionCall], None]
+
+
+class _TapName(str):
+    """Equal to the kernel's name, so that models that test for it behave the same, yet found as ours in the interface.
+
+    Carries the module's true config and who wants to see the call.
+    """
+
+    config: PretrainedConfig
+    watchers: tuple[Watcher, ...]
+
+    def __hash__(self) -> int:
+        return hash(("lens", str(self)))
+
+
+def watched_config(module: nn.Module, watcher: Watcher) -> PretrainedConfig:
+    """A shallow copy of the config of `module`; while the module has it, `watcher` sees its next call."""
+    config, watchers = module.config, (watcher,)
+    if isinstance(config._attn_implementation, _TapName):  # nested taps: one call, several watchers
+        config, watchers = config._attn_implementation.config, (*config._attn_implementation.watchers, watcher)
+    name = config._attn_implementation or "eager"
+    interface, _ = attention_kernels(type(module))
+    # transformers 4 asks the interface only when the name is not equal to "eager".
+    asks_always = hasattr(interface, "get_interface")
+    tap = _TapName(name if asks_always or name != "eager" else "lens_eager")
+    AttentionInterface.register(_TapName(tap), _watched_attention)  # a second time changes nothing; holds no model
+    tap.config, tap.watchers = config, watchers
+    lent = copy.copy(config)
+    lent._attn_implementation_internal = tap  # the public setter would also reach into shared sub-configs
+    return lent
+
+
+def attention_rows(call: AttentionCall, from_end: Tensor) -> Tensor:
+    """Softmax rows of some query tokens of a kernel call, by the eager kernel of the model's own modeling file.
+
+    Args:
+        call: as a watcher receives it.
+        from_end: long (B, Q), query tokens counted from the end of the sequence, -1 being the last (from the end,
+            because queries and masks may hold fewer rows than the sequence has tokens).
+
+    Returns:
+        float32 (B, heads, Q, T). Differentiable when grad is enabled; dropout is off.
+    """
+    from_end = from_end.to(call.query.device)
+    _, eager = attention_kernels(type(call.module))
+    query = _rows_of(call.query, from_end)
+    options = dict(call.options)
+    if "dropout" in options:
+        options["dropout"] = 0.0
+    if isinstance(bias := options.get("position_bias"), Tensor):
+        options["position_bias"] = _rows_of(bias, from_end)
+    _, weights = eager(call.module, query, call.key, call.value, _row_mask(call, from_end), *call.arguments, **options)
+    return weights.float()  # (B, heads, Q, T)
+
+
+def _watched_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The registered attention function: the kernel the module meant, and beside it the watchers."""
+    tap = module.config._attn_implementation
+    module.config = tap.config  # from here on nothing is different
+    name = tap.config._attn_implementation or "eager"
+    interface, eager = attention_kernels(type(module))
+    kernel = interface.get_interface(name, eager) if hasattr(interface, "get_interface") else interface.get(name, eager)
+    output = kernel(module, query, key, value, attention_mask, *args, **kwargs)
+    call = AttentionCall(module, name, query, key, value, attention_mask, args, kwargs)
+    for watcher in tap.watchers:
+        watcher(call)
+    return output
+
+
+def _rows_of(tensor: Tensor, from_end: Tensor) -> Tensor:
+    """(B, heads, q, d) -> (B, heads, Q, d); dimensions of length one are broadcast."""
+    rows = from_end + tensor.shape[2]
+    return tensor.take_along_dim(rows[:, None, :, None], dim=2)
+
+
+def _row_mask(call: AttentionCall, from_end: Tensor) -> Tensor | None:
+    """What the eager kernel must add to the scores of the rows `from_end`: (B or 1, heads or 1, Q, T), or None."""
+    mask, queries, keys = call.mask, call.query.shape[2], call.key.shape[2]
+    rows = (from_end + queries)[:, None, :, None]  # (B, 1, Q, 1)
+    columns = torch.arange(keys, device=call.query.device)  # (T,)
+    if isinstance(mask, Tensor) and mask.dim() == 4:
+        allowed = _rows_of(mask, from_end)[..., :keys]
+        if allowed.dtype != torch.bool:
+            return allowed
+    elif hasattr(mask, "mask_mod"):  # flex attention
+        batch = torch.arange(len(from_end), device=rows.device)[:, None, None, None]
+        allowed = mask.mask_mod(batch, torch.zeros_like(batch), rows, columns)
+    else:
+        causal = call.options.get("is_causal")
+        causal = getattr(call.module, "is_causal", True) if causal is None else causal
+        if call.kernel == "eager" or not causal:
+            allowed = columns >= 0
+        elif "flash" in call.kernel:  # aligned at the last key, and itself in charge of the sliding window
+            places = rows + (keys - queries)
+            window = call.options.get("sliding_window") or keys
+            allowed = (columns <= places) & (columns > places - window)
+        else:  # sdpa: aligned at the first key; a single query sees everything
+            allowed = (columns <= rows) | (queries == 1)
+        if isinstance(mask, Tensor):  # (B, T) of padding, flash attention only
+            allowed = allowed & mask[:, None, None, -keys:].bool()
+        elif call.kernel == "eager" or not causal:
+            return None
+    lowest = torch.finfo(call.query.dtype).min
+    return torch.zeros(allowed.shape, dtype=call.query.dtype, device=allowed.device).masked_fill(~allowed, lowest)

@@ -1,0 +1,234 @@
+"""Image and prompt -> what the frozen model is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers import BatchFeature
+
+from lens_adapter.errors import InputError
+
+NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomical
+
+
+def load_image(image: Image.Image | str | Path | np.ndarray | Tensor) -> Image.Image:
+    """Read an image as a viewer shows it: upright (EXIF orientation applied), 8 bits per channel, on white paper.
+
+    Transparency is composited over white. 16-bit greyscale is scaled (65535 becomes 255). Of an animation, the frame
+    that is current: the first, when read from a file. Color profiles are not applied.
+
+    Args:
+        image: a PIL image, a path, a numpy array (H, W, 3) uint8, or a torch tensor (3, H, W) uint8; all RGB.
+
+    Returns:
+        A PIL image of mode RGB. The one given is left as it was.
+
+    Raises:
+        InputError: the file is missing, no image, or damaged; the image is empty; a type, shape or dtype that is none
+            of the above.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image, "numpy array of shape (H, W, 3)", image.shape[2:] == (3,) and image.dtype == np.uint8)
+    if isinstance(image, Tensor):
+        good = image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8
+        channels_last = image.detach().cpu().permute(1, 2, 0).numpy() if good else image
+        return _from_array(channels_last, "torch tensor of shape (3, H, W)", good)
+    if isinstance(image, Image.Image):
+        return _as_shown(image, f"The {image.mode} image")
+    if not isinstance(image, str | Path):
+        raise InputError(
+            "An image must be a PIL image, a path, a numpy array (H, W, 3) or a torch tensor (3, H, W) of dtype uint8; "
+            f"got {type(image).__name__}."
+        )
+    if not Path(image).is_file():
+        hint = " Download it first: URLs are not fetched." if str(image).startswith(("http://", "https://")) else ""
+        raise InputError(f"There is no image file {str(image)!r}.{hint}")
+    try:
+        opened = Image.open(image)
+    except Exception as error:  # as below
+        raise InputError(f"The file {str(image)!r} cannot be read as an image: {error}") from error
+    with opened:
+        return _as_shown(opened, f"The file {str(image)!r}")
+
+
+def _from_array(array: Any, expected: str, good: bool) -> Image.Image:
+    if not good or 0 in array.shape:
+        raise InputError(
+            f"Expected a {expected}, RGB, dtype uint8 and at least one pixel; "
+            f"got shape {tuple(array.shape)} and dtype {array.dtype}."
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _as_shown(image: Image.Image, name: str) -> Image.Image:
+    """Decode, turn upright and convert to RGB."""
+    if 0 in image.size:
+        raise InputError(f"{name} is empty: {image.width} x {image.height} pixels.")
+    if image.mode == "F":
+        raise InputError(f"{name} has floating-point pixels, whose white is not defined. Convert it to 8 bits first.")
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            return _from_16_bits(image, name)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+    except InputError:
+        raise
+    except Exception as error:  # a decoder meets damage with whatever error it runs into first
+        raise InputError(f"{name} cannot be decoded; it may be damaged or cut off: {error}") from error
+
+
+def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
+    levels = np.asarray(image).astype(np.float64)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise InputError(
+            f"{name} has 32-bit pixels from {levels.min():.0f} to {levels.max():.0f}, whose white is not defined "
+            "(16-bit greyscale: 0 to 65535). Convert it to 8 bits first."
+        )
+    return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
+
+
+def build_inputs(
+    processor: Any,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    template: str,
+    device: torch.device | str | None = None,
+    max_length: int | None = None,
+) -> BatchFeature:
+    """One image and one prompt per row, asked the way the model was taught to be asked.
+
+    Args:
+        processor: the model's processor. Its chat template (or its tokenizer's) frames the question; without one, the
+            text is the image token, a new line and the question.
+        images: B RGB images, as `load_image` returns them.
+        prompts: B texts.
+        template: the question; `{prompt}` in it is replaced by the prompt.
+        device: where the tensors go.
+        max_length: tokens that the model has positions for, if that is known.
+
+    Returns:
+        The processor's tensors, padded on the left: `input_ids` (B, T), `attention_mask` (B, T), `pixel_values`, ...
+
+    Raises:
+        InputError: no processor; a prompt that is empty, no text, too long, or holds a special token; an image that
+            the processor refuses.
+    """
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not hasattr(processor, "image_processor"):
+        raise InputError(
+            "Images and prompts need the model's processor (image processor and tokenizer in one); got "
+            f"{type(processor).__name__}. Pass AutoProcessor.from_pretrained(the model's name or folder)."
+        )
+    if len(images) != len(prompts) or not len(prompts):
+        raise InputError(f"Expected one prompt per image, at least one; got {len(images)} images, {len(prompts)} prompts.")
+    for prompt in prompts:
+        _check_prompt(prompt, processor)
+    texts = [_chat_text(processor, template.replace("{prompt}", prompt)) for prompt in prompts]
+    # A template that writes the sequence's first token itself does not want the tokenizer's as well.
+    starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
+    try:
+        inputs = processor(
+            images=[[_unambiguous(image)] for image in images],
+            text=texts,
+            padding=len(texts) > 1,
+            padding_side="left",
+            add_special_tokens=not starts_itself,
+            return_tensors="pt",
+        )
+    except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as error:
+        raise InputError(_refusal(processor, images, error)) from error
+    length = inputs["input_ids"].shape[1]
+    limit = min(NO_LIMIT, tokenizer.model_max_length, max_length or NO_LIMIT)
+    if length > limit:
+        row = inputs["attention_mask"].sum(1).argmax().item()
+        raise InputError(
+            f"A prompt is too long: image, template and prompt together make {length} tokens, and the model takes "
+            f"{limit}. Shorten it; it starts with {prompts[row][:60]!r}."
+        )
+    return inputs if device is None else inputs.to(device)
+
+
+def _check_prompt(prompt: Any, processor: Any) -> None:
+    if not isinstance(prompt, str):
+        raise InputError(f"A prompt must be a text (str); got {type(prompt).__name__}.")
+    if not prompt.strip():
+        raise InputError(f"A prompt must say what to find; got the empty text {prompt!r}.")
+    added = processor.tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special} | {_image_token(processor)}
+    # Single letters serve some tokenizers as padding, and are no harm in a text.
+    if found := sorted(token for token in special if len(token) > 1 and token in prompt):
+        raise InputError(
+            f"A prompt must not hold the model's special tokens, which would be read as commands or images; "
+            f"got {', '.join(found)} in {prompt!r}. Take them out: the image is put in for you."
+        )
+
+
+def _image_token(processor: Any) -> str:
+    """The text that stands for the image, as the processor looks for it."""
+    token = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
+    if token is None:
+        raise InputError(
+            f"{type(processor).__name__} names no image token (`image_token`), so no text can hold an image. "
+            "Use the processor of an image-text-to-text model."
+        )
+    return str(token)
+
+
+def _chat_text(processor: Any, question: str) -> str:
+    """The user's turn, with image and question, up to where the answer starts."""
+    image_token = _image_token(processor)
+    tokenizer = processor.tokenizer
+    parts = [{"type": "image"}, {"type": "text", "text": question}]
+    plain = f"{image_token}\n{question}"
+    if getattr(processor, "chat_template", None):
+        text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    elif getattr(tokenizer, "chat_template", None):
+        text = _tokenizer_chat_text(tokenizer, parts, image_token) or _tokenizer_chat_text(tokenizer, plain, image_token)
+    else:
+        text = plain
+    if text is None or text.count(image_token) != 1:
+        raise InputError(
+            f"The chat template must put the image token {image_token!r} once into the text, and the prompt template "
+            f"must not hold it; got {text!r}."
+        )
+    return text
+
+
+def _tokenizer_chat_text(tokenizer: Any, content: Any, image_token: str) -> str | None:
+    """None: this template was not written for such content (many know plain text alone)."""
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+    except (TypeError, TemplateError):
+        return None
+    return text if image_token in text else None
+
+
+def _unambiguous(image: Image.Image) -> Any:
+    """transformers 4 takes a picture 1 or 3 pixels high for one with channels first; then give it just that."""
+    return np.asarray(image).transpose(2, 0, 1) if image.height in (1, 3) else image  # (3, H, W)
+
+
+def _refusal(processor: Any, images: Sequence[Image.Image], error: Exception) -> str:
+    """Which image it was, and why."""
+    for image in images:
+        try:
+            processor.image_processor(images=[_unambiguous(image)], return_tensors="pt")
+        except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as reason:
+            return (
+                f"The processor refuses the image of {image.width} x {image.height} pixels: {reason}. "
+                "Crop or pad it to a more usual shape."
+            )
+    sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
+    return f"The processor refuses this batch (images of {sizes} pixels): {error}"

@@ -1,0 +1,123 @@
+"""Trainable copies of the base's own decoder layers: the paper's attention refinement (LENS, arXiv 2510.16785)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from lens_adapter.errors import LensConfigError, LensError, UnsupportedModelError
+from lens_adapter.vlm.anatomy import Anatomy, find_attention
+from lens_adapter.vlm.taps import AttentionCall, attention_rows, tap_attention
+
+
+class MirrorLayers(nn.Module):
+    """Decoder layers that continue from the tapped hidden states, with the masks and positions the base itself used.
+
+    They are all called with the arguments of the tapped layer. What a base does between its layers is not repeated
+    (Qwen3-VL adds visual features after its first ones: tap behind these for a faithful start).
+
+    Args:
+        layers: as `build_layers` makes them; owned by this module from now on, so never the base's own.
+
+    Raises:
+        UnsupportedModelError: the first layer has no attention that can be read.
+    """
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        if not len(layers) or find_attention(layers[0]) is None:
+            raise UnsupportedModelError(
+                "The first mirrored layer must have attention that goes through the attention interface of "
+                f"transformers; got {type(layers[0]).__name__ if len(layers) else 'no layer'}."
+            )
+        self.layers = layers
+        copies: dict[int, Any] = {}  # one copy per config, so that what the layers share stays shared among them
+        for module in self._configured():
+            module.config = copy.deepcopy(module.config, copies)
+
+    def forward(self, hidden: Tensor, layer_kwargs: dict[str, Any], queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Refine hidden states; gradients flow through both results.
+
+        Args:
+            hidden: (B, T, D), `LensSignals.hidden`; any float dtype.
+            layer_kwargs: `LensSignals.layer_kwargs` of the same record.
+            queries: long (B, Q), positions in the sequence.
+
+        Returns:
+            rows: float32 (B, heads, Q, T), the first layer's softmax rows of the queries over all keys.
+            hidden: (B, T, D), what the last layer puts out.
+        """
+        parameter = next(self.parameters())
+        kwargs = _moved(layer_kwargs, parameter)
+        hidden = hidden.to(parameter.device, parameter.dtype)  # (B, T, D)
+        from_end = queries - hidden.shape[-2]
+        rows: list[Tensor] = []
+
+        def watch(call: AttentionCall) -> None:
+            rows.append(attention_rows(call, from_end))
+
+        for index, layer in enumerate(self.layers):
+            if index == 0:
+                with tap_attention(find_attention(layer), watch):
+                    output = layer(hidden, **kwargs)
+            else:
+                output = layer(hidden, **kwargs)
+            hidden = output[0] if isinstance(output, tuple) else output
+        if not rows:
+            raise LensError(
+                "The tap on the first mirrored layer did not fire. Do not compile this module with torch.compile."
+            )
+        return rows[0], hidden
+
+    @torch.no_grad()
+    def warm_start(self, anatomy: Anatomy, first: int) -> None:
+        """Copy the weights of the base's layers `first`, `first + 1`, ... into these; nothing is shared.
+
+        Raises:
+            LensConfigError: the base has not that many layers.
+            LensError: its weights are not plain float tensors of the same names and shapes (quantised, offloaded, or
+                with LoRA on them).
+        """
+        sources = anatomy.layers[first : first + len(self.layers)]
+        if first < 0 or len(sources) != len(self.layers):
+            raise LensConfigError(
+                f"{len(self.layers)} mirrored layers cannot start from layer {first} of a base that has "
+                f"{len(anatomy.layers)}."
+            )
+        for index, (layer, source) in enumerate(zip(self.layers, sources, strict=True), start=first):
+            own, theirs = layer.state_dict(), source.state_dict()
+            wrong = sorted(set(own) ^ set(theirs)) or [
+                name
+                for name, tensor in theirs.items()
+                if tensor.shape != own[name].shape or tensor.is_meta or tensor.dtype.itemsize < 2
+            ]
+            if wrong:
+                raise LensError(
+                    f"The mirror cannot start from layer {index} of {type(anatomy.model).__name__}: expected the "
+                    f"plain float weights of its config; these differ: {wrong[:4]}. Merge LoRA (merge_and_unload), and "
+                    "load the base unquantised and not offloaded, for the warm start."
+                )
+            layer.load_state_dict(theirs)
+
+    def set_attention_implementation(self, name: str) -> None:
+        """Run the kernel called `name`; recorded masks fit the one that the base ran."""
+        for module in self._configured():
+            module.config._attn_implementation = name
+
+    def _configured(self) -> list[nn.Module]:
+        return [m for m in self.layers.modules() if isinstance(getattr(m, "config", None), PretrainedConfig)]
+
+
+def _moved(value: Any, like: Tensor) -> Any:
+    """Tensors inside `value` on the device of `like`, the floating ones in its dtype too."""
+    if isinstance(value, Tensor):
+        return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_moved(item, like) for item in value)
+    if isinstance(value, dict):
+        return {name: _moved(item, like) for name, item in value.items()}
+    return value

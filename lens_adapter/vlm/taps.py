@@ -1,0 +1,322 @@
+"""Read hidden states and attention rows off a frozen model while it runs. Every hook of the library is here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PretrainedConfig
+
+from lens_adapter.errors import InputError, LensConfigError, LensError, UnsupportedModelError
+from lens_adapter.signals import LensSignals
+from lens_adapter.vlm.anatomy import Anatomy
+from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, watched_config
+
+Query = Literal["last", "all"] | Sequence[int]
+
+_CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params")
+_SWITCHES = ("use_cache", "output_attentions", "output_hidden_states")
+_NOT_FIRED = (
+    "If torch.compile was applied to the model, that is the likely cause: compiled code does not see hooks installed "
+    "later. Attach and capture first, compile afterwards."
+)
+
+
+@contextmanager
+def tap_attention(attention: nn.Module, watcher: Watcher) -> Iterator[None]:
+    """While open, `watcher` sees every kernel call of `attention`, whose outputs stay bit-identical. Taps may nest."""
+    lent: list[PretrainedConfig] = []
+
+    def lend(module: nn.Module, _: Any) -> None:
+        lent.append(module.config)
+        module.config = watched_config(module, watcher)
+
+    def hand_back(module: nn.Module, *_: Any) -> None:
+        if lent:
+            module.config = lent[0]
+            lent.clear()
+
+    # Prepended, so that the hooks of nested taps hand back in reverse order of lending.
+    handles = [
+        attention.register_forward_pre_hook(lend),
+        attention.register_forward_hook(hand_back, prepend=True, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        hand_back(attention)  # an interrupt (Ctrl-C) does not run the forward hook
+
+
+@contextmanager
+def capture(
+    anatomy: Anatomy,
+    *,
+    tap_layer: int,
+    layers: Sequence[int] = (),
+    query: Query = "last",
+    early_exit: bool = False,
+) -> Iterator[LensSignals]:
+    """Record the forwards that run inside the context.
+
+    The first forward fills the yielded record; every later one (`generate`: one per new token) is appended to its
+    `steps`. Tensors are detached. Under dropout the recorded rows are those without it.
+
+    Args:
+        anatomy: of the model to be read.
+        tap_layer: the decoder layer whose input hidden states (and other arguments) are recorded.
+        layers: decoder layers whose attention rows are recorded.
+        query: whose rows. "last": the last attended token of each sample, wherever the padding is; "all": every token;
+            or positions counted from the end of the attended tokens, -1 being the last. A step records those of
+            them that it computed.
+        early_exit: leave the context as soon as the first forward has passed what is recorded.
+
+    Raises:
+        LensConfigError: no such layer.
+        InputError: positions that the tokens do not have.
+        UnsupportedModelError: a layer whose attention is out of reach.
+        LensError: no forward ran inside, or one did that did not pass every tap.
+    """
+    recorder = _Recorder(anatomy, tap_layer, tuple(layers), query, early_exit)
+    with ExitStack() as stack:
+        recorder.install(stack)
+        try:
+            yield recorder.signals
+        except _EarlyExit as exit_:
+            if exit_.recorder is not recorder:
+                raise
+    if recorder.forwards == 0:
+        raise LensError(f"No forward of {type(anatomy.model).__name__} ran inside capture. {_NOT_FIRED}")
+
+
+def prefill(
+    anatomy: Anatomy,
+    inputs: Mapping[str, Any],
+    *,
+    tap_layer: int,
+    layers: Sequence[int] = (),
+    query: Query = "last",
+) -> LensSignals:
+    """Run the model on `inputs` (processor outputs) only as far as the signals need, without grad, dropout or cache.
+
+    Returns what `capture` would record of a whole forward. Whatever state the model keeps (training mode, or positions
+    remembered for `generate`) is as before when it returns.
+
+    Raises:
+        as `capture`.
+    """
+    switches = {"use_cache": False, "output_attentions": False, "output_hidden_states": False}
+    with (
+        torch.no_grad(),
+        _state_kept(anatomy),
+        capture(anatomy, tap_layer=tap_layer, layers=layers, query=query, early_exit=True) as signals,
+    ):
+        anatomy.model(**{**inputs, **switches})
+    return signals
+
+
+class _EarlyExit(Exception):
+    """Thrown through the base once everything is recorded; never leaves this module."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__("everything wanted has been recorded")
+        self.recorder = recorder
+
+
+class _Recorder:
+    """The state of one `capture`."""
+
+    def __init__(
+        self, anatomy: Anatomy, tap_layer: int, layers: tuple[int, ...], query: Query, early_exit: bool
+    ) -> None:
+        self.anatomy, self.tap_layer, self.layers, self.early_exit = anatomy, tap_layer, layers, early_exit
+        self.query = query if isinstance(query, str) else tuple(query)
+        self.signals = LensSignals()
+        self.forwards = 0
+        self.current: LensSignals | None = None  # the forward that is running
+        self.total = 0  # its tokens, cached ones included
+        self.arguments: dict[nn.Module, dict[str, Any]] = {}  # what the running modules of the path were called with
+        self._check()
+
+    def _check(self) -> None:
+        count = len(self.anatomy.layers)
+        for name, indices in (("tap_layer", (self.tap_layer,)), ("layers", self.layers)):
+            if not all(0 <= index < count for index in indices):
+                raise LensConfigError(f"{name} must be decoder layers from 0 to {count - 1}; got {list(indices)}.")
+        attentions = self.anatomy.attentions
+        if missing := [layer for layer in self.layers if attentions[layer] is None]:
+            possible = [layer for layer, attention in enumerate(attentions) if attention is not None]
+            raise UnsupportedModelError(
+                f"{self.anatomy.architecture!r}: layers {missing} have no attention that can be read; "
+                f"those that have: {possible}."
+            )
+        positions = self.query not in ("last", "all")
+        if positions and (isinstance(self.query, str) or not self.query or any(index >= 0 for index in self.query)):
+            raise InputError(
+                f'query must be "last", "all" or positions counted from the end (-1 is the last token); '
+                f"got {self.query!r}."
+            )
+
+    def install(self, stack: ExitStack) -> None:
+        def hook(handle: torch.utils.hooks.RemovableHandle) -> None:
+            stack.callback(handle.remove)
+
+        anatomy = self.anatomy
+        for module in anatomy.path:
+            hook(module.register_forward_pre_hook(self._note, with_kwargs=True))
+            hook(module.register_forward_hook(self._forget, always_call=True))
+        hook(anatomy.decoder.register_forward_pre_hook(self._begin))
+        hook(anatomy.decoder.register_forward_hook(self._end, always_call=True))
+        hook(anatomy.layers[self.tap_layer].register_forward_pre_hook(self._record_hidden, with_kwargs=True))
+        for layer in dict.fromkeys(self.layers):
+            attention = anatomy.attentions[layer]
+            stack.enter_context(tap_attention(attention, self._record_rows(layer)))
+            hook(attention.register_forward_hook(self._exit_if_complete))
+
+    # The ids and the 2-D mask are arguments of the model, not of its decoder; and PEFT calls `forward` of the model
+    # directly, past its hooks. So every module on the way is asked, and the outermost answer counts.
+    def _note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.arguments[module] = _named(module, args, kwargs)
+
+    def _forget(self, module: nn.Module, *_: Any) -> None:
+        self.arguments.pop(module, None)
+
+    def _noted(self, *names: str) -> Any:
+        calls = (self.arguments.get(module, {}) for module in self.anatomy.path)
+        values = (call.get(name) for call in calls for name in names)
+        return next((value for value in values if value is not None), None)
+
+    def _begin(self, decoder: nn.Module, _: Any) -> None:
+        own = self.arguments[decoder]
+        tokens = own.get("input_ids") if own.get("inputs_embeds") is None else own["inputs_embeds"]  # (B, T, ...)
+        if tokens is None:
+            raise UnsupportedModelError(
+                f"{self.anatomy.architecture!r}: {type(decoder).__name__} was called with neither "
+                "inputs_embeds nor input_ids."
+            )
+        batch, length = tokens.shape[:2]
+        mask, past = self._noted("attention_mask"), self._noted(*_CACHES)
+        # Only a 2-D mask says which tokens are padding. Others are ready-made: then every token counts as attended.
+        mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        self.total = mask.shape[1] if mask is not None else length + (0 if past is None else int(past.get_seq_length()))
+        positions = self._positions(mask, batch, tokens.device)
+        computed = (positions >= self.total - length).all(dim=0)
+        self.current = LensSignals(
+            input_ids=_detached(self._noted("input_ids")),
+            attention_mask=_detached(mask),
+            queries=positions[:, computed],
+        )
+
+    def _positions(self, mask: Tensor | None, batch: int, device: torch.device) -> Tensor:
+        """Positions (B, Q) of the wanted tokens in the sequence."""
+        every = torch.arange(self.total, device=device).expand(batch, self.total)
+        if self.query == "all":
+            return every
+        attended = every if mask is None else torch.where(mask.to(device).bool(), every, -1).sort(dim=1).values
+        wanted = [-1] if self.query == "last" else list(self.query)
+        if min(wanted) < -self.total or (attended[:, wanted] < 0).any():
+            raise InputError(f"query asks for the tokens {wanted} from the end; a sample has too few attended tokens.")
+        return attended[:, wanted]
+
+    def _record_hidden(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self.current is None or self.current.hidden is not None:
+            return
+        arguments = _named(module, args, kwargs)
+        name = "hidden_states" if "hidden_states" in arguments else next(iter(arguments))
+        self.current.hidden = arguments.pop(name).detach().clone()
+        self.current.layer_kwargs = _stateless(arguments, self.total)
+        self._exit_if_complete()
+
+    def _record_rows(self, layer: int) -> Watcher:
+        @torch.no_grad()
+        def record(call: AttentionCall) -> None:
+            if self.current is None or layer in self.current.attention:
+                return
+            rows = attention_rows(call, self.current.queries - self.total)
+            self.current.attention[layer] = rows[..., : self.total]  # a static cache is longer than the sequence
+
+        return record
+
+    def _missing(self) -> list[str]:
+        hidden = [] if self.current.hidden is not None else [f"the input of layer {self.tap_layer}"]
+        return hidden + [f"the attention of layer {k}" for k in self.layers if k not in self.current.attention]
+
+    def _exit_if_complete(self, *_: Any) -> None:
+        if self.early_exit and self.current is not None and not self._missing():
+            self._finish()
+            raise _EarlyExit(self)
+
+    def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if output is None:  # the forward failed, and what it left is no record
+            self.current = None
+        if self.current is None:
+            return
+        if missing := self._missing():
+            self.current = None
+            raise LensError(
+                f"A forward of {type(self.anatomy.model).__name__} did not pass {', '.join(missing)}. {_NOT_FIRED}"
+            )
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.forwards:
+            self.signals.steps.append(self.current)
+        else:
+            vars(self.signals).update(vars(self.current))
+        self.forwards += 1
+        self.current = None
+
+
+@contextmanager
+def _state_kept(anatomy: Anatomy) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module's mode, and the tensors the model remembers, as before.
+
+    Some models keep tensors between calls in plain attributes around the decoder (Qwen2-VL: rope_deltas), on which a
+    `generate` that is under way depends.
+    """
+    modes = [(module, module.training) for module in anatomy.model.modules()]
+    attributes = [(module, dict(vars(module))) for module in anatomy.path]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, before in attributes:
+            for name, value in dict(vars(module)).items():
+                if name not in before and isinstance(value, Tensor):
+                    delattr(module, name)
+                elif isinstance(value, Tensor) or isinstance(before.get(name), Tensor):
+                    setattr(module, name, before[name])
+
+
+def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, positional ones included."""
+    return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+
+
+def _stateless(arguments: dict[str, Any], total: int) -> dict[str, Any]:
+    """A layer's arguments without caches, so that calling it again neither reads nor writes one."""
+    kept = {name: _detached(value) for name, value in arguments.items()}
+    kept.update({name: None for name in _CACHES if name in kept})
+    kept.update({name: False for name in _SWITCHES if name in kept})
+    mask = kept.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.dim() == 4:
+        kept["attention_mask"] = mask[..., :total]  # a static cache is longer than the sequence
+    return kept
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, (tuple, list)):
+        return type(value)(_detached(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _detached(item) for name, item in value.items()}
+    return None if isinstance(value, Cache) else value

@@ -1,0 +1,1 @@
+"""Small random models and processors of real transformers classes, for the tests."""
