@@ -31,7 +31,7 @@ format: .venv/.ready
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf .venv .oldest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .oldest build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find lens_adapter tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: setup.cfg setup.py pyproject.toml constraints.txt

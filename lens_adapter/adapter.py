@@ -156,6 +156,15 @@ class LensAdapter(PreTrainedModel):
     def is_attached(self) -> bool:
         return self._attachment is not None
 
+    @property
+    def processor(self) -> Any:
+        """The base's processor, or None if it came without one.
+
+        Raises:
+            NotAttachedError: there is no base.
+        """
+        return self._attached().processor
+
     def attach(self, model: Any, processor: Any = None) -> LensAdapter:
         """Get to know the frozen base. Checks everything first; installs no hook; moves the adapter to its device.
 

@@ -46,13 +46,13 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture, np.int64)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (16, 16), (64, 64), (37, 53), (2000, 300), (300, 2000), (1024, 768)])
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (64, 64), (37, 53), (2000, 300), (300, 900), (640, 480)])
 def test_plot_has_the_size_of_the_image_and_draws_on_it(size):
     output = an_output(*size)
     picture = output.plot()
     assert picture.size == size and picture.mode == "RGB"
     assert (pixels(picture) != PAPER).any()
-    assert pixels(output.image).reshape(-1, 3).tolist() == [list(PAPER)] * (size[0] * size[1])  # itself untouched
+    assert (pixels(output.image) == PAPER).all()  # itself untouched
 
 
 def test_plot_changes_with_masks_keypoints_scores_and_prompts():

@@ -181,8 +181,7 @@ def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.Modu
     """Fresh, randomly initialised float32 copies of some decoder layers, built from a config alone.
 
     Nothing is downloaded and the rest of the model costs no memory. The weights are meant to be overwritten, by a warm
-    start or a checkpoint. They start as the model itself would start them; what it says nothing about is drawn from
-    normal(0, 0.02) if a matrix, 0 if a bias, 1 if any other vector.
+    start or a checkpoint: matrices are drawn from normal(0, 0.02), biases are 0, other vectors (of norms) 1.
 
     Args:
         base_config: `model.config.to_dict()` of the base.
@@ -202,7 +201,8 @@ def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.Modu
             f"{config.model_type!r} is not a model of AutoModelForImageTextToText in this version of transformers, so its "
             'decoder layers cannot be rebuilt from a config. Use fusion="lite".'
         )
-    with init_empty_weights(include_buffers=False):  # buffers are tables that no checkpoint holds: made for real
+    # Buffers are made for real, as no checkpoint holds them; parameters only for the layers that are kept.
+    with init_empty_weights(include_buffers=False), torch.device("cpu"):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     anatomy = find_anatomy(model)
     if not all(0 <= index < len(anatomy.layers) for index in indices):
@@ -211,9 +211,6 @@ def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.Modu
     for module in layers.modules():
         for name, parameter in module.named_parameters(recurse=False):
             module.register_parameter(name, nn.Parameter(_drawn(name, parameter.shape)))
-    with torch.no_grad():
-        for module in layers.modules():
-            model._init_weights(module)
     return layers
 
 

@@ -217,7 +217,7 @@ def _tokenizer_chat_text(tokenizer: Any, content: Any, image_token: str) -> str 
 
 def _unambiguous(image: Image.Image) -> Any:
     """transformers 4 takes a picture 1 or 3 pixels high for one with channels first; then give it just that."""
-    return np.asarray(image).transpose(2, 0, 1) if image.height in (1, 3) else image  # (3, H, W)
+    return np.array(image).transpose(2, 0, 1) if image.height in (1, 3) else image  # (3, H, W)
 
 
 def _refusal(processor: Any, images: Sequence[Image.Image], error: Exception) -> str:

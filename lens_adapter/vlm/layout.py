@@ -271,6 +271,10 @@ def _frames(
     return [frame for _, frame in known[key]]
 
 
+class _TooThin(Exception):
+    """Too few preprocessed pixels show the image."""
+
+
 def _multiple(size: tuple[int, int]) -> int:
     """How much larger the picture is that stands in for an image of `size`.
 
@@ -328,13 +332,9 @@ def _measure_axis(
         lines = []
         for seen, contrast, line in zip(show(ramp), contrasts, inside, strict=True):
             lit = contrast > 0.98 * _plateau(contrast)  # wholly image, no padding
-            level = torch.where(lit, 255 * seen / contrast, 0).sum(1 - axis)
-            count = lit.sum(1 - axis)  # pixels of image in every row or column
-            where = (count.nonzero().flatten() + 0.5) / len(count)
-            if len(where) < 2:
-                raise _TooThin
-            fraction = (level[count > 0] / count[count > 0] / slope + low + 0.5) / length
-            lines.append(line or _line(where, fraction))
+            level = torch.where(lit, 255 * seen / contrast, torch.nan).nanmedian(1 - axis).values
+            fraction = (level / slope + low + 0.5) / length  # nan where a row or column shows no image
+            lines.append(line or _line(fraction))
         ends = np.clip([end for a, b in lines for end in (b, a + b)], 0, 1) * length
         if ends.max() - ends.min() > (high - low) / 8 or high - low <= 16:
             return lines
@@ -351,15 +351,11 @@ def _between_padding(profile: Tensor) -> tuple[float, float] | None:
     if max(profile[0], profile[-1]) > 0.5:
         return None
     thickness = profile.sum()
-    if thickness < 2:  # pixels; less never reaches full contrast, and what that is stays unknown
+    if thickness < 3:  # pixels; less never reaches full contrast, and what that is stays unknown
         raise _TooThin
     where = (torch.arange(len(profile)) + 0.5) / len(profile)
     scale = (len(profile) / thickness).item()
     return scale, 0.5 - scale * ((profile * where).sum() / thickness).item()
-
-
-class _TooThin(Exception):
-    """Too few preprocessed pixels show the image."""
 
 
 def _plateau(values: Tensor) -> Tensor:
@@ -367,8 +363,11 @@ def _plateau(values: Tensor) -> Tensor:
     return values[values > 0.5 * values.max()].median()
 
 
-def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Slope and intercept by Theil and Sen: medians, which what interpolation does at borders cannot pull."""
+def _line(values: Tensor) -> tuple[float, float]:
+    """The line through values along [0, 1], by Theil and Sen: medians, which bent ends cannot pull."""
+    x, y = ((torch.arange(len(values)) + 0.5) / len(values))[values.isfinite()], values[values.isfinite()]
+    if len(x) < 2:
+        raise _TooThin
     first, second = torch.triu_indices(len(x), len(x), offset=1)
     slope = ((y[second] - y[first]) / (x[second] - x[first])).median()
     return slope.item(), (y - slope * x).median().item()

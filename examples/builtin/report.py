@@ -1,0 +1,72 @@
+"""Write the measured figures into README.md and MODEL_CARD.md.
+
+lens-adapter evaluate --builtin --json results/builtin.json
+python examples/builtin/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ROOT / "results" / "builtin.json"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+ROWS = {
+    "LENS mirror (the paper's head)": "heads.mirror",
+    "LENS lite (ours)": "heads.lite",
+    "oracle keypoint → SAM": "baselines.oracle_keypoint",
+    "raw attention's peak → SAM": "baselines.raw_keypoint",
+    "raw attention, thresholded": "baselines.raw_attention",
+    "a random object's mask": "baselines.random_object",
+}
+COLUMNS = {
+    "attribute": "giou.attribute",
+    "spatial": "giou.spatial",
+    "ordinal": "giou.ordinal",
+    "several": "giou.several",
+    "P@0.5 attribute": "precision_at_0.5.attribute",
+    "cIoU attribute": "ciou.attribute",
+}
+ANSWERS = ("attributes", "existence", "superlatives", "counting", "relations", "where_within_one_cell")
+JUDGEMENT = {
+    "absent prompts refused": "no_target_accuracy",
+    "present prompts accepted": "target_accepted",
+    "rank correlation of score and IoU": "score_rank_correlation",
+    "first keypoint on the target": "keypoint_on_target",
+}
+
+
+def tables(figures: dict[str, float]) -> str:
+    """Three Markdown tables: segmentation, judgement, answers."""
+    lines = [f"| gIoU on the test split | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for title, prefix in ROWS.items():
+        cells = (f"{figures[f'{prefix}.{key}']:.3f}" for key in COLUMNS.values())
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    lines += ["", f"| the heads' own judgement | {' | '.join(JUDGEMENT)} |", "|---" * (len(JUDGEMENT) + 1) + "|"]
+    for title, prefix in list(ROWS.items())[:2]:
+        cells = (f"{figures[f'{prefix}.{key}']:.3f}" for key in JUDGEMENT.values())
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    lines += ["", f"| answers of the frozen model | {' | '.join(a.replace('_', ' ') for a in ANSWERS)} |"]
+    lines += ["|---" * (len(ANSWERS) + 1) + "|"]
+    lines += [f"| exactly right | {' | '.join(format(figures['answers.' + kind], '.1%') for kind in ANSWERS)} |"]
+    return "\n".join(lines)
+
+
+def with_tables(text: str, figures: dict[str, float]) -> str:
+    """`text` with whatever stands between the two markers replaced."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{tables(figures)}\n{END}{after}"
+
+
+def main() -> None:
+    figures = json.loads(FIGURES.read_text())
+    for name in ("README.md", "MODEL_CARD.md"):
+        path = ROOT / name
+        path.write_text(with_tables(path.read_text(), figures))
+        print(f"updated {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""`lens-adapter`: demo, segment, evaluate, env. Exit code 0, 1 (failed), 2 (usage)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lens_adapter import __version__
+from lens_adapter.errors import LensError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; heavy imports wait until a command needs them."""
+    args = _parser().parse_args(arguments)
+    try:
+        return args.run(args) or 0
+    except (LensError, OSError) as error:
+        print(f"lens-adapter {args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lens-adapter", description="Segmentation for a frozen vision-language model: LENS heads as adapters."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="segment pictures with the models that ship with the package",
+        description="Without arguments: three test scenes with three prompts each. Writes a contact sheet.",
+    )
+    demo.add_argument("--image", type=Path, help="a picture of your own (the built-in model knows only its world)")
+    demo.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to find; may be repeated")
+    demo.add_argument("--head", choices=["mirror", "lite"], default="mirror", help="default: %(default)s")
+    demo.add_argument("-o", "--output", type=Path, default=Path("lens-demo.png"), help="default: %(default)s")
+    demo.set_defaults(run=_demo, parser=demo)
+
+    segment = commands.add_parser(
+        "segment",
+        help="segment one image with any model and head",
+        description="Example: lens-adapter segment photo.jpg 'the dog on the left' --model llava-hf/llava-1.5-7b-hf "
+        "--adapter org/lens-llava-1.5-7b -o out.png",
+    )
+    segment.add_argument("image", type=Path)
+    segment.add_argument("prompts", nargs="+", metavar="PROMPT")
+    segment.add_argument("--model", required=True, metavar="ID_OR_FOLDER", help="the frozen vision-language model")
+    segment.add_argument("--adapter", required=True, metavar="ID_OR_FOLDER", help="the LENS head")
+    segment.add_argument("--device", default="cpu", help="e.g. cuda; default: %(default)s")
+    segment.add_argument("--dtype", default="auto", help="of the frozen model, e.g. bfloat16; default: %(default)s")
+    segment.add_argument("-o", "--output", type=Path, default=Path("overlay.png"), help="default: %(default)s")
+    segment.set_defaults(run=_segment)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure the shipped models on their test split",
+        description="Prints every figure and, with --json, writes them; all are fractions.",
+    )
+    evaluate.add_argument("--builtin", action="store_true", required=True, help="the models that ship with the package")
+    evaluate.add_argument("--scenes", type=int, default=500, help="test scenes; default: %(default)s")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    evaluate.set_defaults(run=_evaluate)
+
+    env = commands.add_parser("env", help="versions and devices, for bug reports")
+    env.set_defaults(run=_env)
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> None:
+    if (args.image is None) != (not args.prompt):
+        args.parser.error("--image and --prompt go together")
+    from lens_adapter.demo import run_demo
+
+    run_demo(args.image, args.prompt, args.output, args.head)
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from lens_adapter.adapter import LensAdapter
+    from lens_adapter.vlm.inputs import load_image
+
+    image = load_image(args.image)  # before anything large is loaded
+    adapter = LensAdapter.from_pretrained(args.adapter)
+    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype).to(args.device).eval()
+    with adapter.attach(model, AutoProcessor.from_pretrained(args.model)):
+        out = adapter.segment(image, args.prompts)
+    for prompt, score, mask in zip(out.prompts, out.scores.tolist(), out.masks, strict=True):
+        print(f"{prompt}\tscore {score:.2f}\t{mask.float().mean().item():.1%} of the image")
+    out.save(args.output)
+    print(f"Wrote {args.output}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from lens_adapter.evaluation import evaluate_builtin
+
+    figures = evaluate_builtin(args.scenes)
+    for name, value in figures.items():
+        print(f"{name:<52} {value:.4f}")
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        print(f"Wrote {args.json}")
+
+
+def _env(_: argparse.Namespace) -> None:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    print(f"lens_adapter {__version__}\npython {platform.python_version()} on {platform.platform()}")
+    for name in ("torch", "torchvision", "transformers", "huggingface-hub", "safetensors", "peft", "segment-anything"):
+        print(f"{name} {installed(name)}")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    print(f"accelerator {device}\nthreads {torch.get_num_threads()}")
