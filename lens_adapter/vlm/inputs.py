@@ -130,7 +130,9 @@ def build_inputs(
             f"{type(processor).__name__}. Pass AutoProcessor.from_pretrained(the model's name or folder)."
         )
     if len(images) != len(prompts) or not len(prompts):
-        raise InputError(f"Expected one prompt per image, at least one; got {len(images)} images, {len(prompts)} prompts.")
+        raise InputError(
+            f"Expected one prompt per image, at least one; got {len(images)} images, {len(prompts)} prompts."
+        )
     for prompt in prompts:
         _check_prompt(prompt, processor)
     texts = [_chat_text(processor, template.replace("{prompt}", prompt)) for prompt in prompts]
@@ -193,7 +195,9 @@ def _chat_text(processor: Any, question: str) -> str:
     if getattr(processor, "chat_template", None):
         text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     elif getattr(tokenizer, "chat_template", None):
-        text = _tokenizer_chat_text(tokenizer, parts, image_token) or _tokenizer_chat_text(tokenizer, plain, image_token)
+        text = _tokenizer_chat_text(tokenizer, parts, image_token) or _tokenizer_chat_text(
+            tokenizer, plain, image_token
+        )
     else:
         text = plain
     if text is None or text.count(image_token) != 1:

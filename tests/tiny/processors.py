@@ -52,9 +52,7 @@ def tokenizer(kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast, **s
     """A fresh tokenizer of `VOCAB_SIZE` tokens, as an instance of `kind`."""
     extra = [token for token in SPECIAL_TOKENS if token not in special.values()]
     names = ["input_ids", "attention_mask"]  # no token types: a decoder has no use for them
-    return kind(
-        tokenizer_object=_backend(), additional_special_tokens=extra, model_input_names=names, **special
-    )
+    return kind(tokenizer_object=_backend(), additional_special_tokens=extra, model_input_names=names, **special)
 
 
 def llava_processor(
@@ -101,14 +99,18 @@ def qwen3_vl_processor(**sizes: int) -> ProcessorMixin:
 
 
 def _qwen_processor(
-    kind: type, video_kind: type, *, patch_size: int = 14, merge_size: int = 2, min_tokens: int = 4, max_tokens: int = 36
+    kind: type,
+    video_kind: type,
+    *,
+    patch_size: int = 14,
+    merge_size: int = 2,
+    min_tokens: int = 4,
+    max_tokens: int = 36,
 ) -> ProcessorMixin:
     """A Qwen processor that gives an image `min_tokens` to `max_tokens` tokens."""
     area = (patch_size * merge_size) ** 2  # pixels of one token
     patches = {"patch_size": patch_size, "merge_size": merge_size, "temporal_patch_size": 2}
-    images = transformers.Qwen2VLImageProcessor(
-        min_pixels=min_tokens * area, max_pixels=max_tokens * area, **patches
-    )
+    images = transformers.Qwen2VLImageProcessor(min_pixels=min_tokens * area, max_pixels=max_tokens * area, **patches)
     special = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     return kind(
         image_processor=images,

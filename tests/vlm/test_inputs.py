@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+
+from lens_adapter.errors import InputError
+from lens_adapter.vlm.inputs import build_inputs, load_image
+from tests.tiny.pairs import tiny_processor
+from tests.tiny.processors import LLAVA_TEMPLATE, QWEN_TEMPLATE, TOKEN_IDS
+
+TEMPLATE = "Where is {prompt} in this image?"
+QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+ARCHITECTURES = ("llava", *QWENS)
+
+# Four colors, so that every turn and mirror image differs from every other.
+QUARTERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], dtype=np.uint8)  # (2, 2, 3)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def grey(size: tuple[int, int] = (60, 80)) -> Image.Image:
+    return Image.new("RGB", size[::-1], "grey")
+
+
+# load_image
+
+
+def test_pil_path_numpy_and_torch_give_the_same_picture(tmp_path):
+    image = Image.fromarray(QUARTERS)
+    path = tmp_path / "quarters.png"
+    image.save(path)
+    for given in (image, path, str(path), QUARTERS, torch.from_numpy(QUARTERS).permute(2, 0, 1)):
+        assert np.array_equal(pixels(load_image(given)), QUARTERS)
+    assert np.array_equal(pixels(load_image(QUARTERS[:, ::-1])), QUARTERS[:, ::-1])  # negative strides
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    # How a camera stores what it holds turned: the reverse of what a viewer does to show it upright.
+    stored = {
+        1: QUARTERS,
+        2: QUARTERS[:, ::-1],
+        3: QUARTERS[::-1, ::-1],
+        4: QUARTERS[::-1],
+        5: QUARTERS.transpose(1, 0, 2),
+        6: np.rot90(QUARTERS, 1),
+        7: QUARTERS[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(QUARTERS, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    shown = load_image(path)
+    assert np.array_equal(pixels(shown), QUARTERS)
+    assert np.array_equal(pixels(load_image(shown)), QUARTERS)  # not turned twice
+
+
+def test_the_image_given_is_left_alone():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("RGBA", (4, 2), (255, 0, 0, 128))
+    image.info["exif"] = exif.tobytes()
+    load_image(image)
+    assert image.mode == "RGBA"
+    assert image.size == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("1", (2, 2), 1), (255, 255, 255)),
+        (Image.new("L", (2, 2), 100), (100, 100, 100)),
+        (Image.new("LA", (2, 2), (0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (2, 2), (200, 100, 0, 255)), (200, 100, 0)),
+        (Image.new("RGBA", (2, 2), (200, 100, 0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (2, 2), (0, 0, 0, 128)), (127, 127, 127)),
+        (Image.new("CMYK", (2, 2), (0, 255, 255, 0)), (255, 0, 0)),
+        (Image.new("HSV", (2, 2), (0, 255, 255)), (255, 0, 0)),
+        (Image.new("I;16", (2, 2), 65535), (255, 255, 255)),
+        (Image.new("I;16", (2, 2), 257 * 100), (100, 100, 100)),
+        (Image.new("I", (2, 2), 257 * 100), (100, 100, 100)),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else str(value),
+)
+def test_every_mode_becomes_what_a_viewer_shows(image, expected):
+    assert (pixels(load_image(image)) == expected).all()
+
+
+def test_palette_with_and_without_transparency(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    path = tmp_path / "palette.png"
+    image.save(path)
+    assert pixels(load_image(path)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    image.save(path, transparency=0)
+    assert pixels(load_image(path)).tolist() == [[[255, 255, 255], [40, 50, 60]]]
+
+
+def test_16_bit_greyscale_files_are_scaled_not_clipped(tmp_path):
+    levels = np.array([[0, 257, 257 * 128, 65535]], dtype=np.uint16)
+    for name in ("deep.png", "deep.tiff"):
+        Image.fromarray(levels).save(tmp_path / name)
+        assert pixels(load_image(tmp_path / name))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(
+    "image", [Image.new("F", (2, 2), 0.5), Image.new("I", (2, 2), 70000), Image.new("I", (2, 2), -1)]
+)
+def test_pixels_without_a_white_are_refused(image):
+    with pytest.raises(InputError, match="white is not defined"):
+        load_image(image)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_no_pixels(size):
+    with pytest.raises(InputError, match=f"empty: {size[0]} x {size[1]} pixels"):
+        load_image(Image.new("RGB", size))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), r"\(H, W, 3\).*got shape \(4, 4\) and dtype uint8"),
+        (np.zeros((4, 4, 4), np.uint8), r"got shape \(4, 4, 4\)"),
+        (np.zeros((3, 4, 4), np.uint8), r"got shape \(3, 4, 4\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"got shape \(1, 4, 4, 3\)"),
+        (np.zeros((4, 4, 3), np.float32), "uint8.*got .* dtype float32"),
+        (np.zeros((0, 4, 3), np.uint8), r"at least one pixel; got shape \(0, 4, 3\)"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), r"\(3, H, W\).*got shape \(4, 4, 3\)"),
+        (torch.zeros(3, 4, 4), r"uint8.*got .* dtype torch\.float32"),
+        (torch.zeros(3, 4, 0, dtype=torch.uint8), r"at least one pixel; got shape \(3, 4, 0\)"),
+        (b"\x89PNG", "got bytes"),
+        (None, "got NoneType"),
+        ([1, 2], "got list"),
+    ],
+)
+def test_what_is_no_image(given, message):
+    with pytest.raises(InputError, match=message):
+        load_image(given)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(InputError, match=r"no image file .*nowhere\.png"):
+        load_image(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match="no image file"):
+        load_image(tmp_path)  # a folder
+    with pytest.raises(InputError, match="URLs are not fetched"):
+        load_image("https://example.org/cat.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tiff"])
+def test_damaged_files(tmp_path, suffix):
+    path = tmp_path / f"noise.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    load_image(path)
+    whole = path.read_bytes()
+    for length in (0, 3, len(whole) // 3):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=rf"noise\.{suffix}"):
+            load_image(path)
+    path.write_text("not an image")
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        load_image(path)
+
+
+def test_a_damaged_image_opened_by_the_caller(tmp_path):
+    path = tmp_path / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with Image.open(path) as opened, pytest.raises(InputError, match="damaged or cut off"):
+        load_image(opened)
+
+
+# build_inputs
+
+
+def text_of(processor: ProcessorMixin, inputs: BatchFeature, row: int = 0) -> str:
+    """The row as text, padding off and the run of image tokens as one."""
+    ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()].tolist()
+    image = processor.image_token_id
+    ids = [token for place, token in enumerate(ids) if token != image or ids[place - 1] != image]
+    return processor.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_chat_template_frames_the_question(architecture):
+    processor = tiny_processor(architecture)
+    inputs = build_inputs(processor, [grey()], ["the red cat"], TEMPLATE)
+    question = "Where is the red cat in this image?"
+    expected = {
+        "llava": f"USER: <image>\n{question} ASSISTANT:",
+        **dict.fromkeys(
+            QWENS,
+            f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    }[architecture]
+    assert text_of(processor, inputs) == expected
+    assert all(isinstance(value, torch.Tensor) for value in inputs.values())
+
+
+def test_without_a_chat_template_the_image_comes_first():
+    processor = tiny_processor("llava", chat_template=None)
+    assert text_of(processor, build_inputs(processor, [grey()], ["a cat"], TEMPLATE)) == (
+        "<image>\nWhere is a cat in this image?"
+    )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        LLAVA_TEMPLATE,  # knows images
+        "{% for message in messages %}{{ 'USER: ' + message.content }}{% endfor %} ASSISTANT:",  # plain text alone
+        "{% for message in messages %}USER: {{ message.content }}{% endfor %} ASSISTANT:",  # prints a list as it is
+    ],
+)
+def test_a_chat_template_of_the_tokenizer(template):
+    processor = tiny_processor("llava", chat_template=None)
+    processor.tokenizer.chat_template = template
+    assert text_of(processor, build_inputs(processor, [grey()], ["a cat"], TEMPLATE)) == (
+        "USER: <image>\nWhere is a cat in this image? ASSISTANT:"
+    )
+
+
+def test_a_template_that_starts_the_sequence_is_not_started_twice():
+    processor = tiny_processor("llava", chat_template="{{ bos_token }}" + LLAVA_TEMPLATE)
+    processor.tokenizer.backend_tokenizer.post_processor = _starts_with_bos()
+    inputs = build_inputs(processor, [grey()], ["a cat"], TEMPLATE)
+    assert inputs["input_ids"][0].tolist().count(TOKEN_IDS["<s>"]) == 1
+    processor.chat_template = LLAVA_TEMPLATE
+    inputs = build_inputs(processor, [grey()], ["a cat"], TEMPLATE)
+    assert inputs["input_ids"][0].tolist().count(TOKEN_IDS["<s>"]) == 1
+
+
+def _starts_with_bos():
+    from tokenizers.processors import TemplateProcessing
+
+    return TemplateProcessing(single="<s> $A", special_tokens=[("<s>", TOKEN_IDS["<s>"])])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_are_padded_on_the_left_and_the_tokenizer_keeps_its_side(architecture, side):
+    processor = tiny_processor(architecture)
+    processor.tokenizer.padding_side = side
+    prompts = ["cat", "the large black dog on the right"]
+    inputs = build_inputs(processor, [grey(), grey()], prompts, TEMPLATE)
+    assert inputs["attention_mask"][:, -1].tolist() == [1, 1]
+    assert inputs["attention_mask"][0, 0] == 0
+    assert inputs["attention_mask"][1].all()
+    assert processor.tokenizer.padding_side == side
+    for row, prompt in enumerate(prompts):
+        alone = build_inputs(processor, [grey()], [prompt], TEMPLATE)
+        assert torch.equal(inputs["input_ids"][row][inputs["attention_mask"][row].bool()], alone["input_ids"][0])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_row_has_its_own_image(architecture):
+    processor = tiny_processor(architecture)
+    noise = np.random.default_rng(0).integers(0, 255, (60, 120, 3), dtype=np.uint8)
+    images = [Image.fromarray(noise), Image.fromarray(noise.transpose(1, 0, 2)), Image.fromarray(noise[:, ::-1].copy())]
+    inputs = build_inputs(processor, images, ["cat"] * 3, TEMPLATE)
+    alone = [build_inputs(processor, [image], ["cat"], TEMPLATE) for image in images]
+    assert torch.equal(inputs["pixel_values"], torch.cat([each["pixel_values"] for each in alone]))
+
+
+def test_inputs_go_to_the_device():
+    inputs = build_inputs(tiny_processor("llava"), [grey()], ["cat"], TEMPLATE, device="meta")
+    assert {value.device.type for value in inputs.values()} == {"meta"}
+
+
+def test_braces_in_prompt_and_template_are_text():
+    processor = tiny_processor("llava")
+    inputs = build_inputs(processor, [grey()], ["{0} {prompt}"], 'Find {prompt} as {"json"}')
+    assert 'Find {0} {prompt} as {"json"} ' in text_of(processor, inputs)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "empty text"),
+        (" \n", "empty text"),
+        (None, "got NoneType"),
+        (["cat"], "got list"),
+        ("a <image> b", "special tokens.*got <image>"),
+        ("cat</s>", "got </s>"),
+        ("<s>a <pad>", "got <pad>, <s>"),
+    ],
+)
+def test_impossible_prompts(prompt, message):
+    with pytest.raises(InputError, match=message):
+        build_inputs(tiny_processor("llava"), [grey()], [prompt], TEMPLATE)
+
+
+@pytest.mark.parametrize("architecture", QWENS)
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|im_end|>"])
+def test_special_tokens_in_qwen_prompts(architecture, token):
+    with pytest.raises(InputError, match="special tokens"):
+        build_inputs(tiny_processor(architecture), [grey()], [f"cat {token}"], TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["naïve café", "犬", "a < b > c", "image", "x" * 500, "line\nbreak", "100% 'it's' \"so\""]
+)
+def test_unusual_prompts_work(prompt):
+    processor = tiny_processor("llava")
+    assert prompt in text_of(processor, build_inputs(processor, [grey()], [prompt], TEMPLATE))
+
+
+def test_the_prompt_template_must_not_hold_the_image_token():
+    with pytest.raises(InputError, match="prompt template"):
+        build_inputs(tiny_processor("llava"), [grey()], ["cat"], "<image> {prompt}")
+
+
+def test_a_chat_template_without_image():
+    processor = tiny_processor("llava", chat_template=QWEN_TEMPLATE)  # writes another model's image token
+    with pytest.raises(InputError, match="'<image>' once"):
+        build_inputs(processor, [grey()], ["cat"], TEMPLATE)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_too_long_prompts_are_refused_and_never_cut(architecture):
+    processor = tiny_processor(architecture)
+    fits = build_inputs(processor, [grey()], ["x" * 400], TEMPLATE)["input_ids"].shape[1]
+    prompts = ["cat", "y" * 401]
+    with pytest.raises(InputError, match=f"make {fits + 1} tokens, and the model takes {fits}.*'yyy"):
+        build_inputs(processor, [grey()] * 2, prompts, TEMPLATE, max_length=fits)
+    processor.tokenizer.model_max_length = fits
+    with pytest.raises(InputError, match=f"make {fits + 1} tokens, and the model takes {fits}"):
+        build_inputs(processor, [grey()] * 2, prompts, TEMPLATE)
+    assert build_inputs(processor, [grey()], ["x" * 400], TEMPLATE)["input_ids"].shape[1] == fits
+
+
+def test_counts_that_do_not_match():
+    with pytest.raises(InputError, match="2 images, 1 prompts"):
+        build_inputs(tiny_processor("llava"), [grey(), grey()], ["cat"], TEMPLATE)
+    with pytest.raises(InputError, match="0 images, 0 prompts"):
+        build_inputs(tiny_processor("llava"), [], [], TEMPLATE)
+
+
+def test_what_is_no_processor():
+    processor = tiny_processor("llava")
+    for given in (None, processor.tokenizer, processor.image_processor):
+        with pytest.raises(InputError, match=rf"got {type(given).__name__}.*AutoProcessor\.from_pretrained"):
+            build_inputs(given, [grey()], ["cat"], TEMPLATE)
+
+
+def test_a_tokenizer_that_cannot_pad():
+    processor = tiny_processor("llava")
+    processor.tokenizer.pad_token = None
+    assert build_inputs(processor, [grey()], ["cat"], TEMPLATE)["input_ids"].shape[0] == 1
+    with pytest.raises(InputError, match=r"refuses this batch.*padding token"):
+        build_inputs(processor, [grey(), grey()], ["cat", "dogs"], TEMPLATE)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 8), (8, 1), (3, 2), (3, 3), (1, 3), (3, 200), (150, 1)])
+def test_tiny_and_thin_images_work(architecture, size):
+    noise = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    processor = tiny_processor(architecture)
+    inputs = build_inputs(processor, [Image.fromarray(noise)], ["cat"], TEMPLATE)
+    assert inputs["pixel_values"].isfinite().all()
+    large = Image.fromarray(noise.repeat(8, axis=0).repeat(8, axis=1))  # no version mistakes its rows for channels
+    expected = build_inputs(processor, [large], ["cat"], TEMPLATE)
+    if architecture == "llava":
+        means = [each["pixel_values"].mean((0, 2, 3)) for each in (inputs, expected)]  # of each channel
+        assert torch.allclose(*means, atol=0.3)
+
+
+@pytest.mark.parametrize("architecture", QWENS)
+@pytest.mark.parametrize("size", [(10, 20000), (20000, 10), (1, 201)])
+def test_images_that_the_processor_refuses(architecture, size):
+    images = [grey(), Image.new("RGB", size[::-1])]
+    with pytest.raises(InputError, match=rf"image of {size[1]} x {size[0]} pixels: .*aspect ratio") as caught:
+        build_inputs(tiny_processor(architecture), images, ["cat", "dog"], TEMPLATE)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("framing", ["crop", "squash"])
+def test_a_very_long_image_works_where_the_processor_takes_it(framing):
+    inputs = build_inputs(tiny_processor("llava", framing), [Image.new("RGB", (20000, 10))], ["cat"], TEMPLATE)
+    assert inputs["pixel_values"].shape == (1, 3, 56, 56)
