@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Integral, Real
 from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from huggingface_hub import CommitInfo, HfApi
 from PIL.Image import Image
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from lens_adapter.card import write_model_card
@@ -30,6 +36,11 @@ from lens_adapter.vlm.mirror import MirrorLayers
 from lens_adapter.vlm.taps import capture, prefill
 
 logger = logging.get_logger(__name__)
+
+# What tells apart two text configs of one architecture, beside the widths that every LensConfig holds.
+_BUILD = ("model_type", "intermediate_size", "num_key_value_heads", "head_dim", "vocab_size")
+# Taps are state of the base: threads that share one take turns.
+_turns: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -124,16 +135,13 @@ class LensAdapter(PreTrainedModel):
             LensConfigError: an impossible value in `config.json`.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        kwargs = {**kwargs, "use_safetensors": True, "output_loading_info": True}
+        # Wrong shapes are listed with all else that is wrong, below.
+        kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         source = pretrained_model_name_or_path
         try:
             adapter, info = super().from_pretrained(source, *args, **kwargs)
         except SafetensorError as error:
             raise CheckpointMismatchError(f"{source}: model.safetensors is damaged ({error}). Fetch it again.") from error
-        except RuntimeError as error:
-            if "size" not in str(error):
-                raise
-            raise CheckpointMismatchError(f"{source}: tensors do not fit config.json. {error}") from error
         problems = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
         if problems:
             listing = "; ".join(f"{len(names)} {key}: {str(names[:4])[1:-1]}" for key, names in problems.items())
@@ -149,6 +157,38 @@ class LensAdapter(PreTrainedModel):
         self._keys_to_ignore_on_save = {f"decoder.{key}" for key in self.decoder.unsaved_keys}
         write_model_card(Path(save_directory), self.config)
         super().save_pretrained(save_directory, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload LENS head",
+        revision: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Upload what `save_pretrained` writes; a model card that the repository already has stays.
+
+        (transformers' own would put a generic card in the place of ours.)
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        keep = ["README.md"] if api.file_exists(repo_id, "README.md", revision=revision) else None
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+                ignore_patterns=keep,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are detached: they never take the base along."""
+        return {**vars(self), "_attachment": None}
 
     # -- attaching ----------------------------------------------------------------------------------------------------
 
@@ -185,8 +225,6 @@ class LensAdapter(PreTrainedModel):
             processor = getattr(model, "processor", None)
         _check_base(self.config, anatomy)
         self._attachment = _Attachment(anatomy, processor)
-        if self.config.fusion == "mirror":
-            self.head.fusion.layers.set_attention_implementation(anatomy.attention_implementation(self.config.tap_layer))
         device = next(anatomy.layers[self.config.tap_layer].parameters()).device
         if device.type != "meta":  # offloaded layers live nowhere between forwards
             self.to(device)
@@ -209,6 +247,13 @@ class LensAdapter(PreTrainedModel):
 
     # -- reading the base ---------------------------------------------------------------------------------------------
 
+    def _about_to_read(self) -> Anatomy:
+        """The base; the mirror follows the attention implementation that it has now, since recorded masks fit that."""
+        anatomy = self._attached().anatomy
+        if self.config.fusion == "mirror":
+            self.head.fusion.layers.set_attention_implementation(anatomy.attention_implementation(self.config.tap_layer))
+        return anatomy
+
     def capture(
         self, *, query: str | Sequence[int] = "last", layers: Sequence[int] | None = None, attention: bool = True
     ) -> AbstractContextManager[LensSignals]:
@@ -224,9 +269,10 @@ class LensAdapter(PreTrainedModel):
             `LensSignals` of the first forward; later ones (`generate`: one per token) are in its `steps`.
 
         Raises:
-            NotAttachedError, InputError (an impossible query or layer), LensError (no forward ran, or a tap was silent).
+            NotAttachedError, InputError (an impossible query), LensConfigError (no such layer), LensError (no forward
+            ran, or a tap was silent).
         """
-        anatomy = self._attached().anatomy
+        anatomy = self._about_to_read()
         chosen = self._attention_layers(layers, fallback=[self.config.tap_layer]) if attention else []
         return capture(anatomy, tap_layer=self.config.tap_layer, layers=chosen, query=query)
 
@@ -239,11 +285,15 @@ class LensAdapter(PreTrainedModel):
             inputs: what the processor returned, on any device.
             query, layers: as for `capture`; `layers` defaults to those the head reads.
         """
-        anatomy = self._attached().anatomy
-        device = next(self.parameters()).device
-        moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+        anatomy = self._about_to_read()
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"prefill needs what the processor returned, a mapping; got {type(inputs).__name__}.")
+        device = anatomy.model.device
+        if device.type != "meta":  # an offloaded base moves its inputs itself
+            inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
         chosen = self._attention_layers(layers, fallback=[])
-        return prefill(anatomy, moved, tap_layer=self.config.tap_layer, layers=chosen, query=query)
+        with _turn(anatomy):
+            return prefill(anatomy, inputs, tap_layer=self.config.tap_layer, layers=chosen, query=query)
 
     def _attention_layers(self, layers: Sequence[int] | None, fallback: list[int]) -> list[int]:
         if layers is not None:
@@ -323,20 +373,23 @@ class LensAdapter(PreTrainedModel):
                 "AutoProcessor.from_pretrained(...) of the same repository."
             )
         threshold = self.config.mask_threshold if mask_threshold is None else mask_threshold
-        if not 0 < threshold < 1:
-            raise InputError(f"mask_threshold must lie between 0 and 1; got {threshold!r}.")
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size must be at least 1; got {batch_size!r}.")
+        if not isinstance(threshold, Real) or not 0 <= threshold < 1:
+            raise InputError(f"mask_threshold must be a number in [0, 1); got {threshold!r}.")
+        if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
+            raise InputError(f"batch_size must be an integer of at least 1; got {batch_size!r}.")
         single = not isinstance(images, (list, tuple))
         requests = _pair(images, prompts)
-        if self.decoder.image_encoder is None:
-            self.decoder.load_image_encoder()
-        was_training = self.training
-        self.eval()
-        try:
-            drafts = self._drafts(attached, requests, batch_size)
-        finally:
-            self.train(was_training)
+        with _turn(attached.anatomy):
+            if self.decoder.image_encoder is None:
+                with torch.inference_mode(False):  # weights made in it could never learn or be written again
+                    self.decoder.load_image_encoder()
+            modes = [(module, module.training) for module in self.modules()]
+            self.eval()
+            try:
+                drafts = self._drafts(attached, requests, batch_size)
+            finally:
+                for module, training in modes:
+                    module.training = training
         outputs = [
             self._assemble(picture, prompts, drafts[i], threshold, return_logits)
             for i, (picture, prompts) in enumerate(requests)
@@ -369,7 +422,13 @@ class LensAdapter(PreTrainedModel):
     ) -> list[_Draft]:
         pictures = [requests[i][0] for i, _ in batch]
         sizes = [(picture.height, picture.width) for picture in pictures]
-        inputs = build_inputs(attached.processor, pictures, [text for _, text in batch], self.config.prompt_template)
+        inputs = build_inputs(
+            attached.processor,
+            pictures,
+            [text for _, text in batch],
+            self.config.prompt_template,
+            max_length=getattr(_text_config(attached.anatomy.config), "max_position_embeddings", None),
+        )
         layouts = self.layout(inputs, sizes)
         signals = self.prefill(inputs)
         order = {i: k for k, i in enumerate(embeddings)}
@@ -397,7 +456,7 @@ class LensAdapter(PreTrainedModel):
         return LensOutput(
             prompts=prompts,
             image_size=size,
-            masks=(logits > torch.logit(torch.tensor(threshold)).item()).cpu(),
+            masks=(logits > torch.logit(torch.tensor(float(threshold))).item()).cpu(),
             scores=torch.stack([draft.score for draft in drafts]).float().cpu(),
             keypoints=[(draft.points * scale).float().cpu() for draft in drafts],
             keypoint_scores=[draft.point_scores.float().cpu() for draft in drafts],
@@ -422,17 +481,17 @@ def _pair(images: Any, prompts: Any) -> list[tuple[Image, list[str]]]:
     """What the user gave -> one (RGB image, prompts) per image."""
     if not isinstance(images, (list, tuple)):
         images, prompts = [images], [prompts]
-    elif isinstance(prompts, str) or len(prompts) != len(images):
-        got = "one prompt" if isinstance(prompts, str) else f"{len(prompts)} entries"
+    elif not isinstance(prompts, (list, tuple)) or len(prompts) != len(images):
+        got = f"{len(prompts)} entries" if isinstance(prompts, (list, tuple)) else repr(prompts)
         raise InputError(
             f"segment got {len(images)} images and {got} in prompts; give one entry per image, each a prompt or a list."
         )
     pairs = []
     for image, wanted in zip(images, prompts, strict=True):
-        texts = [wanted] if isinstance(wanted, str) else list(wanted)
-        if not texts:
-            raise InputError("An image came without a prompt; give at least one.")
-        pairs.append((load_image(image), texts))
+        texts = [wanted] if isinstance(wanted, str) else wanted
+        if not isinstance(texts, (list, tuple)) or not texts:
+            raise InputError(f"Prompts of an image must be a text or a list of at least one; got {wanted!r}.")
+        pairs.append((load_image(image), list(texts)))
     return pairs
 
 
@@ -441,6 +500,15 @@ def _batches(rows: list[tuple[int, str]], size: int | None) -> list[list[tuple[i
     if size is None:
         return [list(group) for _, group in groupby(rows, key=itemgetter(0))]
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _turn(anatomy: Anatomy) -> RLock:
+    """Held while hooks are on the base."""
+    return _turns.setdefault(anatomy.model, RLock())
+
+
+def _text_config(config: PretrainedConfig) -> PretrainedConfig:
+    return config.get_text_config(decoder=True)
 
 
 def _check_base(config: LensConfig, anatomy: Anatomy) -> None:
@@ -457,6 +525,10 @@ def _check_base(config: LensConfig, anatomy: Anatomy) -> None:
         "num_hidden_layers": len(anatomy.layers),
         "num_attention_heads": anatomy.num_heads,
     }
+    if config.base_model_type == anatomy.architecture:
+        trained_for = type(anatomy.config).from_dict(deepcopy(config.base_config))
+        for facts, base in ((expected, trained_for), (got, anatomy.config)):
+            facts |= {f"text {key}": getattr(_text_config(base), key, None) for key in _BUILD}
     name = anatomy.config.name_or_path or None
     wrong = [f"{key} {expected[key]} (got {got[key]})" for key in expected if expected[key] != got[key]]
     if wrong:

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lens_adapter import __version__
-from lens_adapter.errors import LensError
+from lens_adapter.errors import InputError, LensError, UnsupportedModelError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; heavy imports wait until a command needs them."""
     args = _parser().parse_args(arguments)
     try:
-        return args.run(args) or 0
+        args.run(args)
     except (LensError, OSError) as error:
         print(f"lens-adapter {args.command}: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--image", type=Path, help="a picture of your own (the built-in model knows only its world)")
     demo.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to find; may be repeated")
     demo.add_argument("--head", choices=["mirror", "lite"], default="mirror", help="default: %(default)s")
-    demo.add_argument("-o", "--output", type=Path, default=Path("lens-demo.png"), help="default: %(default)s")
+    demo.add_argument("-o", "--output", type=_picture, default="lens-demo.png", help="default: %(default)s")
     demo.set_defaults(run=_demo, parser=demo)
 
     segment = commands.add_parser(
@@ -51,8 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--model", required=True, metavar="ID_OR_FOLDER", help="the frozen vision-language model")
     segment.add_argument("--adapter", required=True, metavar="ID_OR_FOLDER", help="the LENS head")
     segment.add_argument("--device", default="cpu", help="e.g. cuda; default: %(default)s")
-    segment.add_argument("--dtype", default="auto", help="of the frozen model, e.g. bfloat16; default: %(default)s")
-    segment.add_argument("-o", "--output", type=Path, default=Path("overlay.png"), help="default: %(default)s")
+    dtypes = ["auto", "float32", "bfloat16", "float16"]
+    segment.add_argument("--dtype", choices=dtypes, default="auto", help="of the frozen model; default: %(default)s")
+    segment.add_argument("-o", "--output", type=_picture, default="overlay.png", help="default: %(default)s")
     segment.set_defaults(run=_segment)
 
     evaluate = commands.add_parser(
@@ -61,13 +63,29 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints every figure and, with --json, writes them; all are fractions.",
     )
     evaluate.add_argument("--builtin", action="store_true", required=True, help="the models that ship with the package")
-    evaluate.add_argument("--scenes", type=int, default=500, help="test scenes; default: %(default)s")
+    evaluate.add_argument("--scenes", type=_count, default=500, help="test scenes; default: %(default)s")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     evaluate.set_defaults(run=_evaluate)
 
     env = commands.add_parser("env", help="versions and devices, for bug reports")
     env.set_defaults(run=_env)
     return parser
+
+
+def _picture(text: str) -> Path:
+    """A file to write a picture to; said to be none before any work is done."""
+    from PIL import Image
+
+    path = Path(text)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise argparse.ArgumentTypeError(f"{text!r} must end like a picture, e.g. in .png or .jpg")
+    return path
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -79,30 +97,45 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _segment(args: argparse.Namespace) -> None:
+    import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.vlm.inputs import load_image
 
     image = load_image(args.image)  # before anything large is loaded
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {args.device} cannot be used here; try cpu. {_first_line(error)}") from error
     adapter = LensAdapter.from_pretrained(args.adapter)
-    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype).to(args.device).eval()
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype)
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"--model {args.model} is nothing that AutoModelForImageTextToText loads; name a vision-language model. "
+            f"{_first_line(error)}"
+        ) from error
+    model = model.to(args.device).eval()
     with adapter.attach(model, AutoProcessor.from_pretrained(args.model)):
         out = adapter.segment(image, args.prompts)
     for prompt, score, mask in zip(out.prompts, out.scores.tolist(), out.masks, strict=True):
         print(f"{prompt}\tscore {score:.2f}\t{mask.float().mean().item():.1%} of the image")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     out.save(args.output)
     print(f"Wrote {args.output}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from lens_adapter.evaluation import evaluate_builtin
+    from lens_adapter.builtin.evaluation import evaluate_builtin
 
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)  # better to fail now than after the work
     figures = evaluate_builtin(args.scenes)
     for name, value in figures.items():
         print(f"{name:<52} {value:.4f}")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        args.json.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
         print(f"Wrote {args.json}")
 
 
@@ -123,3 +156,7 @@ def _env(_: argparse.Namespace) -> None:
         print(f"{name} {installed(name)}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     print(f"accelerator {device}\nthreads {torch.get_num_threads()}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -2,71 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image
+from torch import Tensor
+from transformers import ProcessorMixin
 
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.data.expressions import Expression, Speaker
 from lens_adapter.data.scenes import Scene, sample_scene
-from lens_adapter.evaluation import ask, overlap
+from lens_adapter.evaluation import overlap
 from lens_adapter.signals import LensOutput
-from lens_adapter.vlm.inputs import build_inputs, load_image
 from lens_adapter.visualize import Panel, contact_sheet
+from lens_adapter.vlm.inputs import build_inputs, load_image
 
 PICTURE_SIZE = 480
-# Test scenes with many objects; for each, the kinds of expression to show.
-SHOWN = {
-    4: ("attribute", "spatial", "several"),
-    11: ("spatial", "ordinal", "attribute"),
-    23: ("several", "spatial", "absent"),
-}
 ONLY_ITS_WORLD = (
     "The built-in model knows one small world only: colored shapes, and the words of lens_adapter/data. On other "
     "pictures its masks and answers mean little. For real photographs attach a head to a real model (see README)."
 )
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A test scene of the contact sheet.
+
+    Attributes:
+        index: of the scene in the test split.
+        prompts: text -> the objects it names.
+        question: what the frozen model is asked, before and after attaching.
+    """
+
+    index: int
+    prompts: dict[str, tuple[int, ...]]
+    question: str
+
+    def scene(self) -> Scene:
+        return sample_scene(self.index, "test", count=(5, 8))
+
+
+SHOWN = (
+    Shown(
+        index=26,
+        prompts={"the striped heart": (6,), "the ring left of the red ring": (1,), "every white object": (2, 4, 5)},
+        question="how many rings ?",
+    ),
+    Shown(
+        index=19,
+        prompts={
+            "the triangle left of the striped diamond": (6,),
+            "the second ring from the top": (4,),
+            "the cyan object": (5,),
+        },
+        question="what is the rightmost object ?",
+    ),
+    Shown(
+        index=6,
+        prompts={"every heart": (0, 1, 2, 5, 6), "the third heart from the left": (2,), "the blue heart": ()},
+        question="what color is the square ?",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A picture, what to find in it with the true masks (bool (H, W), or None), and a question about it."""
+
+    picture: Image
+    truths: dict[str, np.ndarray | None]
+    question: str
+
+    @property
+    def prompts(self) -> list[str]:
+        return list(self.truths)
+
+
 def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, head: str = "mirror") -> None:
-    """Print a table of results, an answer before and after attaching and where the time went; write a contact sheet.
+    """Print a table of results, answers before and after attaching and where the time goes; write a contact sheet.
 
     Args:
         image: a picture of the user's own, or None for three test scenes.
         prompts: what to find in it; needed with `image`.
         output: where the PNG goes.
         head: "mirror" or "lite".
+
+    Raises:
+        LensError: the picture or a prompt cannot be used, or the models are not there.
     """
-    model, processor = builtin.load_base()
     if image is None:
-        requests = [_scene_request(index, kinds) for index, kinds in SHOWN.items()]
+        requests = [_scene_request(shown) for shown in SHOWN]
     else:
         print(ONLY_ITS_WORLD, end="\n\n")
-        requests = [(load_image(image), [(text, None) for text in prompts])]
-    pictures = [picture for picture, _ in requests]
-    question = "how many objects ?"
-    before = ask(model, processor, pictures, [question] * len(pictures))
-    adapter = builtin.load_head(head).attach(model, processor)
-    outputs = adapter.segment(pictures, [[text for text, _ in wanted] for _, wanted in requests])
-    after = ask(model, processor, pictures, [question] * len(pictures))
-    panels = []
-    print(f"{'prompt':<44} {'keypoints (x, y)':<36} {'score':>5} {'IoU':>5}")
-    for out, (_, wanted), answer in zip(outputs, requests, after, strict=True):
-        ious = [_iou(out, k, truth) for k, (_, truth) in enumerate(wanted)]
-        panels.append(Panel(out, ious, question.replace(" ?", "?"), answer))
-        for k, (text, _) in enumerate(wanted):
-            points = " ".join(f"({x:.0f}, {y:.0f})" for x, y in out.keypoints[k].tolist()[:3]) or "none"
-            print(f"{text:<44.44} {points:<36.36} {out.scores[k]:5.2f} {_shown(ious[k]):>5}")
-    verdict = "identical" if before == after else "DIFFERENT: please report this"
-    print(f"\nThe model's answers to {question!r} before attaching: {before}, while attached: {after} ({verdict}).")
-    print("\nWhere the time goes (share of one call with three prompts or yours):")
-    for part, share in time_split(adapter, pictures[0], [text for text, _ in requests[0][1]]).items():
-        print(f"  {part:<34} {share:4.0%}")
+        requests = [Request(load_image(image), dict.fromkeys(prompts), "how many objects ?")]
+    pictures = [request.picture for request in requests]
+    questions = [request.question for request in requests]
+    model, processor = builtin.load_base()
+    if unknown := _unknown_words(processor, requests):
+        print(f"Words it has never read: {', '.join(unknown)}.\n")
+    before = builtin.ask(model, processor, pictures, questions)
+    with builtin.load_head(head).attach(model, processor) as adapter:
+        outputs = adapter.segment(pictures, [request.prompts for request in requests])
+        after = builtin.ask(model, processor, pictures, questions)
+        seconds = time_parts(adapter, requests[0].picture, requests[0].prompts)
+    ious = [_ious(out, request) for out, request in zip(outputs, requests, strict=True)]
+
+    print(f"{'prompt':<42} {'keypoints (x, y)':<34} {'score':>5} {'IoU':>5}")
+    for out, values in zip(outputs, ious, strict=True):
+        for line in _table_lines(out, values):
+            print(line)
+    print("\nThe frozen model's answers, before attaching and while attached:")
+    for question, first, second in zip(questions, before, after, strict=True):
+        verdict = "identical" if first == second else "DIFFERENT: please report this"
+        print(f"  {question:<42} {first!r}, {second!r} ({verdict})")
+    print(f"\nWhere the time of one call goes, an image with {len(requests[0].prompts)} prompt(s):")
+    for part, spent in seconds.items():
+        print(f"  {part:<42} {1000 * spent:6.1f} ms {spent / sum(seconds.values()):5.0%}")
+
+    panels = [
+        Panel(out, values, request.question.replace(" ?", "?"), answer)
+        for out, values, request, answer in zip(outputs, ious, requests, after, strict=True)
+    ]
     output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(
         panels,
@@ -76,51 +138,64 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
     print(f"\nWrote {output}")
 
 
-def time_split(adapter: LensAdapter, picture: Image, prompts: Sequence[str], repeats: int = 3) -> dict[str, float]:
-    """Share of each part in one `segment` call, the median of several."""
-    size = [(picture.height, picture.width)] * len(prompts)
-    config, decoder = adapter.config, adapter.decoder
-    index = torch.zeros(len(prompts), dtype=torch.long, device=adapter.device)
-    spent: dict[str, list[float]] = {}
+def time_parts(adapter: LensAdapter, picture: Image, prompts: Sequence[str], repeats: int = 5) -> dict[str, float]:
+    """Part -> seconds it takes in one `segment` of a picture with all prompts at once, the median of several."""
+    runs = [_timed_parts(adapter, picture, prompts) for _ in range(repeats)]
+    return {part: median(run[part] for run in runs) for part in runs[0]}
 
-    def timed(part: str, work: Callable[[], Any]) -> Any:
+
+@torch.no_grad()
+def _timed_parts(adapter: LensAdapter, picture: Image, prompts: Sequence[str]) -> dict[str, float]:
+    count, decoder = len(prompts), adapter.decoder
+    sizes = [(picture.height, picture.width)] * count
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(part: str) -> Iterator[None]:
         start = perf_counter()
-        result = work()
-        spent.setdefault(part, []).append(perf_counter() - start)
-        return result
+        yield
+        seconds[part] = perf_counter() - start
 
-    with torch.no_grad():
-        for _ in range(repeats):
-            images = [picture] * len(prompts)
-            inputs = timed("inputs (processor)", lambda: build_inputs(adapter.processor, images, prompts, config.prompt_template))
-            layouts = timed("layout", lambda: adapter.layout(inputs, size))
-            signals = timed("prefill of the base (early exit)", lambda: adapter.prefill(inputs))
-            encode_points = lambda points: decoder.point_encoding(points, size)  # noqa: E731
-            found = timed("LENS head", lambda: adapter.head(signals, layouts, encode_points, decoder.not_a_point))
-            embedding = timed("SAM image encoder (once per image)", lambda: decoder.encode_images([picture]))
-            timed("SAM mask decoder", lambda: decoder(embedding, index, found.sparse))
-    medians = {part: float(np.median(seconds)) for part, seconds in spent.items()}
-    return {part: seconds / sum(medians.values()) for part, seconds in medians.items()}
+    def encode_points(points: Tensor) -> Tensor:
+        return decoder.point_encoding(points, sizes)
+
+    with timed("inputs (processor, layout)"):
+        template = adapter.config.prompt_template
+        inputs = build_inputs(adapter.processor, [picture] * count, prompts, template, adapter.device)
+        layouts = adapter.layout(inputs, sizes)
+    with timed("prefill of the frozen model, early exit"):
+        signals = adapter.prefill(inputs)
+    with timed("LENS head"):
+        found = adapter.head(signals, layouts, encode_points, decoder.not_a_point)
+    with timed("SAM image encoder, once per image"):
+        embedding = decoder.encode_images([picture])
+    with timed("SAM mask decoder"):
+        logits, _ = decoder(embedding, torch.zeros(count, dtype=torch.long, device=adapter.device), found.sparse)
+        decoder.upsample(logits, sizes[0])
+    return seconds
 
 
-def _scene_request(index: int, kinds: Sequence[str]) -> tuple[Image, list[tuple[str, np.ndarray | None]]]:
-    """The picture of a test scene and expressions about it with their true masks."""
-    scene = sample_scene(index, "test", count=(5, 8))
+def _scene_request(shown: Shown) -> Request:
+    scene = shown.scene()
     masks = scene.masks(PICTURE_SIZE)
-    wanted = [(e.text, masks[list(e.targets)].any(axis=0)) for e in _say(scene, kinds)]
-    return scene.draw(PICTURE_SIZE), wanted
+    truths = {text: masks[list(targets)].any(axis=0) for text, targets in shown.prompts.items()}
+    return Request(scene.draw(PICTURE_SIZE), truths, shown.question)
 
 
-def _say(scene: Scene, kinds: Sequence[str]) -> list[Expression]:
-    """One expression of each kind that the scene has any of; always the same ones."""
-    speaker = Speaker(scene, np.random.default_rng([scene.seed, 10]))
-    tries = [next((e for _ in range(200) if (e := speaker.expression(kind))), None) for kind in kinds]
-    return [expression for expression in tries if expression is not None]
+def _unknown_words(processor: ProcessorMixin, requests: Sequence[Request]) -> list[str]:
+    known = processor.tokenizer.get_vocab()
+    words = (word for request in requests for prompt in request.prompts for word in prompt.lower().split())
+    return sorted({word for word in words if word not in known})
 
 
-def _iou(out: LensOutput, index: int, truth: np.ndarray | None) -> float | None:
-    return None if truth is None else overlap(out.masks[index].numpy(), truth).iou
+def _ious(out: LensOutput, request: Request) -> list[float | None]:
+    """IoU per prompt, None where the truth is not known."""
+    pairs = zip(out.masks.numpy(), request.truths.values(), strict=True)
+    return [None if truth is None else overlap(mask, truth).iou for mask, truth in pairs]
 
 
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _table_lines(out: LensOutput, ious: Sequence[float | None]) -> Iterator[str]:
+    for k, prompt in enumerate(out.prompts):
+        points = " ".join(f"({x:.0f}, {y:.0f})" for x, y in out.keypoints[k].tolist()[:3]) or "none"
+        iou = "" if ious[k] is None else f"{ious[k]:.2f}"
+        yield f"{prompt:<42.42} {points:<34.34} {out.scores[k].item():5.2f} {iou:>5}"

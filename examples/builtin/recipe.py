@@ -1,4 +1,4 @@
-"""What the training scripts of the built-in models share: model, processor, optimizer, and a loop that can be resumed."""
+"""What the training scripts share: model, processor, optimizer, and a loop that can be resumed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from lens_adapter.data.expressions import words
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.data.vocabulary import SHAPES_WORLD
 
 WORK = Path("build/builtin")  # checkpoints and logs of unfinished trainings
 SHIPPED = Path(__file__).parents[2] / "lens_adapter" / "builtin"  # the four finished folders
@@ -41,7 +41,7 @@ WIDTH = 192
 MEAN, STD = 0.43, 0.275  # of the scenes' pixels, roughly
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>"]
 PAD, BOS, EOS, UNKNOWN, IMAGE = range(len(SPECIAL))
-WORDS = SPECIAL + words(sample_scene(0))
+WORDS = SPECIAL + words(SHAPES_WORLD)
 WORD_ID = {word: index for index, word in enumerate(WORDS)}
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"
@@ -68,7 +68,11 @@ def build_processor() -> LlavaProcessor:
     square = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return LlavaProcessor(
         image_processor=CLIPImageProcessor(
-            size=square, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3, resample=3
+            size=square,
+            do_center_crop=False,
+            image_mean=[MEAN] * 3,
+            image_std=[STD] * 3,
+            resample=Image.Resampling.BICUBIC,
         ),
         tokenizer=wrapped,
         patch_size=PATCH_SIZE,
@@ -133,11 +137,11 @@ class Muon(torch.optim.Optimizer):
     Matrices of one shape are orthogonalized together.
     """
 
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.02):
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.02):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             same_shape = defaultdict(list)
             for p in group["params"]:
@@ -157,13 +161,13 @@ class Muon(torch.optim.Optimizer):
 
 def _orthogonalize(x: Tensor) -> Tensor:
     """(N, a, b): five Newton-Schulz steps towards the nearest semi-orthogonal matrices."""
-    wide = x.shape[1] > x.shape[2]
-    x = x.transpose(1, 2) if wide else x
+    tall = x.shape[1] > x.shape[2]
+    x = x.transpose(1, 2) if tall else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         square = x @ x.transpose(1, 2)
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x.transpose(1, 2) if wide else x
+    return x.transpose(1, 2) if tall else x
 
 
 def optimizers(named: list[tuple[str, nn.Parameter]], muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
@@ -188,6 +192,7 @@ class Session:
         name: of the folder under build/builtin.
         minutes: budget; the learning-rate schedule is spread over it, and time spent before a restart counts.
         state: what is saved: anything with `state_dict` and `load_state_dict`.
+        every: seconds between two checkpoints.
     """
 
     def __init__(self, name: str, minutes: float, state: dict[str, object], every: float = 120.0):
@@ -213,8 +218,12 @@ class Session:
 
     def steps(self) -> Iterator[float]:
         """Yield the progress, 0 to 1, once per step, until the budget is spent."""
-        bar = tqdm(total=round(self.budget / 60, 2), initial=round(self.spent / 60, 2), mininterval=5,
-                   bar_format="{l_bar}{bar}| {n:.1f} of {total:.1f} minutes")
+        bar = tqdm(
+            total=round(self.budget / 60, 2),
+            initial=round(self.spent / 60, 2),
+            mininterval=5,
+            bar_format="{l_bar}{bar}| {n:.1f} of {total:.1f} minutes",
+        )
         last_save, clock = self.spent, time.monotonic()
         while self.spent < self.budget:
             yield self.spent / self.budget
@@ -236,7 +245,11 @@ class Session:
             return None
         means = {key: float(np.mean(values)) for key, values in sorted(self.sums.items())}
         self.sums.clear()
-        line = {"step": self.step + 1, "minutes": round(self.spent / 60, 2), **{k: round(v, 4) for k, v in means.items()}}
+        line = {
+            "step": self.step + 1,
+            "minutes": round(self.spent / 60, 2),
+            **{k: round(v, 4) for k, v in means.items()},
+        }
         tqdm.write(json.dumps(line))
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -269,8 +282,9 @@ def batches(make: Callable[[int], object], size: int, first_step: int, collate: 
         def __iter__(self) -> Iterator[list[int]]:
             return indices()
 
+    ahead = 4 if workers else None  # batches that each process draws ahead
     return iter(
-        DataLoader(Stream(make), batch_sampler=Order(), collate_fn=collate, num_workers=workers, prefetch_factor=4)
+        DataLoader(Stream(make), batch_sampler=Order(), collate_fn=collate, num_workers=workers, prefetch_factor=ahead)
     )
 
 

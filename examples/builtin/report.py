@@ -25,7 +25,7 @@ COLUMNS = {
     "spatial": "giou.spatial",
     "ordinal": "giou.ordinal",
     "several": "giou.several",
-    "P@0.5 attribute": "precision_at_0.5.attribute",
+    "P@0.5 attribute": "precision_at_50.attribute",
     "cIoU attribute": "ciou.attribute",
 }
 ANSWERS = ("attributes", "existence", "superlatives", "counting", "relations", "where_within_one_cell")

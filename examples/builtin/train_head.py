@@ -1,7 +1,7 @@
 """Step 4: a LENS head and the mask decoder learn from masks; the vision-language model and SAM's encoder are frozen.
 
 Frozen things are computed once: image features of the base and image embeddings of SAM for every training scene go
-into build/builtin/features, and both heads train from them. Expressions are drawn anew each time.
+into build/builtin/features-*, and both heads train from them. Expressions are drawn anew each time.
 
     python examples/builtin/train_head.py mirror
     python examples/builtin/train_head.py lite
@@ -9,14 +9,17 @@ into build/builtin/features, and both heads train from them. Expressions are dra
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from recipe import (
     BOS,
+    GRID,
     IMAGE_SIZE,
     IMAGE_TOKENS,
     PAD,
@@ -50,6 +53,7 @@ HEAT_SIDE = 128  # the heatmap is compared with the mask at this size, as in the
 TEMPLATE = "where is {prompt} ?"
 HEADS = {"mirror": {"fusion_layers": 2}, "lite": {"fusion_layers": 2, "fusion_width": 128}}
 CALIBRATION_SCENES = 200
+BICUBIC = Image.Resampling.BICUBIC  # as the processor resizes
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,11 @@ class Features:
 
     tokens: Tensor  # (SCENES, 64, D), the base's image features
     embeddings: Tensor  # (SCENES, C, g, g), SAM's image embeddings
-    pictures_seen: int
 
 
-def load_features(model: LlavaForConditionalGeneration, sam: LensAdapter) -> Features:
+def load_features(model: LlavaForConditionalGeneration, adapter: LensAdapter) -> Features:
     """Compute or go on computing the features; what is there already is kept."""
-    folder = WORK / "features"
+    folder = WORK / f"features-{fingerprint(SHIPPED / 'vlm', SHIPPED / 'sam')}"
     folder.mkdir(parents=True, exist_ok=True)
     channels, grid = TINY_SAM["out_channels"], SIDE // TINY_SAM["patch_size"]
     shapes = {"tokens": (SCENES, IMAGE_TOKENS, model.config.text_config.hidden_size)}
@@ -73,16 +76,24 @@ def load_features(model: LlavaForConditionalGeneration, sam: LensAdapter) -> Fea
     done = int(done_file.read_text()) if done_file.exists() else 0
     for start in trange(done, SCENES, 20, desc="frozen features", unit="batch", mininterval=10):
         pictures = [sample_scene(i).draw(SIDE) for i in range(start, min(start + 20, SCENES))]
-        small = torch.stack([pixel_tensor(p.resize((IMAGE_SIZE, IMAGE_SIZE), 3)) for p in pictures])
+        small = torch.stack([pixel_tensor(p.resize((IMAGE_SIZE, IMAGE_SIZE), BICUBIC)) for p in pictures])
         with torch.no_grad():
             stores["tokens"][start : start + len(pictures)] = image_features(model, small).numpy()
-            stores["embeddings"][start : start + len(pictures)] = sam.decoder.encode_images(pictures).numpy()
+            stores["embeddings"][start : start + len(pictures)] = adapter.decoder.encode_images(pictures).numpy()
         if start % 500 == 480:
             for store in stores.values():
                 store.flush()
             done_file.write_text(str(start + 20))
     done_file.write_text(str(SCENES))
-    return Features(*(torch.from_numpy(stores[name]) for name in ("tokens", "embeddings")), pictures_seen=SCENES)
+    return Features(torch.from_numpy(stores["tokens"]), torch.from_numpy(stores["embeddings"]))
+
+
+def fingerprint(*folders: Path) -> str:
+    """Eight letters that change with the weights: features of a model are never taken for those of another."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        digest.update((folder / "model.safetensors").read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def open_store(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -131,17 +142,16 @@ def read_base(
     for row, skip in enumerate(padding):
         positions = skip + 1 + torch.arange(IMAGE_TOKENS)
         embedded[row, positions] = tokens[row]
-        layouts.append(TokenLayout(positions, boxes, (8, 8)))
+        layouts.append(TokenLayout(positions, boxes, (GRID, GRID)))
     mask = (torch.arange(ids.shape[1])[None] >= torch.tensor(padding)[:, None]).long()
     return adapter.prefill({"inputs_embeds": embedded, "attention_mask": mask}), layouts
 
 
 def grid_boxes() -> Tensor:
     """(64, 4): the 8 x 8 grid over the whole picture, row-major."""
-    side = int(IMAGE_TOKENS**0.5)
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    corner = torch.stack([x, y], dim=-1).reshape(-1, 2) / side
-    return torch.cat([corner, corner + 1 / side], dim=1)
+    y, x = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    corner = torch.stack([x, y], dim=-1).reshape(-1, 2) / GRID
+    return torch.cat([corner, corner + 1 / GRID], dim=1)
 
 
 def losses(found: LensPrediction, masks: Tensor, present: Tensor, fusion: str) -> dict[str, Tensor]:

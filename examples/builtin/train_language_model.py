@@ -59,22 +59,22 @@ class Level:
 SIMPLE = {"attributes": 2, "what_is_at": 1, "where": 1}
 EVERYTHING = {
     "attributes": 2,
-    "what_is_at": 1.5,
-    "where": 2,
-    "existence": 2,
-    "counting": 3,
-    "relations": 3,
+    "what_is_at": 0.5,
+    "where": 1,
+    "existence": 1.5,
+    "counting": 4,
+    "relations": 6,
     "superlatives": 1,
     "where_spatial": 3,
     "where_ordinal": 2,
-    "where_several": 1.5,
-    "where_absent": 1,
-    "description": 2,
+    "where_several": 1,
+    "where_absent": 0.5,
+    "description": 1,
 }
 LEVELS = (
-    Level((2, 2), 10, SIMPLE, 0.88),
-    Level((2, 3), 12, {**SIMPLE, "existence": 1, "where_absent": 0.5}, 0.85),
-    Level((2, 5), 16, {**SIMPLE, "existence": 1, "where_absent": 1, "counting": 2, "superlatives": 1}, 0.8),
+    Level((2, 2), 10, {**SIMPLE, "relations": 4}, 0.88),
+    Level((2, 3), 12, {**SIMPLE, "relations": 4, "existence": 1, "where_absent": 0.5}, 0.85),
+    Level((2, 5), 16, {**SIMPLE, "relations": 4, "existence": 1, "where_absent": 1, "counting": 2, "superlatives": 1}, 0.8),
     Level((2, 8), 20, EVERYTHING, 2.0),
 )
 
@@ -91,9 +91,9 @@ def ask(speaker: Speaker, level: Level, rng: np.random.Generator) -> list[Questi
 
 
 def make_sample(index: int, reached: int) -> tuple[torch.Tensor, list[Question]]:
-    """A scene's pixels and questions, of the level reached or, one time in five, of an easier one."""
+    """A scene's pixels and questions, of the level reached or, two times in five, of an easier one."""
     rng = np.random.default_rng([index, 3])
-    level = LEVELS[reached if rng.random() < 0.8 else int(rng.integers(reached + 1))]
+    level = LEVELS[reached if rng.random() < 0.6 else int(rng.integers(reached + 1))]
     scene = sample_scene(index, count=level.count)
     return pixel_tensor(scene.draw(IMAGE_SIZE, random_filter(rng))), ask(Speaker(scene, rng), level, rng)
 
@@ -101,8 +101,8 @@ def make_sample(index: int, reached: int) -> tuple[torch.Tensor, list[Question]]
 def pack(samples: list[tuple[torch.Tensor, list[Question]]]) -> dict:
     """Questions of a scene one after the other in one row.
 
-    Returns ids, labels, positions (B, T) and owner (B, T): 0 for the prefix, k + 1 for the k-th question, -1 for filler;
-    and per row and question its kind and the slice of its answer.
+    Returns ids, labels, positions (B, T) and owner (B, T): 0 for the prefix, k + 1 for the k-th question, -1 for
+    filler; and per row and question its kind and the slice of its answer.
     """
     encoded = [[(q.kind, encode(q.text), [*encode(q.answer), EOS]) for q in questions] for _, questions in samples]
     length = PREFIX + max(sum(len(q) + len(a) for _, q, a in row) for row in encoded)
@@ -164,7 +164,7 @@ def main() -> None:
     stream = batches(lambda i: make_sample(i, int(reached)), BATCH, session.step, pack, args.workers)
     decoder = model.model.language_model
     for progress in session.steps():
-        rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.5)
+        rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.6)
         for group, base in zip((g for opt in opts for g in opt.param_groups), rates, strict=True):
             group["lr"] = base * rate
         batch = next(stream)

@@ -9,22 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import TypeVar
 
 import numpy as np
 
 from lens_adapter.data.scenes import Scene, SceneObject
+from lens_adapter.data.vocabulary import Vocabulary
+
+Look = dict[str, str]  # some attributes and their values, e.g. {"color": "red", "shape": "circle"}
+Option = TypeVar("Option")
 
 # Differences along an axis (fractions of the image's side) that count as "left of", and that decide an order.
-CLEAR_STEP = 0.05
-CLEAR_ORDER = 0.03
+CLEAR_STEP = 0.08
+CLEAR_ORDER = 0.04
 ORDINALS = ("first", "second", "third")
 NOWHERE = "nowhere"
 DIRECTIONS = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}
 EXTREMES = {"leftmost": ("x", -1), "rightmost": ("x", 1), "topmost": ("y", -1), "bottommost": ("y", 1)}
 SIDES = {"left": ("x", 1), "right": ("x", -1), "top": ("y", 1), "bottom": ("y", -1)}
 FUNCTION_WORDS = (
-    *"what color shape size texture where is there the a at how many which describe every from and ? yes no nothing of".split(),
-    *"object objects left right above below".split(),
+    *("what", "color", "shape", "size", "texture", "where", "is", "there", "the", "a", "at", "how", "many", "which"),
+    *("describe", "every", "from", "and", "?", "yes", "no", "nothing", "of"),
+    *("object", "objects", "left", "right", "above", "below"),
     *ORDINALS,
     *EXTREMES,
     *("top", "bottom"),
@@ -56,12 +62,8 @@ class Question:
     answer: str
 
 
-Look = dict[str, str]  # some attributes and their values, e.g. {"color": "red", "shape": "circle"}
-
-
-def words(scene: Scene) -> list[str]:
-    """Every word that expressions, questions and answers about scenes like this one can hold."""
-    vocabulary = scene.vocabulary
+def words(vocabulary: Vocabulary) -> list[str]:
+    """Every word that expressions, questions and answers about scenes of this vocabulary can hold."""
     looks = [value for values in vocabulary.looks().values() for value in values]
     numbers = [str(n) for n in range(10)]
     places = [f"{axis}{k}" for axis in "xy" for k in range(vocabulary.cells)]
@@ -79,7 +81,7 @@ def full_name(thing: SceneObject) -> str:
     return f"{thing.size} {thing.texture} {thing.color} {thing.shape}"
 
 
-def name(look: Look) -> str:
+def noun_phrase(look: Look) -> str:
     """Some attributes as a noun phrase without article: {"color": "red"} -> "red object"."""
     return " ".join([*(look[a] for a in ("size", "texture", "color") if a in look), look.get("shape", "object")])
 
@@ -101,9 +103,10 @@ class Speaker:
 
     def expression(self, kind: str) -> Expression | None:
         """A random expression of this kind, or None where the scene has no clear one."""
+        spatial = self._extreme if self.rng.random() < 0.5 else self._relation
         makers: dict[str, Callable[[], tuple[str, Sequence[int]] | None]] = {
             "attribute": self._attribute,
-            "spatial": self._extreme if self.rng.random() < 0.5 else self._relation,
+            "spatial": spatial,
             "ordinal": self._ordinal,
             "several": self._several,
             "absent": self._absent,
@@ -118,7 +121,7 @@ class Speaker:
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
-    def _pick(self, options: Sequence) -> object:
+    def _pick(self, options: Sequence[Option]) -> Option:
         return options[int(self.rng.integers(len(options)))]
 
     def _find_unique_looks(self, thing: SceneObject) -> list[Look]:
@@ -135,12 +138,13 @@ class Speaker:
         # Short names are what people say; longer ones come now and then.
         shortest = min(map(len, good))
         short = [look for look in good if len(look) == shortest]
-        return name(self._pick(short if self.rng.random() < 0.6 else good))
+        return noun_phrase(self._pick(short if self.rng.random() < 0.6 else good))
 
     def _group(self, target: int) -> tuple[Look, list[int]]:
         """A vague name ("red object", "circle", "object") of `target` and everything it fits."""
         thing = self.objects[target]
-        chosen = self._pick([("shape",), ("color",), ("texture",), ("color", "shape"), ()])
+        choices: list[tuple[str, ...]] = [("shape",), ("color",), ("texture",), ("color", "shape"), ()]
+        chosen = self._pick(choices)
         look = {a: thing.look(a) for a in chosen}
         return look, matching(self.scene, look)
 
@@ -175,7 +179,7 @@ class Speaker:
         position = sorted((-sign * getattr(self.objects[i], axis), i) for i in members)
         if position[1][0] - position[0][0] < CLEAR_ORDER:
             return None
-        return f"the {extreme} {name(look)}", [position[0][1]]
+        return f"the {extreme} {noun_phrase(look)}", [position[0][1]]
 
     def _relation(self) -> tuple[str, list[int]] | None:
         target, anchor = self._any(), self._any()
@@ -189,7 +193,7 @@ class Speaker:
         if not others or steps[target] < CLEAR_STEP or max(others) > 0:
             return None
         unique = self._unique_name(anchor)
-        return None if unique is None else (f"the {name(look)} {direction} the {unique}", [target])
+        return None if unique is None else (f"the {noun_phrase(look)} {direction} the {unique}", [target])
 
     def _ordinal(self) -> tuple[str, list[int]] | None:
         look, members = self._group(self._any())
@@ -198,19 +202,20 @@ class Speaker:
         if ordered is None or len(ordered) < 3:
             return None
         rank = int(self.rng.integers(min(len(ordered), len(ORDINALS))))
-        return f"the {ORDINALS[rank]} {name(look)} from the {side}", [ordered[rank]]
+        return f"the {ORDINALS[rank]} {noun_phrase(look)} from the {side}", [ordered[rank]]
 
     def _several(self) -> tuple[str, list[int]] | None:
         look, members = self._group(self._any())
-        return None if len(members) < 2 or not look else (f"every {name(look)}", members)
+        return None if len(members) < 2 or not look else (f"every {noun_phrase(look)}", members)
 
     def _absent(self) -> tuple[str, list[int]] | None:
         """Mostly looks that are there, recombined: hard to tell from what is there."""
         first, second = self.objects[self._any()], self.objects[self._any()]
-        look = {"color": first.color, "shape": second.shape if self.rng.random() < 0.7 else self._pick(self.looks["shape"])}
+        shape = second.shape if self.rng.random() < 0.7 else self._pick(self.looks["shape"])
+        look = {"color": first.color, "shape": shape}
         if self.rng.random() < 0.3:
             look["texture"] = self._pick(self.looks["texture"])
-        return None if matching(self.scene, look) else (f"the {name(look)}", [])
+        return None if matching(self.scene, look) else (f"the {noun_phrase(look)}", [])
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -223,8 +228,8 @@ class Speaker:
         made = self.expression(kind)
         if made is None:
             return None
-        reading_order = sorted(made.targets, key=lambda i: (self.objects[i].x, self.objects[i].y))
-        places = " and ".join(place(self.scene, self.objects[i]) for i in reading_order)
+        left_to_right = sorted(made.targets, key=lambda i: (self.objects[i].x, self.objects[i].y))
+        places = " and ".join(place(self.scene, self.objects[i]) for i in left_to_right)
         text = made.text.removeprefix("the ") if self.rng.random() < 0.25 else made.text
         return f"where is {text} ?", places or NOWHERE
 

@@ -21,7 +21,13 @@ _SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing in a scene. `x`, `y` (its center) and `radius` are fractions of the image's side; `angle` in radians."""
+    """One thing in a scene.
+
+    Attributes:
+        x, y: its center, in fractions of the image's side; so is `radius`.
+        angle: in radians.
+        rgb: its own color, 0 to 255, before light and texture.
+    """
 
     shape: str
     color: str
@@ -34,6 +40,7 @@ class SceneObject:
     rgb: tuple[float, float, float]
 
     def look(self, attribute: str) -> str:
+        """Its value of an attribute of `Vocabulary.looks`."""
         return getattr(self, attribute)
 
 
@@ -58,7 +65,10 @@ class Scene:
         return Image.fromarray(np.clip(np.asarray(picture, np.float32) + grain, 0, 255).astype(np.uint8))
 
     def masks(self, size: int) -> np.ndarray:
-        """bool (objects, size, size): the visible part of every object, at the size of `draw`."""
+        """bool (objects, size, size): the visible part of every object, at the size of `draw`.
+
+        A pixel belongs to whatever covers at least half of it: to two objects where they share it half and half.
+        """
         side = size * _SUPERSAMPLING
         owner = np.full((side, side), -1, np.int8)
         for index, thing in enumerate(self.objects):
@@ -101,14 +111,10 @@ class Scene:
         rows, columns = np.mgrid[window].astype(np.float32)
         x, y = (columns + 0.5) / side - thing.x, (rows + 0.5) / side - thing.y
         shade = 1 + 0.16 * (x * math.cos(light) + y * math.sin(light)) / thing.radius
-        cos, sin = math.cos(thing.angle + 0.5), math.sin(thing.angle + 0.5)
-        u, v = x * cos + y * sin, y * cos - x * sin
-        if thing.texture == "striped":
-            shade *= np.where(np.sin(u * (2 * math.pi / 0.052)) > 0, 1.0, 0.45)
-        elif thing.texture == "dotted":
-            pitch = 0.058
-            far = np.hypot((u / pitch + 0.5) % 1 - 0.5, (v / pitch + 0.5) % 1 - 0.5)
-            shade *= np.where(far < 0.3, 0.4, 1.0)
+        texture = self.vocabulary.textures[thing.texture]
+        if texture is not None:
+            cos, sin = math.cos(thing.angle + 0.5), math.sin(thing.angle + 0.5)
+            shade *= texture(x * cos + y * sin, y * cos - x * sin)
         color = np.array(thing.rgb, np.float32) * shade[..., None]
         canvas[window][inside] = color[inside]
 
@@ -125,7 +131,7 @@ def sample_scene(
     Args:
         index: any non-negative integer.
         split: "train", "validation" or "test"; their scenes come from disjoint seeds.
-        count: smallest and largest number of objects.
+        count: smallest and largest number of objects; an object that finds no room is left out.
         vocabulary: what objects can look like.
 
     No two objects of a scene look alike in every attribute; about a third share one with another on purpose, so that

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 Outline = list[np.ndarray]  # closed polygons (n, 2) around the origin, radius about 1; the second and later are holes
+# u, v (fractions of the image's side, from the object's center, turned with it) -> how bright the object is there
+Texture = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _regular(corners: int, start: float = -90.0, inner: float | None = None) -> np.ndarray:
@@ -25,21 +28,37 @@ def _heart() -> np.ndarray:
 
 
 def _cross(arm: float = 0.36) -> np.ndarray:
+    """A plus sign; its bars are 2 * `arm` thick."""
     a = arm
-    corners = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)]
+    corners = (
+        *((-a, -1), (a, -1), (a, -a)),
+        *((1, -a), (1, a), (a, a)),
+        *((a, 1), (-a, 1), (-a, a)),
+        *((-1, a), (-1, -a), (-a, -a)),
+    )
     return np.array(corners)
 
 
-@dataclass(frozen=True)
+def _striped(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.where(np.sin(u * (2 * math.pi / 0.052)) > 0, 1.0, 0.45)
+
+
+def _dotted(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    pitch = 0.058
+    far = np.hypot((u / pitch + 0.5) % 1 - 0.5, (v / pitch + 0.5) % 1 - 0.5)
+    return np.where(far < 0.3, 0.4, 1.0)
+
+
+@dataclass(frozen=True, eq=False)  # one is like another only if it is the same: outlines are arrays
 class Vocabulary:
     """What objects can look like and how each look is called.
 
     Attributes:
         shapes: singular name -> outline.
-        plurals: singular name -> plural name.
+        plurals: name of a shape, or "object" -> its plural.
         colors: name -> RGB, 0 to 255.
         sizes: name -> (smallest, largest) radius in fractions of the image's side.
-        textures: names; the first is the absence of texture.
+        textures: name -> how it is painted; None: evenly.
         cells: the image is named on a grid of `cells` x `cells` places.
     """
 
@@ -47,14 +66,14 @@ class Vocabulary:
     plurals: dict[str, str]
     colors: dict[str, tuple[int, int, int]]
     sizes: dict[str, tuple[float, float]]
-    textures: tuple[str, ...]
+    textures: dict[str, Texture | None]
     cells: int
 
     def looks(self) -> dict[str, tuple[str, ...]]:
         """Attribute -> its possible values, in the order in which an expression names them."""
         return {
             "size": tuple(self.sizes),
-            "texture": self.textures,
+            "texture": tuple(self.textures),
             "color": tuple(self.colors),
             "shape": tuple(self.shapes),
         }
@@ -93,6 +112,6 @@ SHAPES_WORLD = Vocabulary(
         "cyan": (64, 214, 228),
     },
     sizes={"small": (0.088, 0.102), "large": (0.142, 0.168)},
-    textures=("plain", "striped", "dotted"),
+    textures={"plain": None, "striped": _striped, "dotted": _dotted},
     cells=8,
 )

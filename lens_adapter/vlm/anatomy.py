@@ -128,8 +128,8 @@ def find_anatomy(model: Any) -> Anatomy:
     if image_token_id is None and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UnsupportedModelError(
             f"{architecture!r} ({type(model).__name__}) is not a vision-language model: AutoModelForImageTextToText "
-            "does not know it, and its config names no image token. Pass the whole model, not its language model or its "
-            "vision tower."
+            "does not know it, and its config names no image token. Pass the whole model, not its language model or "
+            "its vision tower."
         )
     layers = _find_layers(model)
     attentions = [] if layers is None else [find_attention(layer) for layer in layers]
@@ -198,8 +198,8 @@ def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.Modu
     config = AutoConfig.for_model(base_config["model_type"], **facts)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UnsupportedModelError(
-            f"{config.model_type!r} is not a model of AutoModelForImageTextToText in this version of transformers, so its "
-            'decoder layers cannot be rebuilt from a config. Use fusion="lite".'
+            f"{config.model_type!r} is not a model of AutoModelForImageTextToText in this version of transformers, so "
+            'its decoder layers cannot be rebuilt from a config. Use fusion="lite".'
         )
     # Buffers are made for real, as no checkpoint holds them; parameters only for the layers that are kept.
     with init_empty_weights(include_buffers=False), torch.device("cpu"):

@@ -35,11 +35,15 @@ def load_image(image: Image.Image | str | Path | np.ndarray | Tensor) -> Image.I
             of the above.
     """
     if isinstance(image, np.ndarray):
-        return _from_array(image, "numpy array of shape (H, W, 3)", image.shape[2:] == (3,) and image.dtype == np.uint8)
+        _require_rgb(
+            image, image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8, "numpy array (H, W, 3)"
+        )
+        return Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Tensor):
-        good = image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8
-        channels_last = image.detach().cpu().permute(1, 2, 0).numpy() if good else image
-        return _from_array(channels_last, "torch tensor of shape (3, H, W)", good)
+        _require_rgb(
+            image, image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8, "torch tensor (3, H, W)"
+        )
+        return Image.fromarray(np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy()))
     if isinstance(image, Image.Image):
         return _as_shown(image, f"The {image.mode} image")
     if not isinstance(image, str | Path):
@@ -58,13 +62,12 @@ def load_image(image: Image.Image | str | Path | np.ndarray | Tensor) -> Image.I
         return _as_shown(opened, f"The file {str(image)!r}")
 
 
-def _from_array(array: Any, expected: str, good: bool) -> Image.Image:
+def _require_rgb(array: np.ndarray | Tensor, good: bool, expected: str) -> None:
     if not good or 0 in array.shape:
         raise InputError(
-            f"Expected a {expected}, RGB, dtype uint8 and at least one pixel; "
+            f"Expected a {expected} of RGB values, dtype uint8, with at least one pixel; "
             f"got shape {tuple(array.shape)} and dtype {array.dtype}."
         )
-    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _as_shown(image: Image.Image, name: str) -> Image.Image:

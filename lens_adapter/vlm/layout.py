@@ -1,9 +1,7 @@
 """Where in the original image each image token looks.
 
 What differs between models is data: a row of `LAYOUTS` names a family (how tokens tile the preprocessed pixels) and the
-config fields that it needs. What differs between processors (resizing, cropping, padding) is not written down anywhere
-but measured: pictures whose brightness is a coordinate go through the user's own image processor, and what comes out
-says which part of the original every pixel shows.
+config fields that it needs. What differs between processors (resizing, cropping, padding) is measured: see frame.py.
 """
 
 from __future__ import annotations
@@ -11,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil, floor
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
+from lens_adapter.vlm.frame import WHOLE, Frame, Line, is_enlarged, measure_frames
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,12 @@ class Window:
     Attributes:
         start: index of its first token among the image's tokens.
         grid: (h, w) tokens.
-        pixels: float (rows, columns), the preprocessed values averaged over channels, at any resolution; None where
-            only the tokens are asked for.
+        pixels: float (rows, columns), the preprocessed values averaged over channels, at any resolution.
     """
 
     start: int
     grid: tuple[int, int]
-    pixels: Tensor | None
+    pixels: Tensor
 
 
 @dataclass(frozen=True)
@@ -51,10 +47,6 @@ class ImageTokens:
 
 
 Family = Callable[..., list[ImageTokens]]  # (inputs, **values of the row's fields) -> one entry per image
-Frame = tuple[
-    tuple[float, float], tuple[float, float]
-]  # per axis (y, x): fraction of original = a * fraction of window + b
-WHOLE: Frame = ((1.0, 0.0), (1.0, 0.0))
 
 
 def _fixed_grid(inputs: Mapping[str, Any], *, patch: int, tower: str, features: str) -> list[ImageTokens]:
@@ -168,6 +160,42 @@ def token_layouts(
     return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
 
 
+MAX_CACHED = 1024  # image sizes per processor
+
+# {image processor: {(its settings, family, the family's values, image size): (grids, frames) of the windows}}
+_cache: WeakKeyDictionary[Any, dict[Any, tuple[list[tuple[int, int]], list[Frame]]]] = WeakKeyDictionary()
+
+
+def _frames(
+    image_processor: Any, read: partial[list[ImageTokens]], size: tuple[int, int], image: ImageTokens
+) -> list[Frame]:
+    """The frame of each of the image's windows, measured once per processor setting and image size."""
+    if min(size) < 1:
+        raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {size}.")
+    key = (image_processor.to_json_string(), read.func, tuple(read.keywords.items()), size)
+    known = _cache.setdefault(image_processor, {})
+    if key not in known:
+        windows: tuple[Window, ...] = ()
+
+        def show(picture: Image) -> list[Tensor]:
+            nonlocal windows
+            windows = read(image_processor(images=[picture], return_tensors="pt"))[0].windows
+            return [window.pixels for window in windows]
+
+        if len(known) >= MAX_CACHED:
+            known.clear()
+        frames = measure_frames(show, size)
+        known[key] = [window.grid for window in windows], frames
+    grids, frames = known[key]
+    got = [window.grid for window in image.windows]
+    if grids != got and not is_enlarged(size):
+        raise InputError(
+            f"image_sizes: an image of (H, W) = {size} has token grids {grids} by this processor, but the inputs have "
+            f"{got}. Give the sizes of the very images that were processed, in order, and the same processor."
+        )
+    return frames
+
+
 def _reader(architecture: str, config: PretrainedConfig) -> partial[list[ImageTokens]]:
     """The family's function with this model's values filled in."""
     row = LAYOUTS.get(architecture)
@@ -191,7 +219,7 @@ def _token_runs(input_ids: Tensor, image_token_id: int, lengths: Sequence[int]) 
     """Positions (n,) of every image's tokens; a sequence holds any number of whole images."""
     counts = (input_ids == image_token_id).sum(1).tolist()
     runs: list[Tensor] = []
-    for row, ids in enumerate(input_ids):
+    for ids in input_ids:
         positions = (ids == image_token_id).nonzero().flatten()
         while len(positions) and len(runs) < len(lengths) and lengths[len(runs)] <= len(positions):
             length = lengths[len(runs)]
@@ -224,7 +252,7 @@ def _layout(image: ImageTokens, run: Tensor, frames: Sequence[Frame]) -> TokenLa
     return TokenLayout(torch.cat(positions), torch.cat(boxes).to(run.device), grid)
 
 
-def _cells(count: int, line: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+def _cells(count: int, line: Line) -> tuple[Tensor, Tensor, Tensor]:
     """Along one axis: starts and ends of the cells that hold any of the image, in its fractions, and their indices."""
     scale, offset = line
     edges = scale * torch.arange(count + 1) / count + offset
@@ -241,133 +269,3 @@ def _require(inputs: Mapping[str, Any], key: str) -> Tensor:
             'them with the processor from images and text, return_tensors="pt".'
         )
     return inputs[key]
-
-
-# Measuring the frame.
-
-MIN_SIDE = 24  # pixels; a ramp over fewer says little, because interpolation bends its ends
-MAX_SIDE = 16384  # pixels; what no thin image is enlarged beyond
-MAX_CACHED = 1024  # image sizes per processor
-
-_cache: WeakKeyDictionary[Any, dict[Any, list[tuple[tuple[int, int], Frame]]]] = WeakKeyDictionary()
-
-
-def _frames(
-    image_processor: Any, read: partial[list[ImageTokens]], size: tuple[int, int], image: ImageTokens
-) -> list[Frame]:
-    """The frame of each of the image's windows, measured once per processor setting and image size."""
-    key = (image_processor.to_json_string(), read.func, tuple(read.keywords.items()), size)
-    known = _cache.setdefault(image_processor, {})
-    if key not in known:
-        if len(known) >= MAX_CACHED:
-            known.clear()
-        known[key] = _measure(image_processor, read, size)
-    grids, got = [grid for grid, _ in known[key]], [window.grid for window in image.windows]
-    if _multiple(size) == 1 and grids != got:
-        raise InputError(
-            f"image_sizes: an image of (H, W) = {size} has token grids {grids} by this processor, but the inputs have "
-            f"{got}. Give the sizes of the very images that were processed, in order, and the same processor."
-        )
-    return [frame for _, frame in known[key]]
-
-
-class _TooThin(Exception):
-    """Too few preprocessed pixels show the image."""
-
-
-def _multiple(size: tuple[int, int]) -> int:
-    """How much larger the picture is that stands in for an image of `size`.
-
-    Where an image lands depends on its shape: a multiple of a tiny one lands in the same place and can be measured.
-    """
-    return max(1, min(ceil(MIN_SIDE / min(size)), MAX_SIDE // max(size)))
-
-
-def _measure(
-    image_processor: Any, read: partial[list[ImageTokens]], size: tuple[int, int]
-) -> list[tuple[tuple[int, int], Frame]]:
-    """Grid and frame of every window that an image of `size` is seen through."""
-    height, width = (_multiple(size) * side for side in size)
-
-    def show(levels: np.ndarray) -> list[Window]:
-        """Send a grey picture, (H, W) by broadcasting, through the image processor."""
-        grey = Image.fromarray(np.ascontiguousarray(np.broadcast_to(levels, (height, width))))
-        return list(read(image_processor(images=[grey.convert("RGB")], return_tensors="pt"))[0].windows)
-
-    # Normalization is undone by what black and white become; padding is where they do not differ.
-    black, white = show(np.zeros((1, 1), np.uint8)), show(np.full((1, 1), 255, np.uint8))
-    contrasts = [bright.pixels - dark.pixels for bright, dark in zip(white, black, strict=True)]
-
-    def show_ramp(axis: int, ramp: np.ndarray) -> list[Tensor]:
-        seen = show(ramp[:, None] if axis == 0 else ramp[None, :])
-        return [picture.pixels - dark.pixels for picture, dark in zip(seen, black, strict=True)]
-
-    try:
-        rows = _measure_axis(partial(show_ramp, 0), contrasts, height, axis=0)
-        columns = _measure_axis(partial(show_ramp, 1), contrasts, width, axis=1)
-    except _TooThin as error:
-        raise InputError(
-            f"An image of (H, W) = {size} is too thin: nothing in it can be located once it is preprocessed. Crop it."
-        ) from error
-    return [(window.grid, frame) for window, *frame in zip(black, rows, columns, strict=True)]
-
-
-def _measure_axis(
-    show: Callable[[np.ndarray], list[Tensor]], contrasts: list[Tensor], length: int, axis: int
-) -> list[tuple[float, float]]:
-    """Fit, for every window, fraction of the image = a * fraction of the window + b along one axis.
-
-    A ramp has 256 levels. Where the windows see only a small part of a long axis, a second ramp spans just that part.
-    """
-    inside = [_between_padding(contrast.sum(1 - axis)) for contrast in contrasts]
-    if None not in inside:
-        return inside
-    if length < 4:
-        raise _TooThin
-    low, high = 0, length - 1  # the ramp's first and last pixel
-    while True:
-        # Whole levels per pixel where there are enough of them: then the ramp is exact.
-        slope = max(255 // (high - low), 1) if high - low <= 255 else 255 / (high - low)
-        ramp = np.clip((np.arange(length) - low) * slope, 0, 255).round().astype(np.uint8)
-        lines = []
-        for seen, contrast, line in zip(show(ramp), contrasts, inside, strict=True):
-            lit = contrast > 0.98 * _plateau(contrast)  # wholly image, no padding
-            level = torch.where(lit, 255 * seen / contrast, torch.nan).nanmedian(1 - axis).values
-            fraction = (level / slope + low + 0.5) / length  # nan where a row or column shows no image
-            lines.append(line or _line(fraction))
-        ends = np.clip([end for a, b in lines for end in (b, a + b)], 0, 1) * length
-        if ends.max() - ends.min() > (high - low) / 8 or high - low <= 16:
-            return lines
-        margin = 2 + 2 / slope  # two pixels and two levels
-        low, high = max(floor(ends.min() - margin), 0), min(ceil(ends.max() + margin), length - 1)
-
-
-def _between_padding(profile: Tensor) -> tuple[float, float] | None:
-    """The line along an axis with padding at both ends: all of the image is in between. None: there is no such padding.
-
-    Sums see edges that interpolation has blurred, however few pixels the image is thick.
-    """
-    profile = profile / _plateau(profile)
-    if max(profile[0], profile[-1]) > 0.5:
-        return None
-    thickness = profile.sum()
-    if thickness < 3:  # pixels; less never reaches full contrast, and what that is stays unknown
-        raise _TooThin
-    where = (torch.arange(len(profile)) + 0.5) / len(profile)
-    scale = (len(profile) / thickness).item()
-    return scale, 0.5 - scale * ((profile * where).sum() / thickness).item()
-
-
-def _plateau(values: Tensor) -> Tensor:
-    """The usual height of what is high."""
-    return values[values > 0.5 * values.max()].median()
-
-
-def _line(values: Tensor) -> tuple[float, float]:
-    """The line through values along [0, 1], by Theil and Sen: medians, which bent ends cannot pull."""
-    x, y = ((torch.arange(len(values)) + 0.5) / len(values))[values.isfinite()], values[values.isfinite()]
-    if len(x) < 2:
-        raise _TooThin
-    first, second = torch.triu_indices(len(x), len(x), offset=1)
-    slope = ((y[second] - y[first]) / (x[second] - x[first])).median()
-    return slope.item(), (y - slope * x).median().item()

@@ -200,10 +200,15 @@ class _Recorder:
                 "inputs_embeds nor input_ids."
             )
         batch, length = tokens.shape[:2]
-        mask, past = self._noted("attention_mask"), self._noted(*_CACHES)
+        mask, places, past = self._noted("attention_mask"), self._noted("cache_position"), self._noted(*_CACHES)
         # Only a 2-D mask says which tokens are padding. Others are ready-made: then every token counts as attended.
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        self.total = mask.shape[1] if mask is not None else length + (0 if past is None else int(past.get_seq_length()))
+        if mask is not None:
+            self.total = mask.shape[1]
+        elif places is not None:  # transformers 4, whose static caches do not know their length
+            self.total = int(places[-1]) + 1
+        else:
+            self.total = length + (0 if past is None else int(past.get_seq_length()))
         positions = self._positions(mask, batch, tokens.device)
         computed = (positions >= self.total - length).all(dim=0)
         self.current = LensSignals(

@@ -28,7 +28,7 @@ def tiny_processor(architecture: str, framing: processors.Framing = "crop", **op
 def tiny_pair(
     architecture: str, framing: processors.Framing = "crop", *, seed: int = 0, attention: str = "eager", **vision: Any
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A random model in eval mode, as `tiny_model` makes it, and a processor for it; `vision` overrides its vision config."""
+    """A random model in eval mode, as `tiny_model`'s, and a processor for it; `vision` overrides its vision config."""
     ids = processors.TOKEN_IDS
     facts = copy.deepcopy(CONFIGS[architecture])
     special = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"]}

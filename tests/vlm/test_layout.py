@@ -15,6 +15,7 @@ from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm import layout as room
 from lens_adapter.vlm.anatomy import find_anatomy
+from lens_adapter.vlm.frame import Frame, measure_frames
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout import register_layout, token_layouts
 from tests.tiny.pairs import tiny_pair, tiny_processor
@@ -189,18 +190,24 @@ def true_frame(framing: str, size: tuple[int, int]) -> list[tuple[float, float]]
 SIZES = ((1, 1), (1, 2), (2, 3), (1, 8), (8, 1), (5, 3), (30, 30), (7, 90), (600, 20), (480, 640), (1500, 1100))
 
 
+def measured_frame(framing: str, size: tuple[int, int]) -> Frame:
+    image_processor = tiny_processor("llava", framing).image_processor
+
+    def show(picture: Image.Image) -> list[Tensor]:
+        return [image_processor(images=[picture], return_tensors="pt")["pixel_values"][0].mean(0)]
+
+    (frame,) = measure_frames(show, size)
+    return frame
+
+
 @pytest.mark.parametrize("framing", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_frames_of_any_shape(framing, size):
-    model, processor = tiny_pair("llava", framing)
-    read = room._reader("llava", model.config)
     if framing == "pad" and max(size) / min(size) > 28:  # less than two of the 56 pixels
         with pytest.raises(InputError, match=r"\(600, 20\) is too thin"):
-            room._measure(processor.image_processor, read, size)
+            measured_frame(framing, size)
         return
-    ((grid, frame),) = room._measure(processor.image_processor, read, size)
-    assert grid == (4, 4)
-    for (scale, offset), (start, end) in zip(frame, true_frame(framing, size), strict=True):
+    for (scale, offset), (start, end) in zip(measured_frame(framing, size), true_frame(framing, size), strict=True):
         pixel = scale / 56  # of the preprocessed square, in fractions of the image
         assert abs(offset - start) < 1.01 * pixel  # cropping rounds to whole pixels
         assert abs(scale + offset - end) < 1.01 * pixel
@@ -210,9 +217,7 @@ def test_frames_of_any_shape(framing, size):
 @pytest.mark.parametrize("size", [(10, 3000), (3000, 10)])
 def test_the_slice_that_a_crop_leaves_of_a_long_image(size):
     """A ramp of 256 levels says nothing about 10 of 3000 pixels; a second look does."""
-    model, processor = tiny_pair("llava", "crop")
-    ((_, frame),) = room._measure(processor.image_processor, room._reader("llava", model.config), size)
-    scale, offset = frame[size.index(3000)]
+    scale, offset = measured_frame("crop", size)[size.index(3000)]
     assert scale == pytest.approx(10 / 3000, rel=0.02)
     assert offset + scale / 2 == pytest.approx(0.5, abs=1e-4)
 

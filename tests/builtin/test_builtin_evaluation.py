@@ -1,0 +1,245 @@
+"""The evaluation of the shipped models: exams, marks, baselines, and every figure where it belongs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lens_adapter import builtin
+from lens_adapter.builtin import evaluation
+from lens_adapter.builtin.baselines import Baselines, innermost_point, with_target
+from lens_adapter.builtin.evaluation import Finding, are_near, evaluate_builtin, examine, head_figures, mark
+from lens_adapter.builtin.exam import EXPRESSIONS, PICTURE_SIZE, QUESTIONS, Exam, make_exam
+from lens_adapter.data.expressions import Question
+from lens_adapter.data.scenes import sample_scene
+from lens_adapter.errors import LensError
+from lens_adapter.evaluation import Overlap, overlap
+from lens_adapter.signals import LensOutput
+from tests.tiny import reading
+
+METRICS = ("giou", "ciou", "precision_at_50")
+
+
+@pytest.fixture(scope="module")
+def exam() -> Exam:
+    return make_exam(5, "test")
+
+
+def test_an_exam_is_the_same_each_time_and_true(exam):
+    again = make_exam(5, "test")
+    assert exam.prompts == again.prompts and exam.questions == again.questions
+    scene = sample_scene(5, "test")
+    assert exam.picture.tobytes() == scene.draw(PICTURE_SIZE).tobytes()
+    masks = scene.masks(PICTURE_SIZE)
+    for case in exam.cases:
+        named = [] if not case.has_target else reading.read(scene, case.expression.text)[0]
+        expected = np.any([masks[scene.objects.index(thing)] for thing in named], axis=0) if named else masks[0] & False
+        np.testing.assert_array_equal(case.truth, expected)
+    for question in exam.questions:
+        assert question.answer == reading.answer(scene, question.text)
+
+
+def test_exams_ask_of_every_kind_and_nothing_twice():
+    exams = [make_exam(index, "validation") for index in range(6)]
+    kinds = [case.expression.kind for exam in exams for case in exam.cases]
+    assert all(0 < kinds.count(kind) <= count * len(exams) for kind, count in EXPRESSIONS.items())
+    assert {question.kind for exam in exams for question in exam.questions} == set(QUESTIONS)
+    assert all(len(set(exam.prompts)) == len(exam.prompts) for exam in exams)
+
+
+@pytest.mark.parametrize(
+    "answer, near",
+    [
+        ("x3 y5", True),
+        ("x4 y4", True),
+        ("x2 y6", True),
+        ("x5 y5", False),
+        ("x3 y7", False),
+        ("y5 x3", False),
+        ("x3", False),
+        ("x3 y5 and x3 y5", False),
+        ("nowhere", False),
+        ("x y", False),
+        ("", False),
+    ],
+)
+def test_near_means_within_one_cell(answer, near):
+    assert are_near(answer, "x3 y5") is near
+
+
+def test_marks():
+    assert mark(Question("counting", "how many objects ?", "3"), "3") == {"counting": True}
+    assert mark(Question("counting", "how many objects ?", "3"), "3 3") == {"counting": False}
+    where = Question("where", "where is the star ?", "x3 y5")
+    assert mark(where, "x4 y5") == {"where": False, "where_within_one_cell": True}
+
+
+def test_innermost_point():
+    mask = np.zeros((20, 40), bool)
+    mask[2:17, 10:25] = True  # rows 2-16, columns 10-24: the middle is row 9, column 17
+    assert innermost_point(mask) == ((17 + 0.5) / 40, (9 + 0.5) / 20)
+    mask[2:17, 12:25] = False  # two columns, which a peel removes whole: any of their pixels
+    x, y = innermost_point(mask)
+    assert mask[int(y * 20), int(x * 40)]
+    ring = np.hypot(*(np.mgrid[:41, :41] - 20)) < 18
+    ring &= np.hypot(*(np.mgrid[:41, :41] - 20)) > 8
+    x, y = innermost_point(ring)
+    assert np.hypot(x * 41 - 20.5, y * 41 - 20.5) == pytest.approx(13, abs=1.5)
+    single = np.zeros((4, 4), bool)
+    single[3, 0] = True
+    assert innermost_point(single) == (0.125, 0.875)
+
+
+def finding(kind: str, overlap: Overlap, score: float, *, there: bool = True, refused: bool = False) -> Finding:
+    return Finding(kind, there, overlap, score, refused, peak_on_target=there and score > 0.5)
+
+
+def test_figures_of_a_head_by_hand():
+    figures = head_figures(
+        [
+            finding("attribute", Overlap(9, 10), 0.9),
+            finding("attribute", Overlap(1, 10), 0.2, refused=True),
+            finding("spatial", Overlap(8, 10), 0.8),
+            finding("absent", Overlap(0, 5), 0.1, there=False, refused=True),
+            finding("absent", Overlap(0, 5), 0.7, there=False),
+        ]
+    )
+    assert figures == {
+        "giou.attribute": pytest.approx(0.5),
+        "ciou.attribute": pytest.approx(0.5),
+        "precision_at_50.attribute": 0.5,
+        "giou.spatial": pytest.approx(0.8),
+        "ciou.spatial": pytest.approx(0.8),
+        "precision_at_50.spatial": 1.0,
+        "giou.all": pytest.approx(0.6),
+        "ciou.all": pytest.approx(0.6),
+        "precision_at_50.all": pytest.approx(2 / 3),
+        "no_target_accuracy": 0.5,
+        "target_accepted": pytest.approx(2 / 3),
+        "keypoint_on_target": pytest.approx(2 / 3),
+        "score_rank_correlation": pytest.approx(1),
+    }
+
+
+def test_a_figure_without_cases_is_left_out():
+    assert head_figures([finding("absent", Overlap(0, 5), 0.1, there=False)]) == {"no_target_accuracy": 0.0}
+    alone = head_figures([finding("spatial", Overlap(5, 5), 0.6)])
+    assert not {"no_target_accuracy", "score_rank_correlation", "giou.attribute"} & set(alone)
+
+
+class Oracle:
+    """Answers every prompt of an exam with the truth, at full score; nothing, at score 0, where there is nothing."""
+
+    config = SimpleNamespace(score_threshold=0.5)
+
+    def __init__(self, exam: Exam):
+        self.exam = exam
+
+    def segment(self, picture, prompts) -> LensOutput:
+        masks = torch.tensor(np.stack([case.truth for case in self.exam.cases]))
+        clicks = [np.multiply(innermost_point(c.truth), PICTURE_SIZE) if c.has_target else () for c in self.exam.cases]
+        points = [torch.tensor(np.array(click)).reshape(-1, 2) for click in clicks]
+        scores = masks.any(2).any(1).float()
+        heat = torch.zeros(len(masks), 8, 8)
+        found = [torch.ones(len(p)) for p in points]
+        return LensOutput(list(prompts), (PICTURE_SIZE, PICTURE_SIZE), masks, scores, points, found, heat)
+
+
+def test_an_oracle_gets_full_marks():
+    exams = [make_exam(index, "test") for index in (5, 6)]
+    findings = [one for exam in exams for one in examine(Oracle(exam), exam)]
+    figures = head_figures(findings)
+    assert "no_target_accuracy" in figures and "giou.all" in figures
+    assert set(figures.values()) == {1.0}
+
+
+def test_a_refusal_is_an_empty_mask_or_a_low_score(exam):
+    oracle = Oracle(exam)
+    out = oracle.segment(exam.picture, exam.prompts)
+    out.masks[0] = False
+    out.scores[1] = 0.49
+    oracle.segment = lambda picture, prompts: out
+    refused = [one.refused for one in examine(oracle, exam)]
+    assert refused == [True, True, *(not case.has_target for case in exam.cases[2:])]
+
+
+def test_everything_is_measured(shipped, monkeypatch):
+    monkeypatch.setattr(evaluation, "VALIDATION_SCENES", 1)
+    figures = evaluate_builtin(scenes=2)
+    json.dumps(figures, allow_nan=False)
+    cases = [case for index in range(2) for case in make_exam(index, "test").cases]
+    kinds = {case.expression.kind for case in cases if case.has_target} | {"all"}
+    masks = {f"{metric}.{kind}" for metric in METRICS for kind in kinds}
+    names = ("random_object", "raw_attention", "raw_keypoint", "oracle_keypoint")
+    expected = {f"baselines.{name}.{key}" for name in names for key in masks}
+    judgements = {"no_target_accuracy", "target_accepted", "keypoint_on_target", "score_rank_correlation"}
+    expected |= {f"heads.{name}.{key}" for name in ("mirror", "lite") for key in masks | judgements}
+    expected |= {f"answers.{kind}" for kind in (*QUESTIONS, "where_within_one_cell")}
+    assert set(figures) == expected
+    for name, value in figures.items():
+        assert (-1 if name.endswith("rank_correlation") else 0) <= value <= 1, name
+    again = evaluate_builtin(scenes=2)
+    assert again == figures
+
+
+@pytest.fixture(scope="module")
+def baselines(shipped) -> Baselines:
+    return Baselines(builtin.load_head("lite").attach(*builtin.load_base()))
+
+
+def test_baselines_give_one_mask_per_case_with_a_target(baselines, exam):
+    masks = baselines.masks(exam)
+    for name, found in masks.items():
+        assert len(found) == len(with_target(exam)), name
+        assert all(mask.shape == (PICTURE_SIZE, PICTURE_SIZE) and mask.dtype == bool for mask in found), name
+    assert all(any((mask == thing).all() for thing in exam.objects) for mask in masks["random_object"])
+
+
+def test_raw_attention_is_cut_at_a_share_of_its_peak(baselines, exam, monkeypatch):
+    ramp = torch.arange(4.0).expand(1, 4, 4) / 3  # brighter to the right
+    monkeypatch.setattr(baselines, "_attention", lambda *_: {baselines.layer: ramp})
+    one = replace(exam, cases=with_target(exam)[:1])
+    baselines.share = 0.5  # crossed in the middle between the centers of the second and the third column
+    (mask,) = baselines.masks(one)["raw_attention"]
+    expected = np.zeros((PICTURE_SIZE, PICTURE_SIZE), bool)
+    expected[:, PICTURE_SIZE // 2 :] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_clicks_are_those_of_sam_itself(baselines, exam, monkeypatch):
+    """The oracle's click through segment-anything's own predictor gives the same mask."""
+    from segment_anything import SamPredictor
+
+    from tests.tiny.sam import segment_anything_of
+
+    case = with_target(exam)[0]
+    (mask, *_) = baselines.masks(exam)["oracle_keypoint"]
+    predictor = SamPredictor(segment_anything_of(baselines.sam))
+    predictor.set_image(np.asarray(exam.picture))
+    click = np.multiply([innermost_point(case.truth)], PICTURE_SIZE)
+    expected, _, _ = predictor.predict(click, np.ones(1), multimask_output=False)
+    assert overlap(mask, expected[0]).iou > 0.99
+
+
+def test_choose_takes_the_best_layer_and_share(baselines, exam, monkeypatch):
+    """Layer 2 shows the truth where others show nothing of it; 0.6 is the share that leaves out its halo."""
+    cases = with_target(exam)
+    truth = torch.tensor(np.stack([case.truth for case in cases])).float()
+    halo = torch.nn.functional.max_pool2d(truth[:, None], 31, 1, 15)[:, 0]
+    maps = {layer: torch.ones_like(truth) for layer in range(4)} | {2: torch.maximum(truth, 0.55 * halo)}
+    monkeypatch.setattr(baselines, "_attention", lambda exam, cases, layers: {layer: maps[layer] for layer in layers})
+    baselines.choose([exam])
+    assert (baselines.layer, baselines.share) == (2, 0.6)
+
+
+def test_missing_models_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(builtin, "VLM", tmp_path / "vlm")
+    monkeypatch.setattr(builtin, "HEADS", {"lite": tmp_path / "lens-lite"})
+    for load in (builtin.load_base, lambda: builtin.load_head("lite")):
+        with pytest.raises(LensError, match="train the models with the scripts in examples/builtin"):
+            load()

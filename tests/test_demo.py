@@ -1,0 +1,60 @@
+"""The demo: true scenes, an honest table, a picture."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from lens_adapter import builtin
+from lens_adapter.demo import ONLY_ITS_WORLD, SHOWN, run_demo, time_parts
+from tests.tiny import reading
+from tests.tiny.sam import noise_image
+from tests.tiny.shipped import ship_tiny, use_shipped
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shipped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("builtin")
+    ship_tiny(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        use_shipped(patch, folder)
+        yield
+
+
+@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: str(shown.index))
+def test_what_is_shown_is_true(shown):
+    scene = shown.scene()
+    assert len(shown.prompts) == 3
+    for text, targets in shown.prompts.items():
+        named, margin = reading.read(scene, text)
+        assert [scene.objects.index(thing) for thing in named] == list(targets)
+        assert margin >= 0.03
+    assert reading.answer(scene, shown.question) not in ("", "nothing")
+
+
+def test_the_walk_through_three_scenes(tmp_path, capsys):
+    run_demo(None, [], tmp_path / "new" / "sheet.png", head="lite")
+    printed = capsys.readouterr().out
+    for shown in SHOWN:
+        assert all(text in printed for text in [*shown.prompts, shown.question])
+    assert printed.count("(identical)") == 3 and "DIFFERENT" not in printed
+    for part in ("prefill", "LENS head", "SAM image encoder", "SAM mask decoder"):
+        assert part in printed
+    assert ONLY_ITS_WORLD not in printed
+    with Image.open(tmp_path / "new" / "sheet.png") as sheet:
+        assert sheet.width > 1000 and sheet.height > 1000
+
+
+def test_a_picture_of_ones_own(tmp_path, capsys):
+    noise_image(90, 120).save(tmp_path / "photo.png")
+    run_demo(tmp_path / "photo.png", ["my dog", "the red circle"], tmp_path / "sheet.png", head="mirror")
+    printed = capsys.readouterr().out
+    assert printed.startswith(ONLY_ITS_WORLD)
+    assert "Words it has never read: circle, dog, my, red, the." in printed  # the tiny stand-in reads bytes
+    assert "my dog" in printed and (tmp_path / "sheet.png").is_file()
+
+
+def test_the_parts_of_a_call_are_timed():
+    with builtin.load_head("lite").attach(*builtin.load_base()) as adapter:
+        parts = time_parts(adapter, noise_image(60, 60), ["one", "another"], repeats=1)
+    assert len(parts) == 5 and all(seconds > 0 for seconds in parts.values())
