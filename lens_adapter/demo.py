@@ -61,7 +61,7 @@ SHOWN = (
             "the second ring from the top": (4,),
             "the cyan object": (5,),
         },
-        question="what is the rightmost object ?",
+        question="what is the topmost object ?",
     ),
     Shown(
         index=6,
