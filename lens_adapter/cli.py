@@ -98,6 +98,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _segment(args: argparse.Namespace) -> None:
     import torch
+    from huggingface_hub.errors import HFValidationError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from lens_adapter.adapter import LensAdapter
@@ -108,7 +109,10 @@ def _segment(args: argparse.Namespace) -> None:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {args.device} cannot be used here; try cpu. {_first_line(error)}") from error
-    adapter = LensAdapter.from_pretrained(args.adapter)
+    try:
+        adapter = LensAdapter.from_pretrained(args.adapter)
+    except HFValidationError as error:
+        raise InputError(f"--adapter {args.adapter} is neither a folder nor a Hub repository. {error}") from error
     try:
         model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype)
     except ValueError as error:

@@ -55,7 +55,7 @@ from lens_adapter import LensAdapter
 from tests.test_checkpoint import IMAGE, PROMPTS
 from tests.tiny.pairs import tiny_pair
 for folder in map(Path, sys.argv[1:]):
-    adapter = LensAdapter.from_pretrained(folder).attach(*tiny_pair(folder.name.split(".")[0]))
+    adapter = LensAdapter.from_pretrained(folder).attach(*tiny_pair(folder.name.split("-")[0]))
     out = adapter.segment(IMAGE, PROMPTS, return_logits=True)
     out.image = None
     torch.save(vars(out), folder.with_suffix(".pt"))
@@ -67,7 +67,7 @@ def test_a_fresh_process_finds_the_same_masks(tmp_path):
     for architecture, fusion in GRID:
         adapter, model, processor = tiny_trio(architecture, fusion)
         learn(adapter, processor)  # so that no fresh start could look like a loaded head
-        folder = tmp_path / f"{architecture}.{fusion}_lens"
+        folder = tmp_path / f"{architecture}-{fusion}"
         adapter.save_pretrained(folder)
         assert sorted(os.listdir(folder)) == FILES
         loaded = LensAdapter.from_pretrained(folder).attach(model, processor)

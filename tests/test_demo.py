@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from lens_adapter import builtin
+from lens_adapter.data.expressions import CLEAR_ORDER
 from lens_adapter.demo import ONLY_ITS_WORLD, SHOWN, run_demo, time_parts
 from tests.tiny import reading
 from tests.tiny.sam import noise_image
@@ -28,11 +29,11 @@ def test_what_is_shown_is_true(shown):
     for text, targets in shown.prompts.items():
         named, margin = reading.read(scene, text)
         assert [scene.objects.index(thing) for thing in named] == list(targets)
-        assert margin >= 0.03
+        assert margin >= CLEAR_ORDER
     assert reading.answer(scene, shown.question) != "nothing"
     if "most " in shown.question:
         _, margin = reading.read(scene, shown.question.removeprefix("what is ").removesuffix(" ?"))
-        assert margin >= 0.03
+        assert margin >= CLEAR_ORDER
 
 
 def test_the_walk_through_three_scenes(tmp_path, capsys):

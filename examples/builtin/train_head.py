@@ -1,7 +1,7 @@
 """Step 4: a LENS head and the mask decoder learn from masks; the vision-language model and SAM's encoder are frozen.
 
 Frozen things are computed once: image features of the base and image embeddings of SAM for every training scene go
-into build/builtin/features-*, and both heads train from them. Expressions are drawn anew each time.
+into build/builtin/features, and both heads train from them. Expressions are drawn anew each time.
 
     python examples/builtin/train_head.py mirror
     python examples/builtin/train_head.py lite
@@ -10,7 +10,7 @@ into build/builtin/features-*, and both heads train from them. Expressions are d
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ from lens_adapter import LensAdapter
 from lens_adapter.adapter import LensPrediction
 from lens_adapter.data.expressions import Expression, Speaker
 from lens_adapter.data.scenes import Scene, sample_scene
+from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.signals import LensSignals, TokenLayout
 
 SCENES = 6000
@@ -56,49 +57,47 @@ CALIBRATION_SCENES = 200
 BICUBIC = Image.Resampling.BICUBIC  # as the processor resizes
 
 
-@dataclass(frozen=True)
-class Features:
-    """What the frozen parts say about the training scenes."""
+def image_tokens(model: LlavaForConditionalGeneration) -> Tensor:
+    """float16 (SCENES, 64, D), the base's image features of the training scenes."""
 
-    tokens: Tensor  # (SCENES, 64, D), the base's image features
-    embeddings: Tensor  # (SCENES, C, g, g), SAM's image embeddings
+    def compute(pictures: list[Image.Image]) -> Tensor:
+        small = [pixel_tensor(picture.resize((IMAGE_SIZE, IMAGE_SIZE), BICUBIC)) for picture in pictures]
+        return image_features(model, torch.stack(small))
+
+    shape = (SCENES, IMAGE_TOKENS, model.config.text_config.hidden_size)
+    return frozen_features(f"tokens-{fingerprint(SHIPPED / 'vlm')}", shape, compute)
 
 
-def load_features(model: LlavaForConditionalGeneration, adapter: LensAdapter) -> Features:
-    """Compute or go on computing the features; what is there already is kept."""
-    folder = WORK / f"features-{fingerprint(SHIPPED / 'vlm', SHIPPED / 'sam')}"
+def sam_embeddings(decoder: SamDecoder) -> Tensor:
+    """float16 (SCENES, C, g, g), SAM's image embeddings of the training scenes."""
+    grid = SIDE // TINY_SAM["patch_size"]
+    shape = (SCENES, TINY_SAM["out_channels"], grid, grid)
+    return frozen_features(f"embeddings-{fingerprint(SHIPPED / 'sam')}", shape, decoder.encode_images)
+
+
+@torch.no_grad()
+def frozen_features(name: str, shape: tuple[int, ...], compute: Callable[[list[Image.Image]], Tensor]) -> Tensor:
+    """Compute, or go on computing, what a frozen part says about every training scene; what is there is kept."""
+    folder = WORK / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    channels, grid = TINY_SAM["out_channels"], SIDE // TINY_SAM["patch_size"]
-    shapes = {"tokens": (SCENES, IMAGE_TOKENS, model.config.text_config.hidden_size)}
-    shapes["embeddings"] = (SCENES, channels, grid, grid)
-    stores = {name: open_store(folder / f"{name}.npy", shape) for name, shape in shapes.items()}
-    done_file = folder / "done.txt"
-    done = int(done_file.read_text()) if done_file.exists() else 0
-    for start in trange(done, SCENES, 20, desc="frozen features", unit="batch", mininterval=10):
-        pictures = [sample_scene(i).draw(SIDE) for i in range(start, min(start + 20, SCENES))]
-        small = torch.stack([pixel_tensor(p.resize((IMAGE_SIZE, IMAGE_SIZE), BICUBIC)) for p in pictures])
-        with torch.no_grad():
-            stores["tokens"][start : start + len(pictures)] = image_features(model, small).numpy()
-            stores["embeddings"][start : start + len(pictures)] = adapter.decoder.encode_images(pictures).numpy()
-        if start % 500 == 480:
-            for store in stores.values():
-                store.flush()
-            done_file.write_text(str(start + 20))
-    done_file.write_text(str(SCENES))
-    return Features(torch.from_numpy(stores["tokens"]), torch.from_numpy(stores["embeddings"]))
-
-
-def fingerprint(*folders: Path) -> str:
-    """Eight letters that change with the weights: features of a model are never taken for those of another."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        digest.update((folder / "model.safetensors").read_bytes())
-    return digest.hexdigest()[:8]
-
-
-def open_store(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    path, done_file = folder / f"{name}.npy", folder / f"{name}.done"
     mode = "r+" if path.exists() else "w+"
-    return np.lib.format.open_memmap(path, mode, np.float16, None if mode == "r+" else shape)
+    store = np.lib.format.open_memmap(path, mode, np.float16, None if mode == "r+" else shape)
+    done = int(done_file.read_text()) if done_file.exists() else 0
+    for start in trange(done, SCENES, 20, desc=name, unit="batch", mininterval=10):
+        pictures = [sample_scene(i).draw(SIDE) for i in range(start, min(start + 20, SCENES))]
+        store[start : start + len(pictures)] = compute(pictures).numpy()
+        if start % 500 == 480:
+            store.flush()
+            done_file.write_text(str(start + 20))
+    store.flush()
+    done_file.write_text(str(SCENES))
+    return torch.from_numpy(store)
+
+
+def fingerprint(folder: Path) -> str:
+    """Eight letters that change with the weights: features of a model are never taken for those of another."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:8]
 
 
 def say(scene: Scene, rng: np.random.Generator) -> list[Expression]:
@@ -209,7 +208,7 @@ def main() -> None:
         base_model_name_or_path="lens_adapter/builtin/vlm",
     )
     adapter.decoder.load_weights(SHIPPED / "sam")
-    features = load_features(model, adapter)
+    tokens, embeddings = image_tokens(model), sam_embeddings(adapter.decoder)
     adapter.train()
     groups = [
         {"params": list(adapter.head.parameters()), "lr": 1e-3},
@@ -226,8 +225,8 @@ def main() -> None:
         for group, base in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = base * rate
         numbers, texts, masks, present = next(stream)
-        signals, layouts = read_base(adapter, model, features.tokens[numbers][index].float(), texts)
-        found = adapter(signals, layouts, features.embeddings[numbers].float(), index, sizes)
+        signals, layouts = read_base(adapter, model, tokens[numbers][index].float(), texts)
+        found = adapter(signals, layouts, embeddings[numbers].float(), index, sizes)
         parts = losses(found, masks, present, args.fusion)
         optimizer.zero_grad()
         sum(parts.values()).backward()
