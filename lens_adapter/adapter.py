@@ -141,8 +141,12 @@ class LensAdapter(PreTrainedModel):
         try:
             adapter, info = super().from_pretrained(source, *args, **kwargs)
         except SafetensorError as error:
-            raise CheckpointMismatchError(f"{source}: model.safetensors is damaged ({error}). Fetch it again.") from error
-        problems = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
+            raise CheckpointMismatchError(
+                f"{source}: model.safetensors is damaged ({error}). Fetch it again."
+            ) from error
+        problems = {
+            key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]
+        }
         if problems:
             listing = "; ".join(f"{len(names)} {key}: {str(names[:4])[1:-1]}" for key, names in problems.items())
             raise CheckpointMismatchError(
@@ -251,7 +255,9 @@ class LensAdapter(PreTrainedModel):
         """The base; the mirror follows the attention implementation that it has now, since recorded masks fit that."""
         anatomy = self._attached().anatomy
         if self.config.fusion == "mirror":
-            self.head.fusion.layers.set_attention_implementation(anatomy.attention_implementation(self.config.tap_layer))
+            self.head.fusion.layers.set_attention_implementation(
+                anatomy.attention_implementation(self.config.tap_layer)
+            )
         return anatomy
 
     def capture(
@@ -286,8 +292,7 @@ class LensAdapter(PreTrainedModel):
             query, layers: as for `capture`; `layers` defaults to those the head reads.
         """
         anatomy = self._about_to_read()
-        if not isinstance(inputs, Mapping):
-            raise InputError(f"prefill needs what the processor returned, a mapping; got {type(inputs).__name__}.")
+        _require_mapping(inputs)
         device = anatomy.model.device
         if device.type != "meta":  # an offloaded base moves its inputs itself
             inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
@@ -309,6 +314,7 @@ class LensAdapter(PreTrainedModel):
                 `pixel_values`.
         """
         attached = self._attached()
+        _require_mapping(inputs)
         return token_layouts(attached.anatomy.model, attached.processor, inputs, image_sizes)
 
     # -- segmenting ---------------------------------------------------------------------------------------------------
@@ -475,6 +481,11 @@ class _Draft:
     points: Tensor
     point_scores: Tensor
     heatmap: Tensor
+
+
+def _require_mapping(inputs: Any) -> None:
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs must be what the processor returned, a mapping; got {type(inputs).__name__}.")
 
 
 def _pair(images: Any, prompts: Any) -> list[tuple[Image, list[str]]]:

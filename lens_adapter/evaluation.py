@@ -62,4 +62,4 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     for values in (np.asarray(a), np.asarray(b)):
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.stack(ranks))[0, 1])

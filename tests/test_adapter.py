@@ -20,6 +20,7 @@ from tests.tiny.adapters import (
     FUSIONS,
     GREEDY,
     GRID,
+    PAIRED,
     assert_close,
     hooks_in,
     learn,
@@ -34,6 +35,7 @@ from tests.tiny.sam import noise_image, tiny_sam, tiny_sam_model
 
 trio = cache(tiny_trio)  # for tests that leave no mark
 everywhere = pytest.mark.parametrize(("architecture", "fusion"), GRID)
+paired = pytest.mark.parametrize(("architecture", "fusion"), PAIRED)
 IMAGES = [noise_image(61, 97), noise_image(84, 40, seed=1), noise_image(33, 33, seed=2)]
 PROMPTS = ["the cat", ["a dog", "the large red car on the left"], ["grass"]]
 
@@ -164,7 +166,7 @@ def test_eager_and_sdpa_give_the_same(architecture, fusion):
         assert_close(before, after)
 
 
-@everywhere
+@paired
 def test_half_precision_base_with_a_float32_head(architecture, fusion):
     adapter, model, _ = tiny_trio(architecture, fusion)
     model.to(torch.bfloat16)
@@ -324,7 +326,7 @@ def test_interleaved_and_nested_adapters():
     assert same_output(late.segment(IMAGES[0], "the cat", return_logits=True), alone[1])
 
 
-@everywhere
+@paired
 def test_segment_inside_capture_is_not_the_users_forward(architecture, fusion):
     adapter, model, processor = trio(architecture, fusion)
     inputs = ready_inputs(processor)
@@ -434,7 +436,7 @@ def test_peft_model(fusion):
 # -- what belongs to the adapter
 
 
-@everywhere
+@paired
 def test_nothing_of_the_base_belongs_to_the_adapter(architecture, fusion):
     adapter, model, processor = tiny_trio(architecture, fusion)
     theirs = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}

@@ -29,6 +29,7 @@ from tests.tiny.sam import noise_image
 
 IMAGE = noise_image(50, 70)
 everywhere = pytest.mark.parametrize(("architecture", "fusion"), GRID)
+paired = pytest.mark.parametrize(("architecture", "fusion"), PAIRED)
 
 
 @everywhere
@@ -50,7 +51,7 @@ def test_weights_of_the_base_are_never_written(architecture, fusion):
 
 
 @pytest.mark.parametrize("attention", IMPLEMENTATIONS)
-@everywhere
+@paired
 def test_outputs_of_the_base_are_bit_identical(architecture, fusion, attention):
     model, processor = tiny_pair(architecture, attention=attention)
     inputs = ready_inputs(processor)
@@ -101,7 +102,7 @@ def layers_of(model):
     return model.model.language_model.layers
 
 
-@pytest.mark.parametrize(("architecture", "fusion"), PAIRED)
+@paired
 @pytest.mark.parametrize("place", ["layer", "attention", "vision", "head", "decoder", "image", "prompt"])
 def test_nothing_is_left_after_an_exception_in_segment(architecture, fusion, place):
     adapter, model, processor = tiny_trio(architecture, fusion, tap_layer=1)
@@ -150,7 +151,7 @@ def test_nothing_is_left_after_an_exception_in_capture(architecture, place):
         assert torch.equal(model(**inputs).logits, logits)
 
 
-@everywhere
+@paired
 def test_no_reference_to_the_base_is_left(architecture, fusion):
     adapter, model, processor = tiny_trio(architecture, fusion)
     adapter.segment(IMAGE, "the cat")

@@ -74,7 +74,9 @@ EVERYTHING = {
 LEVELS = (
     Level((2, 2), 10, {**SIMPLE, "relations": 4}, 0.88),
     Level((2, 3), 12, {**SIMPLE, "relations": 4, "existence": 1, "where_absent": 0.5}, 0.85),
-    Level((2, 5), 16, {**SIMPLE, "relations": 4, "existence": 1, "where_absent": 1, "counting": 2, "superlatives": 1}, 0.8),
+    Level(
+        (2, 5), 16, {**SIMPLE, "relations": 4, "existence": 1, "where_absent": 1, "counting": 2, "superlatives": 1}, 0.8
+    ),
     Level((2, 8), 20, EVERYTHING, 2.0),
 )
 

@@ -67,7 +67,7 @@ def make_exam(index: int, split: str) -> Exam:
         seed=scene.seed,
         picture=scene.draw(PICTURE_SIZE),
         objects=objects,
-        cases=[Case(made, objects[list(made.targets)].any(axis=0)) for made in unlike.values()],
+        cases=[Case(made, np.logical_or.reduce(objects[list(made.targets)])) for made in unlike.values()],
         questions=[made for kind in QUESTIONS for made in _different(speaker.question, kind, 1)],
     )
 

@@ -119,5 +119,3 @@ def marks_on(model: nn.Module) -> list[tuple]:
 
 def weights_of(model: nn.Module) -> dict[str, bytes]:
     return {name: tensor.detach().numpy().tobytes() for name, tensor in model.state_dict().items()}
-
-
