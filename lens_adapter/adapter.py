@@ -4,43 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from copy import deepcopy
 from dataclasses import dataclass
-from itertools import groupby
 from numbers import Integral, Real
-from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import RLock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from huggingface_hub import CommitInfo, HfApi
-from PIL.Image import Image
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
+from lens_adapter.attachment import Attachment, check_base
 from lens_adapter.card import write_model_card
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, NotAttachedError
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.head.head import HeadOutput, LensHead
+from lens_adapter.segmentation import assemble, draft_all, read_requests
 from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 from lens_adapter.vlm.anatomy import Anatomy, build_layers, find_anatomy
-from lens_adapter.vlm.inputs import build_inputs, load_image
 from lens_adapter.vlm.layout import token_layouts
 from lens_adapter.vlm.mirror import MirrorLayers
 from lens_adapter.vlm.taps import capture, prefill
-
-logger = logging.get_logger(__name__)
-
-# What tells apart two text configs of one architecture, beside the widths that every LensConfig holds.
-_BUILD = ("model_type", "intermediate_size", "num_key_value_heads", "head_dim", "vocab_size")
-# Taps are state of the base: threads that share one take turns.
-_turns: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -56,14 +43,6 @@ class LensPrediction:
     logits: Tensor
     quality: Tensor
     head: HeadOutput
-
-
-@dataclass(frozen=True)
-class _Attachment:
-    """What `attach` found. Kept outside module registration: no weight of the base is ever a weight of the adapter."""
-
-    anatomy: Anatomy
-    processor: Any
 
 
 class LensAdapter(PreTrainedModel):
@@ -89,7 +68,7 @@ class LensAdapter(PreTrainedModel):
 
     def __init__(self, config: LensConfig):
         super().__init__(config)
-        self._attachment: _Attachment | None = None
+        self._attachment: Attachment | None = None
         mirror = None
         if config.fusion == "mirror":
             last = config.tap_layer + config.fusion_layers
@@ -120,7 +99,7 @@ class LensAdapter(PreTrainedModel):
             adapter.decoder.load_weights()
         adapter.attach(model, processor)
         if adapter.config.fusion == "mirror":
-            adapter.head.fusion.layers.warm_start(adapter._attached().anatomy, adapter.config.tap_layer)
+            adapter.head.fusion.layers.warm_start(adapter.attachment.anatomy, adapter.config.tap_layer)
         return adapter
 
     @classmethod
@@ -201,13 +180,24 @@ class LensAdapter(PreTrainedModel):
         return self._attachment is not None
 
     @property
+    def attachment(self) -> Attachment:
+        """The base: its anatomy, and its processor (None if it came without one).
+
+        Raises:
+            NotAttachedError: there is none.
+        """
+        if self._attachment is None:
+            raise NotAttachedError("This LensAdapter is not attached; call adapter.attach(model, processor) first.")
+        return self._attachment
+
+    @property
     def processor(self) -> Any:
         """The base's processor, or None if it came without one.
 
         Raises:
             NotAttachedError: there is no base.
         """
-        return self._attached().processor
+        return self.attachment.processor
 
     def attach(self, model: Any, processor: Any = None) -> LensAdapter:
         """Get to know the frozen base. Checks everything first; installs no hook; moves the adapter to its device.
@@ -227,8 +217,8 @@ class LensAdapter(PreTrainedModel):
         anatomy = find_anatomy(model)
         if processor is None:
             processor = getattr(model, "processor", None)
-        _check_base(self.config, anatomy)
-        self._attachment = _Attachment(anatomy, processor)
+        check_base(self.config, anatomy)
+        self._attachment = Attachment(anatomy, processor)
         device = next(anatomy.layers[self.config.tap_layer].parameters()).device
         if device.type != "meta":  # offloaded layers live nowhere between forwards
             self.to(device)
@@ -244,16 +234,11 @@ class LensAdapter(PreTrainedModel):
     def __exit__(self, *_: Any) -> None:
         self.detach()
 
-    def _attached(self) -> _Attachment:
-        if self._attachment is None:
-            raise NotAttachedError("This LensAdapter is not attached; call adapter.attach(model, processor) first.")
-        return self._attachment
-
     # -- reading the base ---------------------------------------------------------------------------------------------
 
     def _about_to_read(self) -> Anatomy:
         """The base; the mirror follows the attention implementation that it has now, since recorded masks fit that."""
-        anatomy = self._attached().anatomy
+        anatomy = self.attachment.anatomy
         if self.config.fusion == "mirror":
             self.head.fusion.layers.set_attention_implementation(
                 anatomy.attention_implementation(self.config.tap_layer)
@@ -297,7 +282,7 @@ class LensAdapter(PreTrainedModel):
         if device.type != "meta":  # an offloaded base moves its inputs itself
             inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
         chosen = self._attention_layers(layers, fallback=[])
-        with _turn(anatomy):
+        with self.attachment.turn():
             return prefill(anatomy, inputs, tap_layer=self.config.tap_layer, layers=chosen, query=query)
 
     def _attention_layers(self, layers: Sequence[int] | None, fallback: list[int]) -> list[int]:
@@ -313,7 +298,7 @@ class LensAdapter(PreTrainedModel):
             image_sizes: (H, W) of the original images; without them, or without a processor, boxes are fractions of
                 `pixel_values`.
         """
-        attached = self._attached()
+        attached = self.attachment
         _require_mapping(inputs)
         return token_layouts(attached.anatomy.model, attached.processor, inputs, image_sizes)
 
@@ -372,7 +357,7 @@ class LensAdapter(PreTrainedModel):
         Raises:
             NotAttachedError, InputError (an image or prompt that cannot be used, lists that do not fit each other).
         """
-        attached = self._attached()
+        attached = self.attachment
         if attached.processor is None:
             raise InputError(
                 "segment needs the base's processor. Call adapter.attach(model, processor) with "
@@ -384,172 +369,22 @@ class LensAdapter(PreTrainedModel):
         if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
             raise InputError(f"batch_size must be an integer of at least 1; got {batch_size!r}.")
         single = not isinstance(images, (list, tuple))
-        requests = _pair(images, prompts)
-        with _turn(attached.anatomy):
+        requests = read_requests(images, prompts)
+        with attached.turn():
             if self.decoder.image_encoder is None:
                 with torch.inference_mode(False):  # weights made in it could never learn or be written again
                     self.decoder.load_image_encoder()
             modes = [(module, module.training) for module in self.modules()]
             self.eval()
             try:
-                drafts = self._drafts(attached, requests, batch_size)
+                drafts = draft_all(self, requests, batch_size)
             finally:
                 for module, training in modes:
                     module.training = training
-        outputs = [
-            self._assemble(picture, prompts, drafts[i], threshold, return_logits)
-            for i, (picture, prompts) in enumerate(requests)
-        ]
+        outputs = [assemble(self, request, drafts[i], threshold, return_logits) for i, request in enumerate(requests)]
         return outputs[0] if single else outputs
-
-    def _drafts(
-        self, attached: _Attachment, requests: list[tuple[Image, list[str]]], batch_size: int | None
-    ) -> list[list[_Draft]]:
-        """Every prompt's result, by image; each image goes through SAM's encoder once."""
-        rows = [(i, prompt) for i, (_, prompts) in enumerate(requests) for prompt in prompts]
-        drafts: list[list[_Draft]] = [[] for _ in requests]
-        embeddings: dict[int, Tensor] = {}
-        for batch in _batches(rows, batch_size):
-            used = list(dict.fromkeys(i for i, _ in batch))
-            if new := [i for i in used if i not in embeddings]:
-                encoded = self.decoder.encode_images([requests[i][0] for i in new])
-                embeddings.update(zip(new, encoded, strict=True))
-            embeddings = {i: embeddings[i] for i in used}  # rows are in order: earlier images are done
-            for (i, _), draft in zip(batch, self._decode(attached, requests, batch, embeddings), strict=True):
-                drafts[i].append(draft)
-        return drafts
-
-    def _decode(
-        self,
-        attached: _Attachment,
-        requests: list[tuple[Image, list[str]]],
-        batch: list[tuple[int, str]],
-        embeddings: dict[int, Tensor],
-    ) -> list[_Draft]:
-        pictures = [requests[i][0] for i, _ in batch]
-        sizes = [(picture.height, picture.width) for picture in pictures]
-        inputs = build_inputs(
-            attached.processor,
-            pictures,
-            [text for _, text in batch],
-            self.config.prompt_template,
-            max_length=getattr(_text_config(attached.anatomy.config), "max_position_embeddings", None),
-        )
-        layouts = self.layout(inputs, sizes)
-        signals = self.prefill(inputs)
-        order = {i: k for k, i in enumerate(embeddings)}
-        index = torch.tensor([order[i] for i, _ in batch], device=self.device)
-        stacked = torch.stack(list(embeddings.values()))  # (images, C, g, g)
-        found = self(signals, layouts, stacked, index, sizes)
-        points = found.head.keypoints
-        return [
-            _Draft(
-                logits=found.logits[k],
-                score=found.quality[k].clamp(0, 1),
-                points=points.points[k][points.valid[k]],
-                point_scores=points.scores[k][points.valid[k]],
-                heatmap=found.head.heatmap[k, : found.head.size[k, 0], : found.head.size[k, 1]],
-            )
-            for k in range(len(batch))
-        ]
-
-    def _assemble(
-        self, picture: Image, prompts: list[str], drafts: list[_Draft], threshold: float, keep_logits: bool
-    ) -> LensOutput:
-        size = (picture.height, picture.width)
-        logits = self.decoder.upsample(torch.stack([draft.logits for draft in drafts]), size)  # (N, H, W)
-        scale = torch.tensor([picture.width, picture.height], device=logits.device)
-        return LensOutput(
-            prompts=prompts,
-            image_size=size,
-            masks=(logits > torch.logit(torch.tensor(float(threshold))).item()).cpu(),
-            scores=torch.stack([draft.score for draft in drafts]).float().cpu(),
-            keypoints=[(draft.points * scale).float().cpu() for draft in drafts],
-            keypoint_scores=[draft.point_scores.float().cpu() for draft in drafts],
-            heatmaps=torch.stack([draft.heatmap for draft in drafts]).float().cpu(),
-            logits=logits.cpu() if keep_logits else None,
-            image=picture,
-        )
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """One prompt's result before it is brought to its image's size; points in fractions of the image."""
-
-    logits: Tensor
-    score: Tensor
-    points: Tensor
-    point_scores: Tensor
-    heatmap: Tensor
 
 
 def _require_mapping(inputs: Any) -> None:
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs must be what the processor returned, a mapping; got {type(inputs).__name__}.")
-
-
-def _pair(images: Any, prompts: Any) -> list[tuple[Image, list[str]]]:
-    """What the user gave -> one (RGB image, prompts) per image."""
-    if not isinstance(images, (list, tuple)):
-        images, prompts = [images], [prompts]
-    elif not isinstance(prompts, (list, tuple)) or len(prompts) != len(images):
-        got = f"{len(prompts)} entries" if isinstance(prompts, (list, tuple)) else repr(prompts)
-        raise InputError(
-            f"segment got {len(images)} images and {got} in prompts; give one entry per image, each a prompt or a list."
-        )
-    pairs = []
-    for image, wanted in zip(images, prompts, strict=True):
-        texts = [wanted] if isinstance(wanted, str) else wanted
-        if not isinstance(texts, (list, tuple)) or not texts:
-            raise InputError(f"Prompts of an image must be a text or a list of at least one; got {wanted!r}.")
-        pairs.append((load_image(image), list(texts)))
-    return pairs
-
-
-def _batches(rows: list[tuple[int, str]], size: int | None) -> list[list[tuple[int, str]]]:
-    """Runs of `size` rows; without a size, one run per image."""
-    if size is None:
-        return [list(group) for _, group in groupby(rows, key=itemgetter(0))]
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _turn(anatomy: Anatomy) -> RLock:
-    """Held while hooks are on the base."""
-    return _turns.setdefault(anatomy.model, RLock())
-
-
-def _text_config(config: PretrainedConfig) -> PretrainedConfig:
-    return config.get_text_config(decoder=True)
-
-
-def _check_base(config: LensConfig, anatomy: Anatomy) -> None:
-    """Refuse a base that this head was not trained for; warn where only the name differs."""
-    expected = {
-        "architecture": config.base_model_type or anatomy.architecture,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-    }
-    got = {
-        "architecture": anatomy.architecture,
-        "hidden_size": anatomy.hidden_size,
-        "num_hidden_layers": len(anatomy.layers),
-        "num_attention_heads": anatomy.num_heads,
-    }
-    if config.base_model_type == anatomy.architecture:
-        trained_for = type(anatomy.config).from_dict(deepcopy(config.base_config))
-        for facts, base in ((expected, trained_for), (got, anatomy.config)):
-            facts |= {f"text {key}": getattr(_text_config(base), key, None) for key in _BUILD}
-    name = anatomy.config.name_or_path or None
-    wrong = [f"{key} {expected[key]} (got {got[key]})" for key in expected if expected[key] != got[key]]
-    if wrong:
-        raise CheckpointMismatchError(
-            f"This head was trained for {config.base_model_name_or_path or 'a base'} with {', '.join(wrong)}; the model "
-            f"in hand is {name or anatomy.architecture}. Load the base that the head names, or a head for this base."
-        )
-    trained = (config.base_model_name_or_path, config.base_model_revision)
-    revision = getattr(anatomy.config, "_commit_hash", None)
-    if trained[0] and name and trained[0] != name and not Path(name).exists():
-        logger.warning("This head was trained for %s; the model in hand is %s. Masks may be poor.", trained[0], name)
-    elif trained[0] == name and trained[1] and revision and trained[1] != revision:
-        logger.warning("This head was trained for revision %s of %s; got %s.", trained[1], name, revision)

@@ -189,8 +189,8 @@ class LensConfig(PretrainedConfig):
         """As transformers', which sets overrides on the finished config; here they are checked like any other value."""
         if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
             raise LensConfigError(
-                f"model_type in config.json must be {cls.model_type!r}; got {kind!r}: this is no LENS head. Load it with "
-                "AutoModelForImageTextToText if it is a base, and name a head's folder or repository here."
+                f"model_type in config.json must be {cls.model_type!r}; got {kind!r}: this is no LENS head. Load it "
+                "with AutoModelForImageTextToText if it is a base, and name a head's folder or repository here."
             )
         ours = {key: kwargs.pop(key) for key in inspect.signature(cls.__init__).parameters if key in kwargs}
         return super().from_dict({**config_dict, **ours}, **kwargs)

@@ -57,7 +57,7 @@ def test_bases_that_cannot_work(make, reason):
     adapter, model, _ = tiny_trio()
     with pytest.raises(UnsupportedModelError, match=reason):
         adapter.attach(make())
-    assert adapter._attached().anatomy.model is model  # the earlier attachment holds
+    assert adapter.attachment.anatomy.model is model  # the earlier attachment holds
     with pytest.raises(UnsupportedModelError, match=reason):
         LensAdapter.from_model(make(), fusion="lite", sam=tiny_sam())
 

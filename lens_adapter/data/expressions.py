@@ -208,12 +208,12 @@ class Speaker:
         look, members = self._group(self._any())
         return None if len(members) < 2 or not look else (f"every {noun_phrase(look)}", members)
 
-    def _absent(self) -> tuple[str, list[int]] | None:
-        """Mostly looks that are there, recombined: hard to tell from what is there."""
+    def _absent(self, textures: float = 0.3) -> tuple[str, list[int]] | None:
+        """Mostly looks that are there, recombined: hard to tell from them. `textures`: how often one is named."""
         first, second = self.objects[self._any()], self.objects[self._any()]
         shape = second.shape if self.rng.random() < 0.7 else self._pick(self.looks["shape"])
         look = {"color": first.color, "shape": shape}
-        if self.rng.random() < 0.3:
+        if self.rng.random() < textures:
             look["texture"] = self._pick(self.looks["texture"])
         return None if matching(self.scene, look) else (f"the {noun_phrase(look)}", [])
 
@@ -249,7 +249,8 @@ class Speaker:
         if self.rng.random() < 0.5:
             thing = self.objects[self._any()]
             return f"is there a {thing.color} {thing.shape} ?", "yes"
-        absent = next((made for _ in range(4) if (made := self._absent())), None)
+        # Named like what is there, by color and shape: the wording must not give the answer away.
+        absent = next((made for _ in range(4) if (made := self._absent(textures=0.0))), None)
         return None if absent is None else (f"is there a {absent[0].removeprefix('the ')} ?", "no")
 
     def _ask_count(self) -> tuple[str, str] | None:

@@ -67,7 +67,7 @@ class Scene:
     def masks(self, size: int) -> np.ndarray:
         """bool (objects, size, size): the visible part of every object, at the size of `draw`.
 
-        A pixel belongs to whatever covers at least half of it: to two objects where they share it half and half.
+        A pixel belongs to the object that covers at least half of it; shared half and half, to the one in front.
         """
         side = size * _SUPERSAMPLING
         owner = np.full((side, side), -1, np.int8)
@@ -75,8 +75,13 @@ class Scene:
             window, inside = self._coverage(thing, side)
             owner[window][inside] = index
         corners = [owner[i::_SUPERSAMPLING, j::_SUPERSAMPLING] for i, j in np.ndindex(_SUPERSAMPLING, _SUPERSAMPLING)]
-        covered = [sum((c == index).astype(np.int8) for c in corners) for index in range(len(self.objects))]
-        return np.stack(covered) >= len(corners) / 2
+        masks = np.zeros((len(self.objects), size, size), bool)
+        taken = np.zeros((size, size), bool)
+        for index in reversed(range(len(self.objects))):  # from front to back
+            covered = sum((corner == index).astype(np.int8) for corner in corners)
+            masks[index] = (covered >= len(corners) / 2) & ~taken
+            taken |= masks[index]
+        return masks
 
     def _coverage(self, thing: SceneObject, side: int) -> tuple[tuple[slice, slice], np.ndarray]:
         """The window of a `side` x `side` canvas around `thing`, and where in it the thing is."""

@@ -1,0 +1,120 @@
+"""From what a user asks to `LensOutput`: pairing, batching, decoding, and back to each image's own size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from lens_adapter.errors import InputError
+from lens_adapter.signals import LensOutput
+from lens_adapter.vlm.inputs import build_inputs, load_image
+
+if TYPE_CHECKING:
+    from lens_adapter.adapter import LensAdapter
+
+Request = tuple[Image, list[str]]  # an RGB image and its prompts
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One prompt's result before it is brought to its image's size; points in fractions of the image."""
+
+    logits: Tensor
+    score: Tensor
+    points: Tensor
+    point_scores: Tensor
+    heatmap: Tensor
+
+
+def read_requests(images: Any, prompts: Any) -> list[Request]:
+    """What the user gave -> one (RGB image, prompts) per image."""
+    if not isinstance(images, (list, tuple)):
+        images, prompts = [images], [prompts]
+    elif not isinstance(prompts, (list, tuple)) or len(prompts) != len(images):
+        got = f"{len(prompts)} entries" if isinstance(prompts, (list, tuple)) else repr(prompts)
+        raise InputError(
+            f"segment got {len(images)} images and {got} in prompts; give one entry per image, each a prompt or a list."
+        )
+    pairs = []
+    for image, wanted in zip(images, prompts, strict=True):
+        texts = [wanted] if isinstance(wanted, str) else wanted
+        if not isinstance(texts, (list, tuple)) or not texts:
+            raise InputError(f"Prompts of an image must be a text or a list of at least one; got {wanted!r}.")
+        pairs.append((load_image(image), list(texts)))
+    return pairs
+
+
+def draft_all(adapter: LensAdapter, requests: Sequence[Request], batch_size: int | None) -> list[list[Draft]]:
+    """Every prompt's result, by image; each image goes through SAM's encoder once."""
+    rows = [(i, prompt) for i, (_, prompts) in enumerate(requests) for prompt in prompts]
+    drafts: list[list[Draft]] = [[] for _ in requests]
+    embeddings: dict[int, Tensor] = {}
+    for batch in _batches(rows, batch_size):
+        used = list(dict.fromkeys(i for i, _ in batch))
+        if new := [i for i in used if i not in embeddings]:
+            encoded = adapter.decoder.encode_images([requests[i][0] for i in new])
+            embeddings.update(zip(new, encoded, strict=True))
+        embeddings = {i: embeddings[i] for i in used}  # rows are in order: earlier images are done
+        pictures = [requests[i][0] for i, _ in batch]
+        index = torch.tensor([used.index(i) for i, _ in batch], device=adapter.device)
+        stacked = torch.stack(list(embeddings.values()))  # (images, C, g, g)
+        made = _draft_batch(adapter, pictures, [text for _, text in batch], stacked, index)
+        for (i, _), draft in zip(batch, made, strict=True):
+            drafts[i].append(draft)
+    return drafts
+
+
+def _draft_batch(
+    adapter: LensAdapter, pictures: list[Image], texts: list[str], embeddings: Tensor, index: Tensor
+) -> list[Draft]:
+    sizes = [(picture.height, picture.width) for picture in pictures]
+    base, template = adapter.attachment, adapter.config.prompt_template
+    inputs = build_inputs(base.processor, pictures, texts, template, max_length=base.max_length)
+    layouts = adapter.layout(inputs, sizes)
+    found = adapter(adapter.prefill(inputs), layouts, embeddings, index, sizes)
+    heatmap, size, points = found.head.heatmap, found.head.size, found.head.keypoints
+    return [
+        Draft(
+            logits=found.logits[k],
+            score=found.quality[k].clamp(0, 1),
+            points=points.points[k][points.valid[k]],
+            point_scores=points.scores[k][points.valid[k]],
+            heatmap=heatmap[k, : size[k, 0], : size[k, 1]],
+        )
+        for k in range(len(pictures))
+    ]
+
+
+def assemble(
+    adapter: LensAdapter, request: Request, drafts: Sequence[Draft], threshold: float, keep_logits: bool
+) -> LensOutput:
+    """The results of one image's prompts, at its own size."""
+    picture, prompts = request
+    size = (picture.height, picture.width)
+    logits = adapter.decoder.upsample(torch.stack([draft.logits for draft in drafts]), size)  # (N, H, W)
+    scale = torch.tensor([picture.width, picture.height], device=logits.device)
+    return LensOutput(
+        prompts=prompts,
+        image_size=size,
+        masks=(logits > torch.logit(torch.tensor(float(threshold))).item()).cpu(),
+        scores=torch.stack([draft.score for draft in drafts]).float().cpu(),
+        keypoints=[(draft.points * scale).float().cpu() for draft in drafts],
+        keypoint_scores=[draft.point_scores.float().cpu() for draft in drafts],
+        heatmaps=torch.stack([draft.heatmap for draft in drafts]).float().cpu(),
+        logits=logits.cpu() if keep_logits else None,
+        image=picture,
+    )
+
+
+def _batches(rows: list[tuple[int, str]], size: int | None) -> list[list[tuple[int, str]]]:
+    """Runs of `size` rows; without a size, one run per image."""
+    if size is None:
+        return [list(group) for _, group in groupby(rows, key=itemgetter(0))]
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
