@@ -55,11 +55,12 @@ def on_meta(architecture: str) -> nn.Module:
 )
 def test_bases_that_cannot_work(make, reason):
     adapter, model, _ = tiny_trio()
+    wrong = make()
     with pytest.raises(UnsupportedModelError, match=reason):
-        adapter.attach(make())
+        adapter.attach(wrong)
     assert adapter.attachment.anatomy.model is model  # the earlier attachment holds
     with pytest.raises(UnsupportedModelError, match=reason):
-        LensAdapter.from_model(make(), fusion="lite", sam=tiny_sam())
+        LensAdapter.from_model(wrong, fusion="lite", sam=tiny_sam())
 
 
 def test_a_base_for_which_the_head_has_too_many_layers():
@@ -119,7 +120,7 @@ def test_a_processor_of_another_model():
     ids=["segment", "capture", "prefill", "layout", "processor"],
 )
 def test_before_attach_and_after_detach(call):
-    adapter, model, processor = tiny_trio()
+    adapter, _, _ = tiny_trio()
     adapter.detach()
     adapter.detach()
     with pytest.raises(NotAttachedError, match="attach"):
@@ -362,7 +363,7 @@ def test_impossible_inputs_of_prefill_and_layout(inputs):
 
 
 def test_inputs_without_an_image():
-    adapter, model, processor = trio()
+    adapter, _, processor = trio()
     text = processor.tokenizer("no image", return_tensors="pt")
     assert adapter.prefill(text).hidden.shape[1] == text["input_ids"].shape[1]
     with pytest.raises(InputError, match="pixel_values"):

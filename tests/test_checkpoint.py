@@ -258,7 +258,7 @@ def text_instead(path: Path) -> None:
 @pytest.mark.parametrize("damage", [truncate, flip_header, huge_header, shifted_offsets, empty, text_instead])
 def test_a_damaged_file_is_refused(folder, damage):
     damage(folder / "model.safetensors")
-    with pytest.raises(CheckpointMismatchError, match="damaged.*Fetch it again"):
+    with pytest.raises(CheckpointMismatchError, match=r"damaged.*Fetch it again"):
         LensAdapter.from_pretrained(folder)
 
 

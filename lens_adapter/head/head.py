@@ -92,7 +92,7 @@ class LensHead(nn.Module):
         signals = _to(signals, device)
         raster = rasterize(layouts, device)
         fused = self.fusion(signals, raster)
-        heatmap = raster.spread(fused.heat)  # (B, H, W)
+        heatmap = raster.spread(fused.heat).clamp(0, 1)  # (B, H, W); rounding can take a weighted mean past 1
         keypoints = find_keypoints(
             heatmap,
             raster.size,
