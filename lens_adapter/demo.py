@@ -132,7 +132,7 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
     output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(
         panels,
-        title="LENS: segmentation from the attention of a frozen vision-language model",
+        title="A frozen vision-language model points",
         subtitle=f"Shipped tiny LLaVA (never trained on masks) + LENS head “{head}” + tiny SAM",
     ).save(output)
     print(f"\nWrote {output}")
