@@ -64,6 +64,7 @@ def build_processor() -> LlavaProcessor:
         unk_token="<unk>",
         additional_special_tokens=["<image>"],
         model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
     )
     square = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return LlavaProcessor(

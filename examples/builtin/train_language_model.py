@@ -27,7 +27,6 @@ from recipe import (
     arguments,
     batches,
     build_model,
-    build_processor,
     encode,
     flat_then_cosine,
     image_features,
@@ -200,7 +199,6 @@ def main() -> None:
                 session.notes["level"] = int(reached)
                 print(f"-> level {int(reached)}")
     model.eval().save_pretrained(SHIPPED / "vlm")
-    build_processor().save_pretrained(SHIPPED / "vlm")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,8 @@ from recipe import SHIPPED, Session, arguments, batches, flat_then_cosine, rando
 from torch import Tensor
 from transformers import (
     SamConfig,
-    SamImageProcessor,
     SamMaskDecoderConfig,
     SamModel,
-    SamProcessor,
     SamPromptEncoderConfig,
     SamVisionConfig,
 )
@@ -159,8 +157,6 @@ def main() -> None:
         optimizer.step()
         session.log(bce=bce.item(), dice=dice.item(), iou=iou.mean().item())
     to_sam_model(decoder).save_pretrained(SHIPPED / "sam")
-    processor = SamImageProcessor(size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE})
-    SamProcessor(processor).save_pretrained(SHIPPED / "sam")
 
 
 if __name__ == "__main__":
