@@ -37,6 +37,7 @@ IMAGE_SIZE = 128  # what the model's processor shrinks every picture to
 PATCH_SIZE = 16
 GRID = IMAGE_SIZE // PATCH_SIZE
 IMAGE_TOKENS = GRID * GRID
+FURTHER = 1_000_000  # the step where the samples of a training that goes on from shipped weights start: unseen ones
 WIDTH = 192
 MEAN, STD = 0.43, 0.275  # of the scenes' pixels, roughly
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>"]
@@ -295,4 +296,5 @@ def arguments(description: str, minutes: float) -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=minutes, help="time budget; a restart goes on within it")
     parser.add_argument("--threads", type=int, default=2, help="threads of the training process")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
+    parser.add_argument("--further", action="store_true", help="go on from the shipped weights, at half the rate")
     return parser

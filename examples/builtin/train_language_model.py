@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from recipe import (
     BOS,
     EOS,
+    FURTHER,
     IMAGE,
     IMAGE_SIZE,
     IMAGE_TOKENS,
@@ -56,16 +57,17 @@ class Level:
 
 
 SIMPLE = {"attributes": 2, "what_is_at": 1, "where": 1}
+EASY_SPATIAL = {"relations": 4, "superlatives": 1, "where_spatial": 2, "where_ordinal": 4}
 EVERYTHING = {
-    "attributes": 2,
+    "attributes": 3,
     "what_is_at": 0.5,
-    "where": 1,
+    "where": 1.5,
     "existence": 1.5,
     "counting": 4,
-    "relations": 6,
+    "relations": 3,
     "superlatives": 1,
     "where_spatial": 3,
-    "where_ordinal": 2,
+    "where_ordinal": 4,
     "where_several": 1,
     "where_absent": 0.5,
     "description": 1,
@@ -73,9 +75,7 @@ EVERYTHING = {
 LEVELS = (
     Level((2, 2), 10, {**SIMPLE, "relations": 4}, 0.88),
     Level((2, 3), 12, {**SIMPLE, "relations": 4, "existence": 1, "where_absent": 0.5}, 0.85),
-    Level(
-        (2, 5), 16, {**SIMPLE, "relations": 4, "existence": 1, "where_absent": 1, "counting": 2, "superlatives": 1}, 0.8
-    ),
+    Level((2, 5), 16, {**SIMPLE, **EASY_SPATIAL, "existence": 1, "where_absent": 1, "counting": 2}, 0.8),
     Level((2, 8), 20, EVERYTHING, 2.0),
 )
 
@@ -153,16 +153,20 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = build_model()
-    load_tower(model)
+    if args.further:
+        model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(SHIPPED / "vlm").state_dict())
+    else:
+        load_tower(model)
     model.train()
     for frozen in (model.model.vision_tower, model.model.multi_modal_projector):
         frozen.requires_grad_(False).eval()
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    opts = optimizers(named, muon_lr=3e-3, adam_lr=1e-3)
+    peak = 0.5 if args.further else 1.0
+    opts = optimizers(named, muon_lr=3e-3 * peak, adam_lr=1e-3 * peak)
     rates = [group["lr"] for opt in opts for group in opt.param_groups]
     session = Session("language_model", args.minutes, {"model": model, "muon": opts[0], "adam": opts[1]})
-    reached = torch.tensor([session.notes.get("level", 0)]).share_memory_()  # read by the drawing processes
-    stream = batches(lambda i: make_sample(i, int(reached)), BATCH, session.step, pack, args.workers)
+    reached = torch.tensor([session.notes.get("level", len(LEVELS) - 1 if args.further else 0)]).share_memory_()  # read by the drawing processes
+    stream = batches(lambda i: make_sample(i, int(reached)), BATCH, session.step + FURTHER * args.further, pack, args.workers)
     decoder = model.model.language_model
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.6)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recipe import SHIPPED, Session, arguments, batches, flat_then_cosine, random_filter
+from recipe import FURTHER, SHIPPED, Session, arguments, batches, flat_then_cosine, random_filter
 from torch import Tensor
 from transformers import (
     SamConfig,
@@ -134,14 +134,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     sam = LensConfig(sam=TINY_SAM).sam
     decoder = SamDecoder(sam).train().requires_grad_(True)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=1.5e-3, weight_decay=0.01)
+    if args.further:
+        decoder.load_weights(SHIPPED / "sam")
+    peak_rate = 7.5e-4 if args.further else 1.5e-3
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=peak_rate, weight_decay=0.01)
     session = Session("sam", args.minutes, {"model": decoder, "adam": optimizer})
-    stream = batches(make_sample, BATCH, session.step, torch.utils.data.default_collate, args.workers)
+    stream = batches(make_sample, BATCH, session.step + FURTHER * args.further, torch.utils.data.default_collate, args.workers)
     index = torch.arange(BATCH).repeat_interleave(CLICKS)
     label = torch.ones(BATCH * CLICKS, 1, dtype=torch.int)
     for progress in session.steps():
         for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * min(1.0, (session.step + 1) / 100) * flat_then_cosine(progress, 0.2, 0.01)
+            group["lr"] = peak_rate * min(1.0, (session.step + 1) / 100) * flat_then_cosine(progress, 0.2, 0.01)
         pictures, clicks, masks = next(stream)
         target = masks.flatten(0, 1)  # (N, 96, 96)
         sparse, _ = decoder.prompt_encoder(points=(clicks.flatten(0, 1)[:, None], label), boxes=None, masks=None)

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from recipe import (
+    FURTHER,
     GRID,
     IMAGE_SIZE,
     IMAGE_TOKENS,
     PATCH_SIZE,
+    SHIPPED,
     WIDTH,
     WORD_ID,
     WORDS,
@@ -30,6 +32,7 @@ from recipe import (
     pixel_tensor,
     random_filter,
 )
+from transformers import LlavaForConditionalGeneration
 
 from lens_adapter.data.scenes import sample_scene
 
@@ -69,16 +72,19 @@ def main() -> None:
     model = build_model()
     words = torch.randn(len(WORDS), WIDTH) * SCALE
     words[:5] = 0  # special tokens: nothing to say about a place
+    if args.further:
+        model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(SHIPPED / "vlm").state_dict())
     model.model.language_model.embed_tokens.weight.data.copy_(words)
     model.train()
     parts = torch.nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector])
-    opts = optimizers(list(parts.named_parameters()), muon_lr=3e-3, adam_lr=2e-3)
+    peak = 0.5 if args.further else 1.0
+    opts = optimizers(list(parts.named_parameters()), muon_lr=3e-3 * peak, adam_lr=2e-3 * peak)
     rates = [group["lr"] for opt in opts for group in opt.param_groups]
     session = Session("tower", args.minutes, {"model": model, "muon": opts[0], "adam": opts[1]})
     words = model.model.language_model.embed_tokens.weight.detach()
     places = place_vectors(words)
     groups = [[WORD_ID[w] for w in values] for values in sample_scene(0).vocabulary.looks().values()]
-    stream = batches(make_sample, BATCH, session.step, torch.utils.data.default_collate, args.workers)
+    stream = batches(make_sample, BATCH, session.step + FURTHER * args.further, torch.utils.data.default_collate, args.workers)
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.3)
         for group, base in zip((g for opt in opts for g in opt.param_groups), rates, strict=True):

@@ -18,6 +18,7 @@ from lens_adapter.signals import LensSignals
 
 HEAD_WIDTH = 32  # channels per attention head of the lite fusion
 _FREQUENCIES = 8  # octaves of the Fourier features of a box
+_LEAST = 1e-12  # what no attention is divided by less than
 _ATTENTION_FLOOR = 1e-2  # of uniform attention; keeps the logarithm of an unattended token near
 
 
@@ -39,8 +40,8 @@ class FusionOutput:
 class MirrorFusion(nn.Module):
     """The paper's fusion: trainable copies of the base's own decoder layers.
 
-    Heat is the head-mean attention of the first copy, row of the query token, divided by its own detached peak: the
-    hottest token always has 1. Method: LENS, arXiv 2510.16785.
+    Heat is the head-mean attention of the first copy, row of the query token, as shares of the image
+    tokens, divided by its own detached peak: the hottest token always has 1. Method: LENS, arXiv 2510.16785.
 
     Args:
         layers: called as `layers(hidden (B, T, D) in the base's dtype, layer_kwargs, queries (B, Q))`, returns the
@@ -58,8 +59,10 @@ class MirrorFusion(nn.Module):
         rows, hidden = self.layers(signals.hidden, signals.layer_kwargs, query[:, None])  # (B, heads, 1, T), (B, T, D)
         row = rows[:, :, 0].float().mean(dim=1)  # (B, T)
         row = row.gather(1, raster.positions).masked_fill(~raster.token_mask, 0.0)  # (B, n)
-        peak = row.detach().amax(dim=1, keepdim=True)
-        heat = row / peak.clamp(min=1e-12)  # in [0, 1]: softmax is not negative; all zero where no image is attended
+        # First the share of each image token, which changes no value below but leaves training no gain in attending
+        # to the image less. All zero where no image is attended.
+        share = row / row.sum(dim=1, keepdim=True).clamp(min=_LEAST)
+        heat = share / share.detach().amax(dim=1, keepdim=True).clamp(min=_LEAST)  # in [0, 1]
         return FusionOutput(heat, _take(hidden, raster.positions), _take(hidden, query[:, None])[:, 0])
 
 

@@ -69,8 +69,23 @@ def test_mirror_peak_is_detached(make_layout):
     rows = torch.tensor([0.1, 0.2, 0.4, 0.2, 0.1]).view(1, 1, 1, 5)
     layers = GivenRows(rows)
     fusion = MirrorFusion(layers, 2)
-    fusion(LensSignals(hidden=torch.zeros(1, 5, 2)), rasterize([make_layout(2, 2, start=1)])).heat.sum().backward()
-    torch.testing.assert_close(layers.rows.grad[0, 0, 0], torch.tensor([0.0, 2.5, 2.5, 2.5, 2.5]))
+    heat = fusion(LensSignals(hidden=torch.zeros(1, 5, 2)), rasterize([make_layout(2, 2, start=1)])).heat
+    torch.testing.assert_close(heat, torch.tensor([[0.5, 1.0, 0.5, 0.25]]))
+    heat[0, 0].backward()
+    # Shares r / 0.9, times 0.9 / 0.4: of the first, 1 / 0.4 to itself and minus 0.2 / (0.9 * 0.4) to everybody.
+    toward_all = -0.2 / (0.9 * 0.4)
+    expected = torch.tensor([0.0, 2.5 + toward_all, toward_all, toward_all, toward_all])
+    torch.testing.assert_close(layers.rows.grad[0, 0, 0], expected)
+
+
+def test_attending_to_the_image_less_does_not_change_the_mirror_heat(make_layout):
+    rows = torch.tensor([0.1, 0.2, 0.4, 0.2, 0.1]).view(1, 1, 1, 5)
+    layers = GivenRows(rows)
+    fusion = MirrorFusion(layers, 2)
+    heat = fusion(LensSignals(hidden=torch.zeros(1, 5, 2)), rasterize([make_layout(2, 2, start=1)])).heat
+    heat[0, 3].backward()
+    image = layers.rows.grad[0, 0, 0, 1:]
+    assert image.abs().max() > 1 and abs(float(image @ rows[0, 0, 0, 1:])) < 1e-6  # no gain along the row itself
 
 
 def test_mirror_heat_of_an_unattended_image_is_zero(make_layout):
