@@ -165,8 +165,11 @@ def main() -> None:
     opts = optimizers(named, muon_lr=3e-3 * peak, adam_lr=1e-3 * peak)
     rates = [group["lr"] for opt in opts for group in opt.param_groups]
     session = Session("language_model", args.minutes, {"model": model, "muon": opts[0], "adam": opts[1]})
-    reached = torch.tensor([session.notes.get("level", len(LEVELS) - 1 if args.further else 0)]).share_memory_()  # read by the drawing processes
-    stream = batches(lambda i: make_sample(i, int(reached)), BATCH, session.step + FURTHER * args.further, pack, args.workers)
+    reached = torch.tensor(
+        [session.notes.get("level", len(LEVELS) - 1 if args.further else 0)]
+    ).share_memory_()  # read by the drawing processes
+    first = session.step + FURTHER * args.further
+    stream = batches(lambda i: make_sample(i, int(reached)), BATCH, first, pack, args.workers)
     decoder = model.model.language_model
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.6)

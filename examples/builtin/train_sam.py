@@ -139,7 +139,8 @@ def main() -> None:
     peak_rate = 7.5e-4 if args.further else 1.5e-3
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=peak_rate, weight_decay=0.01)
     session = Session("sam", args.minutes, {"model": decoder, "adam": optimizer})
-    stream = batches(make_sample, BATCH, session.step + FURTHER * args.further, torch.utils.data.default_collate, args.workers)
+    first = session.step + FURTHER * args.further
+    stream = batches(make_sample, BATCH, first, torch.utils.data.default_collate, args.workers)
     index = torch.arange(BATCH).repeat_interleave(CLICKS)
     label = torch.ones(BATCH * CLICKS, 1, dtype=torch.int)
     for progress in session.steps():

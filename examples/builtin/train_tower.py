@@ -84,7 +84,8 @@ def main() -> None:
     words = model.model.language_model.embed_tokens.weight.detach()
     places = place_vectors(words)
     groups = [[WORD_ID[w] for w in values] for values in sample_scene(0).vocabulary.looks().values()]
-    stream = batches(make_sample, BATCH, session.step + FURTHER * args.further, torch.utils.data.default_collate, args.workers)
+    first = session.step + FURTHER * args.further
+    stream = batches(make_sample, BATCH, first, torch.utils.data.default_collate, args.workers)
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.3)
         for group, base in zip((g for opt in opts for g in opt.param_groups), rates, strict=True):

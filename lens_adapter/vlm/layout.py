@@ -1,13 +1,12 @@
 """Where in the original image each image token looks.
 
-What differs between models is data: a row of `LAYOUTS` names a family (how tokens tile the preprocessed pixels) and the
-config fields that it needs. What differs between processors (resizing, cropping, padding) is measured: see frame.py.
+What differs between models is data: a row of `LAYOUTS` (registry.py) names a family (windows.py: how tokens tile the
+preprocessed pixels). What differs between processors (resizing, cropping, padding) is measured: see frame.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,100 +20,8 @@ from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.frame import WHOLE, Frame, Line, is_enlarged, measure_frames
-
-
-@dataclass(frozen=True)
-class Window:
-    """A rectangle of preprocessed pixels that a row-major grid of tokens covers.
-
-    Attributes:
-        start: index of its first token among the image's tokens.
-        grid: (h, w) tokens.
-        pixels: float (rows, columns), the preprocessed values averaged over channels, at any resolution.
-    """
-
-    start: int
-    grid: tuple[int, int]
-    pixels: Tensor
-
-
-@dataclass(frozen=True)
-class ImageTokens:
-    """The tokens of one image: how many, and which windows they look through. Tokens of no window see no place."""
-
-    length: int
-    windows: tuple[Window, ...]
-
-
-Family = Callable[..., list[ImageTokens]]  # (inputs, **values of the row's fields) -> one entry per image
-
-
-def _fixed_grid(inputs: Mapping[str, Any], *, patch: int, tower: str, features: str) -> list[ImageTokens]:
-    """Every image has the same size in pixels (N, 3, H, W) and one token per patch."""
-    if "image_sizes" in inputs:
-        raise UnsupportedModelError(
-            "The inputs hold image_sizes: this vision tower has a grid of its own for every image, and the fixed grid "
-            "does not describe it. Give the model a row of its own with register_layout."
-        )
-    pixel_values = _require(inputs, "pixel_values")  # (N, 3, H, W)
-    if pixel_values.ndim != 4:
-        raise InputError(f"pixel_values: expected shape (images, 3, H, W), got {tuple(pixel_values.shape)}.")
-    h, w = pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
-    # A tower's class token stands before the patches unless the feature selection drops it.
-    start = int(features == "full" and tower == "clip_vision_model")
-    return [
-        ImageTokens(start + h * w, (Window(start, (h, w), image[:, : h * patch, : w * patch].float().mean(0)),))
-        for image in pixel_values
-    ]
-
-
-def _variable_grid(inputs: Mapping[str, Any], *, merge: int) -> list[ImageTokens]:
-    """Every image has its own grid of patches, `image_grid_thw` (N, 3); merge x merge of them make a token.
-
-    `pixel_values` (all patches, values of a patch): the patches of one token follow one another.
-    """
-    grids = _require(inputs, "image_grid_thw").tolist()
-    patches = _require(inputs, "pixel_values").float().mean(-1).split([t * h * w for t, h, w in grids])
-    images = []
-    for (t, rows, columns), values in zip(grids, patches, strict=True):
-        if t != 1:
-            raise InputError(f"image_grid_thw: expected still images (t = 1), got a grid of {(t, rows, columns)}.")
-        h, w = rows // merge, columns // merge
-        pixels = values.reshape(h, w, merge, merge).transpose(1, 2).reshape(rows, columns)
-        images.append(ImageTokens(h * w, (Window(0, (h, w), pixels),)))
-    return images
-
-
-@dataclass(frozen=True)
-class LayoutRow:
-    """A model's layout: its family and where in the model's config the family's values stand (dotted paths)."""
-
-    family: Family
-    fields: Mapping[str, str]
-
-
-_FIXED = LayoutRow(
-    _fixed_grid,
-    {
-        "patch": "vision_config.patch_size",
-        "tower": "vision_config.model_type",
-        "features": "vision_feature_select_strategy",
-    },
-)
-_VARIABLE = LayoutRow(_variable_grid, {"merge": "vision_config.spatial_merge_size"})
-
-LAYOUTS: dict[str, LayoutRow] = {
-    "llava": _FIXED,
-    "qwen2_vl": _VARIABLE,
-    "qwen2_5_vl": _VARIABLE,
-    "qwen3_vl": _VARIABLE,
-    "qwen3_vl_moe": _VARIABLE,
-}
-
-
-def register_layout(architecture: str, row: LayoutRow) -> None:
-    """Teach `token_layouts` the layout of another architecture (its `config.model_type`), or replace a row."""
-    LAYOUTS[architecture] = row
+from lens_adapter.vlm.registry import LAYOUTS
+from lens_adapter.vlm.windows import ImageTokens, Window, require_tensor
 
 
 def token_layouts(
@@ -146,7 +53,7 @@ def token_layouts(
         raise UnsupportedModelError(f"{anatomy.architecture}: its config names no image token, so none can be found.")
     read = _reader(anatomy.architecture, anatomy.config)
     images = read(inputs)
-    runs = _token_runs(_require(inputs, "input_ids"), anatomy.image_token_id, [image.length for image in images])
+    runs = _token_runs(require_tensor(inputs, "input_ids"), anatomy.image_token_id, [image.length for image in images])
     if processor is None or image_sizes is None:
         frames = [[WHOLE] * len(image.windows) for image in images]
     else:
@@ -204,7 +111,7 @@ def _reader(architecture: str, config: PretrainedConfig) -> partial[list[ImageTo
             f"{architecture}: how its image tokens lie in the image is not known. Known: {sorted(LAYOUTS)}. If it is "
             "laid out as one of these, register_layout(architecture, row) with that one's row teaches it."
         )
-    values = {}
+    values = dict(row.constants)
     for name, path in row.fields.items():
         value: Any = config
         for part in path.split("."):
@@ -246,7 +153,8 @@ def _layout(image: ImageTokens, run: Tensor, frames: Sequence[Frame]) -> TokenLa
         y0, x0 = torch.meshgrid(top, left, indexing="ij")
         y1, x1 = torch.meshgrid(bottom, right, indexing="ij")
         boxes.append(torch.stack([x0, y0, x1, y1], dim=-1).reshape(-1, 4))
-        positions.append(run[(window.start + rows[:, None] * w + columns).flatten().to(run.device)])
+        stride = window.stride or w
+        positions.append(run[(window.start + rows[:, None] * stride + columns).flatten().to(run.device)])
         grids.append((len(rows), len(columns)))
     grid = grids[0] if len(grids) == 1 else None
     return TokenLayout(torch.cat(positions), torch.cat(boxes).to(run.device), grid)
@@ -260,12 +168,3 @@ def _cells(count: int, line: Line) -> tuple[Tensor, Tensor, Tensor]:
     # A hundredth of a cell is less than a pixel: measuring noise, not image.
     kept = (clipped.diff() > 0.01 * edges.diff()).nonzero().flatten()
     return clipped[kept], clipped[kept + 1], kept
-
-
-def _require(inputs: Mapping[str, Any], key: str) -> Tensor:
-    if not isinstance(inputs.get(key), Tensor):
-        raise InputError(
-            f"inputs: expected a tensor {key!r}, got {type(inputs.get(key)).__name__} (keys: {sorted(inputs)}). Build "
-            'them with the processor from images and text, return_tensors="pt".'
-        )
-    return inputs[key]

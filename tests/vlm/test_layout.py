@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
-from lens_adapter.vlm import layout as room
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.frame import Frame, measure_frames
 from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.layout import register_layout, token_layouts
+from lens_adapter.vlm.layout import token_layouts
+from lens_adapter.vlm.registry import LAYOUTS, register_layout
 from tests.tiny.pairs import tiny_pair, tiny_processor
 from tests.tiny.processors import IMAGE_PAD, IMAGE_TOKEN
 
@@ -370,8 +370,8 @@ def test_frames_of_a_video():
 
 def test_an_unknown_layout_is_refused_and_can_be_taught(monkeypatch):
     model, processor = tiny_pair("llava")
-    monkeypatch.setattr(room, "LAYOUTS", dict(room.LAYOUTS))
-    row = room.LAYOUTS.pop("llava")
+    row = LAYOUTS["llava"]
+    monkeypatch.delitem(LAYOUTS, "llava")
     image = noise_image((70, 140))
     with pytest.raises(UnsupportedModelError, match=r"llava: .* not known.*qwen2_vl.*register_layout"):
         layout_of(model, processor, image)
