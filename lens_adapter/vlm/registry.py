@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lens_adapter.vlm.windows import Family, fixed_grid, variable_grid
+from lens_adapter.vlm.windows import (
+    Family,
+    any_resolution,
+    fixed_grid,
+    packed_tiles,
+    padded_tiles,
+    pooled_grids,
+    tiles_then_whole,
+    variable_grid,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ _FIXED = LayoutRow(
     },
 )
 _VARIABLE = LayoutRow(variable_grid, {"merge": "vision_config.spatial_merge_size"})
+_ANY_RESOLUTION = {"pinpoints": "image_grid_pinpoints", "patch": "vision_config.patch_size"}
+_PACKED = LayoutRow(packed_tiles, {"mode": "downsample_mode"})
 
 LAYOUTS: dict[str, LayoutRow] = {
     "llava": _FIXED,
@@ -40,6 +51,19 @@ LAYOUTS: dict[str, LayoutRow] = {
     "qwen2_5_vl": _VARIABLE,
     "qwen3_vl": _VARIABLE,
     "qwen3_vl_moe": _VARIABLE,
+    "granite4_vision": LayoutRow(any_resolution, {**_ANY_RESOLUTION, "downsample": "downsample_rate"}),
+    "lfm2_vl": LayoutRow(padded_tiles, {"merge": "downsample_factor"}),
+    "llava_next": LayoutRow(any_resolution, _ANY_RESOLUTION),
+    "llava_next_video": LayoutRow(any_resolution, _ANY_RESOLUTION),
+    "llava_onevision": LayoutRow(any_resolution, {**_ANY_RESOLUTION, "limit": "vision_aspect_ratio"}),
+    "minicpm_ocr": _PACKED,
+    "minicpmv4_6": _PACKED,
+    "minicpmv4_7": _PACKED,
+    "molmo2": LayoutRow(pooled_grids),
+    "step3p7": LayoutRow(tiles_then_whole, {"patch": "vision_config.patch_size"}, {"merge": 4, "newlines": False}),
+    "unlimited_ocr": LayoutRow(
+        tiles_then_whole, {"patch": "vision_config.sam_config.patch_size"}, {"merge": 4, "newlines": True}
+    ),
 }
 
 
