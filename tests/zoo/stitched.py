@@ -309,7 +309,8 @@ SPECIMENS: dict[str, Specimen] = {
                 **{key: value for key, value in LLAMA.items() if key != "model_type"},
                 "head_dim": 8,
                 "mlp_layer_types": ["dense"] * 4,
-                "num_key_value_heads": 2,
+                "layer_types": ["full_attention", "sliding_attention"] * 2,
+                "sliding_window": 16,
                 "moe_intermediate_size": 16,
                 "share_expert_dim": 16,
                 "n_routed_experts": 4,
@@ -338,6 +339,7 @@ SPECIMENS: dict[str, Specimen] = {
         lambda: {
             "text_config": {
                 **{key: value for key, value in LLAMA.items() if key != "model_type"},
+                "num_key_value_heads": 4,  # its eager kernel knows no groups
                 "n_routed_experts": 4,
                 "n_shared_experts": 1,
                 "num_experts_per_tok": 2,
