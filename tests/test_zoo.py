@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from lens_adapter.vlm.anatomy import REFUSED
-from tests.zoo import square, variable
-from tests.zoo.checks import examine
+from lens_adapter.vlm.layout import token_layouts
+from tests.zoo import square, stitched, variable
+from tests.zoo.checks import examine, noise_image
 
-ZOO = {**square.SPECIMENS, **variable.SPECIMENS}
+ZOO = {**square.SPECIMENS, **variable.SPECIMENS, **stitched.SPECIMENS}
 
 
 @pytest.mark.parametrize("architecture", sorted(ZOO))
@@ -17,6 +19,22 @@ def test_architecture_works(architecture):
     if architecture not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         pytest.skip("not in this version of transformers")
     examine(ZOO[architecture])
+
+
+@pytest.mark.parametrize("architecture", sorted(stitched.SPECIMENS))
+def test_images_of_a_batch_are_told_apart(architecture):
+    if architecture not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        pytest.skip("not in this version of transformers")
+    specimen = stitched.SPECIMENS[architecture]
+    model, processor = specimen.build()
+    height, width = specimen.image
+    sizes = [(height, width), (height * 2 // 3, width * 2 // 3)]  # of which the second makes fewer tiles, if it can
+    images = [noise_image(size) for size in sizes]
+    layouts = token_layouts(model, processor, specimen.ask(processor, images), sizes)
+    for image, size, layout in zip(images, sizes, layouts, strict=True):
+        (alone,) = token_layouts(model, processor, specimen.ask(processor, [image]), [size])
+        assert torch.equal(layout.boxes, alone.boxes)
+        assert len((layout.positions - alone.positions).unique()) == 1  # the padding
 
 
 @pytest.mark.xfail(reason="the zoo is being filled", strict=True)
