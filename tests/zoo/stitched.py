@@ -42,9 +42,9 @@ CANVASES = [[56, 112], [112, 56], [112, 112], [56, 168]]
 SQUARE = {"size": {"height": 56, "width": 56}, "crop_size": {"height": 56, "width": 56}}
 
 
-def words(*more: str, **roles: str) -> PreTrainedTokenizerFast:
+def words(*more: str, kind: type = PreTrainedTokenizerFast, **roles: str) -> PreTrainedTokenizerFast:
     """The byte tokenizer with `more` special tokens, and with tokens to be found as attributes (`image_token`, ...)."""
-    tokenizer = processors.tokenizer(bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer = processors.tokenizer(kind, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     tokenizer.add_tokens(list(more), special_tokens=True)
     for role, token in roles.items():
         setattr(tokenizer, role, token)
@@ -77,7 +77,7 @@ def specimen(
 def sharpen(model: PreTrainedModel) -> None:
     """Let a tower's features stay where they are, or random weights would smear what the probe paints.
 
-    Attention adds a tenth; convolutions of 3 x 3 see only the pixels that their stride gives them, not their neighbors'.
+    Attention adds a tenth; convolutions of 3 x 3 see only the pixels that their stride gives them, no neighbors.
     """
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
@@ -92,7 +92,7 @@ def sharpen(model: PreTrainedModel) -> None:
 def llava_next(kind: str, **more: Any) -> Any:
     return getattr(transformers, kind)(
         image_processor=transformers.LlavaNextImageProcessor(image_grid_pinpoints=CANVASES, **SQUARE),
-        tokenizer=words(),
+        tokenizer=words(kind=transformers.LlamaTokenizerFast),
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -264,7 +264,15 @@ SPECIMENS: dict[str, Specimen] = {
             "image_token_id": 259,
             "projector_hidden_size": 32,
         },
-        lambda: transformers.Lfm2VlProcessor(lfm2_images(), words()),
+        lambda: transformers.Lfm2VlProcessor(
+            lfm2_images(),
+            words(
+                image_token="<image>",
+                image_start_token="<|vision_start|>",
+                image_end_token="<|vision_end|>",
+                image_thumbnail="<|im_start|>",
+            ),
+        ),
         image=(100, 150),
     ),
     "minicpmv4_6": specimen(
