@@ -43,6 +43,7 @@ _FIXED = LayoutRow(
 )
 _VARIABLE = LayoutRow(variable_grid, {"merge": "vision_config.spatial_merge_size"})
 _ANY_RESOLUTION = {"pinpoints": "image_grid_pinpoints", "patch": "vision_config.patch_size"}
+_PADDED = LayoutRow(padded_tiles, {"merge": "downsample_factor"})
 _PACKED = LayoutRow(packed_tiles, {"mode": "downsample_mode"})
 
 LAYOUTS: dict[str, LayoutRow] = {
@@ -52,7 +53,8 @@ LAYOUTS: dict[str, LayoutRow] = {
     "qwen3_vl": _VARIABLE,
     "qwen3_vl_moe": _VARIABLE,
     "granite4_vision": LayoutRow(any_resolution, {**_ANY_RESOLUTION, "downsample": "downsample_rate"}),
-    "lfm2_vl": LayoutRow(padded_tiles, {"merge": "downsample_factor"}),
+    "lfm2_vl": _PADDED,
+    "lfm2-vl": _PADDED,  # its name in transformers 4.57
     "llava_next": LayoutRow(any_resolution, _ANY_RESOLUTION),
     "llava_next_video": LayoutRow(any_resolution, _ANY_RESOLUTION),
     "llava_onevision": LayoutRow(any_resolution, {**_ANY_RESOLUTION, "limit": "vision_aspect_ratio"}),
