@@ -219,7 +219,7 @@ SPECIMENS: dict[str, Specimen] = {
         lambda: {
             **ANY_RESOLUTION,
             "text_config": {**LLAMA, "model_type": "granite4_vision_text"},
-            "vision_config": {**CLIP, "hidden_size": 64, "patch_size": 7},
+            "vision_config": {**CLIP, "hidden_size": 64},
             "qformer_config": {
                 "model_type": "blip_2_qformer",
                 "num_hidden_layers": 1,
@@ -234,7 +234,7 @@ SPECIMENS: dict[str, Specimen] = {
         lambda: transformers.Granite4VisionProcessor(
             image_processor=transformers.LlavaNextImageProcessor(image_grid_pinpoints=CANVASES, **SQUARE),
             tokenizer=words(),
-            patch_size=7,
+            patch_size=14,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
             downsample_rate="1/2",
@@ -361,7 +361,7 @@ SPECIMENS: dict[str, Specimen] = {
         image_token="<im_patch>",
         image=(150, 330),
     ),
-    # 1 x 2 local tiles of 2 x 2 tokens in one grid, newlines, 4 x 4 of the whole and its padding, newlines, separator.
+    # 2 x 3 local tiles of 2 x 2 tokens in one grid, newlines, 4 x 4 of the whole and its padding, newlines, separator.
     "unlimited_ocr": specimen(
         "unlimited_ocr",
         lambda: {
