@@ -6,16 +6,18 @@ import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from lens_adapter.vlm.anatomy import REFUSED
-from tests.zoo import square, variable
+from tests.zoo import square, stitched, tiles, variable
 from tests.zoo.checks import examine
 
-ZOO = {**square.SPECIMENS, **variable.SPECIMENS}
+ZOO = {**square.SPECIMENS, **variable.SPECIMENS, **stitched.SPECIMENS, **tiles.SPECIMENS}
 
 
 @pytest.mark.parametrize("architecture", sorted(ZOO))
 def test_architecture_works(architecture):
     if architecture not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         pytest.skip("not in this version of transformers")
+    for module in ZOO[architecture].requires:
+        pytest.importorskip(module)
     examine(ZOO[architecture])
 
 

@@ -15,6 +15,9 @@ from transformers import BatchFeature
 
 from lens_adapter.errors import InputError
 
+# Where processors keep the text that stands for the image.
+IMAGE_TOKEN_ATTRIBUTES = ("image_placeholder_token", "boi_token", "image_token")
+
 NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomical
 
 
@@ -169,7 +172,7 @@ def _check_prompt(prompt: Any, processor: Any) -> None:
     if not prompt.strip():
         raise InputError(f"A prompt must say what to find; got the empty text {prompt!r}.")
     added = processor.tokenizer.added_tokens_decoder.values()
-    special = {token.content for token in added if token.special} | {_image_token(processor)}
+    special = {token.content for token in added if token.special} | set(_image_tokens(processor))
     # Single letters serve some tokenizers as padding, and are no harm in a text.
     if found := sorted(token for token in special if len(token) > 1 and token in prompt):
         raise InputError(
@@ -178,40 +181,41 @@ def _check_prompt(prompt: Any, processor: Any) -> None:
         )
 
 
-def _image_token(processor: Any) -> str:
-    """The text that stands for the image, as the processor looks for it."""
-    token = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
-    if token is None:
+def _image_tokens(processor: Any) -> list[str]:
+    """The texts that may stand for the image: which of them does, if there are two, shows in the chat template."""
+    names = [getattr(processor, name, None) for name in IMAGE_TOKEN_ATTRIBUTES]
+    tokens = list(dict.fromkeys(str(name) for name in names if name))
+    if not tokens:
         raise InputError(
             f"{type(processor).__name__} names no image token (`image_token`), so no text can hold an image. "
             "Use the processor of an image-text-to-text model."
         )
-    return str(token)
+    return tokens
 
 
 def _chat_text(processor: Any, question: str) -> str:
     """The user's turn, with image and question, up to where the answer starts."""
-    image_token = _image_token(processor)
+    image_tokens = _image_tokens(processor)
     tokenizer = processor.tokenizer
     parts = [{"type": "image"}, {"type": "text", "text": question}]
-    plain = f"{image_token}\n{question}"
+    plain = f"{image_tokens[0]}\n{question}"
     if getattr(processor, "chat_template", None):
         text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     elif getattr(tokenizer, "chat_template", None):
-        text = _tokenizer_chat_text(tokenizer, parts, image_token) or _tokenizer_chat_text(
-            tokenizer, plain, image_token
+        text = _tokenizer_chat_text(tokenizer, parts, image_tokens) or _tokenizer_chat_text(
+            tokenizer, plain, image_tokens
         )
     else:
         text = plain
-    if text is None or text.count(image_token) != 1:
+    if text is None or sum(map(text.count, image_tokens)) != 1:
         raise InputError(
-            f"The chat template must put the image token {image_token!r} once into the text, and the prompt template "
-            f"must not hold it; got {text!r}."
+            f"The chat template must put the image token ({' or '.join(image_tokens)}) once into the text, and the prompt "
+            f"template must not hold it; got {text!r}."
         )
     return text
 
 
-def _tokenizer_chat_text(tokenizer: Any, content: Any, image_token: str) -> str | None:
+def _tokenizer_chat_text(tokenizer: Any, content: Any, image_tokens: Sequence[str]) -> str | None:
     """None: this template was not written for such content (many know plain text alone)."""
     try:
         text = tokenizer.apply_chat_template(
@@ -219,7 +223,7 @@ def _tokenizer_chat_text(tokenizer: Any, content: Any, image_token: str) -> str 
         )
     except (TypeError, TemplateError):
         return None
-    return text if image_token in text else None
+    return text if any(token in text for token in image_tokens) else None
 
 
 def _unambiguous(image: Image.Image) -> Any:

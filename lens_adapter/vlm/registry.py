@@ -13,6 +13,7 @@ from lens_adapter.vlm.windows import (
     packed_tiles,
     padded_tiles,
     pooled_grids,
+    tiled,
     tiles_then_whole,
     variable_grid,
 )
@@ -26,11 +27,14 @@ class LayoutRow:
         family: the function that reads its windows off the processor's outputs.
         fields: values that the family takes by name, and where in the model's config they stand (dotted paths).
         constants: values that the family takes by name, the same for every checkpoint.
+        from_text: whether frames are measured with the whole processor, text and all: where the image processor alone
+            does not make what the model sees.
     """
 
     family: Family
     fields: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
+    from_text: bool = False
 
 
 _FIXED = LayoutRow(
@@ -43,6 +47,7 @@ _FIXED = LayoutRow(
 )
 _VARIABLE = LayoutRow(variable_grid, {"merge": "vision_config.spatial_merge_size"})
 _ANY_RESOLUTION = {"pinpoints": "image_grid_pinpoints", "patch": "vision_config.patch_size"}
+_TILED = LayoutRow(tiled, {"image_token": "image_token_id", "patch": "vision_config.patch_size"}, from_text=True)
 _PACKED = LayoutRow(packed_tiles, {"mode": "downsample_mode"})
 
 LAYOUTS: dict[str, LayoutRow] = {
@@ -51,8 +56,14 @@ LAYOUTS: dict[str, LayoutRow] = {
     "qwen2_5_vl": _VARIABLE,
     "qwen3_vl": _VARIABLE,
     "qwen3_vl_moe": _VARIABLE,
+    "aya_vision": _TILED,
+    "cohere2_vision": _TILED,
     "granite4_vision": LayoutRow(any_resolution, {**_ANY_RESOLUTION, "downsample": "downsample_rate"}),
+    "granite_docling": _TILED,
+    "idefics3": _TILED,
+    "internvl": _TILED,
     "lfm2_vl": LayoutRow(padded_tiles, {"merge": "downsample_factor"}),
+    "llama4": _TILED,
     "llava_next": LayoutRow(any_resolution, _ANY_RESOLUTION),
     "llava_next_video": LayoutRow(any_resolution, _ANY_RESOLUTION),
     "llava_onevision": LayoutRow(any_resolution, {**_ANY_RESOLUTION, "limit": "vision_aspect_ratio"}),
@@ -60,6 +71,10 @@ LAYOUTS: dict[str, LayoutRow] = {
     "minicpmv4_6": _PACKED,
     "minicpmv4_7": _PACKED,
     "molmo2": LayoutRow(pooled_grids),
+    "ovis2": _TILED,
+    "perception_lm": LayoutRow(tiled, {"image_token": "image_token_id"}, from_text=True),
+    "qianfan_ocr": _TILED,
+    "smolvlm": _TILED,
     "step3p7": LayoutRow(tiles_then_whole, {"patch": "vision_config.patch_size"}, {"merge": 4, "newlines": False}),
     "unlimited_ocr": LayoutRow(
         tiles_then_whole, {"patch": "vision_config.sam_config.patch_size"}, {"merge": 4, "newlines": True}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import sqrt
+from math import isqrt, sqrt
 from typing import Any
 
 import torch
@@ -157,6 +157,34 @@ def tiles_then_whole(inputs: Mapping[str, Any], *, patch: int, merge: int, newli
             start += h * stride
         images.append(ImageTokens(start + newlines, tuple(windows)))
     return images
+
+
+def tiled(inputs: Mapping[str, Any], *, image_token: int, patch: int | Sequence[int] = 1) -> list[ImageTokens]:
+    """Square tiles of one size and with as many tokens, and nothing in the inputs says which make an image: each counts
+    as one. Which of them shows the image as a whole, if any does, and where the others lie, is for the frames to say.
+
+    `pixel_values` (tiles, 3, S, S); or (rows, most tiles, 3, S, S), of which `pixel_attention_mask` (rows, most tiles,
+    ...), if there is one, marks what is no padding.
+
+    Args:
+        image_token: its id in `input_ids`.
+        patch: pixels of a patch of the tower. Pixels of a tile that fill no patch are seen by no token.
+    """
+    tiles = require_tensor(inputs, "pixel_values")
+    if tiles.ndim == 5:
+        real = inputs.get("pixel_attention_mask", tiles.new_ones(tiles.shape[:2]))
+        tiles = tiles[real.reshape(*tiles.shape[:2], -1).any(-1)]
+    count = int((require_tensor(inputs, "input_ids") == image_token).sum())
+    tokens = isqrt(count // max(len(tiles), 1))  # of a tile, along a side
+    patch = patch if isinstance(patch, int) else patch[0]
+    patches = tiles.shape[-1] // patch
+    if tiles.ndim != 4 or tokens == 0 or tokens**2 * len(tiles) != count or patches % tokens:
+        raise InputError(
+            f"pixel_values: expected tiles with a square of tokens each; got shape {tuple(tiles.shape)}, patches of "
+            f"{patch} pixels, and {count} image tokens (id {image_token}). Were the texts truncated?"
+        )
+    seen = tiles[..., : patches * patch, : patches * patch].float().mean(1)
+    return [ImageTokens(tokens**2, (Window(0, (tokens, tokens), tile),)) for tile in seen]
 
 
 def padded_tiles(inputs: Mapping[str, Any], *, merge: int) -> list[ImageTokens]:

@@ -370,9 +370,7 @@ SPECIMENS: dict[str, Specimen] = {
             "image_token_id": 259,
         },
         lambda: transformers.UnlimitedOcrProcessor(
-            transformers.UnlimitedOcrImageProcessor(
-                size={"height": 256, "width": 256}, tile_size=128, max_patches=6
-            ),
+            transformers.UnlimitedOcrImageProcessor(size={"height": 256, "width": 256}, tile_size=128, max_patches=6),
             words(),
         ),
         image=(200, 300),
