@@ -42,9 +42,9 @@ CANVASES = [[56, 112], [112, 56], [112, 112], [56, 168]]
 SQUARE = {"size": {"height": 56, "width": 56}, "crop_size": {"height": 56, "width": 56}}
 
 
-def words(*more: str, **roles: str) -> PreTrainedTokenizerFast:
+def words(*more: str, kind: type = PreTrainedTokenizerFast, **roles: str) -> PreTrainedTokenizerFast:
     """The byte tokenizer with `more` special tokens, and with tokens to be found as attributes (`image_token`, ...)."""
-    tokenizer = processors.tokenizer(bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer = processors.tokenizer(kind, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     tokenizer.add_tokens(list(more), special_tokens=True)
     for role, token in roles.items():
         setattr(tokenizer, role, token)
@@ -59,22 +59,40 @@ def specimen(
     image_token: str = "<image>",
     **rest: Any,
 ) -> Specimen:
-    """`facts` of the config, and the processor; both are made late, for versions of transformers that lack them."""
+    """`facts` of the config, and the processor: made late, since not every version of transformers knows them."""
 
     def build() -> tuple[PreTrainedModel, Any]:
         made = processor()
         made.chat_template = processors.LLAVA_TEMPLATE.replace("<image>", image_token)
         torch.manual_seed(0)
         config = AutoConfig.for_model(architecture, **facts())
-        return AutoModelForImageTextToText.from_config(config).eval(), made
+        model = AutoModelForImageTextToText.from_config(config).eval()
+        sharpen(model)
+        return model, made
 
     return Specimen(build, **rest)
+
+
+@torch.no_grad()
+def sharpen(model: PreTrainedModel) -> None:
+    """Let a tower's features stay where they are, or random weights would smear what the probe paints.
+
+    Attention adds a tenth; convolutions of 3 x 3 see only the pixels that their stride gives them, no neighbors.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
+            own = slice(1, 1 + module.stride[0])
+            kept = torch.zeros_like(module.weight)
+            kept[..., own, own] = module.weight[..., own, own]
+            module.weight.copy_(kept)
+        elif "vision" in name and name.endswith(("attn.out_proj", "attn.o_proj", "attn.proj")):
+            module.weight.mul_(0.1)
 
 
 def llava_next(kind: str, **more: Any) -> Any:
     return getattr(transformers, kind)(
         image_processor=transformers.LlavaNextImageProcessor(image_grid_pinpoints=CANVASES, **SQUARE),
-        tokenizer=words(),
+        tokenizer=words(kind=transformers.LlamaTokenizerFast),
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -83,7 +101,7 @@ def llava_next(kind: str, **more: Any) -> Any:
 
 
 def lfm2_images() -> Any:
-    kind = getattr(transformers, "Lfm2VlImageProcessorFast", None) or transformers.Lfm2VlImageProcessor
+    kind = getattr(transformers, "Lfm2VlImageProcessor", None) or transformers.Lfm2VlImageProcessorFast  # 4.57
     tokens = {"min_image_tokens": 4, "max_image_tokens": 16}
     return kind(tile_size=32, max_tiles=6, encoder_patch_size=8, **tokens)
 
@@ -246,7 +264,15 @@ SPECIMENS: dict[str, Specimen] = {
             "image_token_id": 259,
             "projector_hidden_size": 32,
         },
-        lambda: transformers.Lfm2VlProcessor(lfm2_images(), words()),
+        lambda: transformers.Lfm2VlProcessor(
+            lfm2_images(),
+            words(
+                image_token="<image>",
+                image_start_token="<|vision_start|>",
+                image_end_token="<|vision_end|>",
+                image_thumbnail="<|im_start|>",
+            ),
+        ),
         image=(100, 150),
     ),
     "minicpmv4_6": specimen(
@@ -271,6 +297,7 @@ SPECIMENS: dict[str, Specimen] = {
                 "num_key_value_heads": 2,
                 "head_dim": 8,
                 "image_size": [98, 98],
+                "initializer_range": 0.1,
             },
             "adapter_config": {
                 "vision_feature_layer": [0],
@@ -280,6 +307,7 @@ SPECIMENS: dict[str, Specimen] = {
                 "head_dim": 8,
                 "text_hidden_size": 32,
                 "intermediate_size": 48,
+                "initializer_range": 0.3,
             },
             **{
                 key: 267 + MOLMO2_TOKENS.index(token)
