@@ -209,8 +209,8 @@ def _chat_text(processor: Any, question: str) -> str:
         text = plain
     if text is None or sum(map(text.count, image_tokens)) != 1:
         raise InputError(
-            f"The chat template must put the image token ({' or '.join(image_tokens)}) once into the text, and the prompt "
-            f"template must not hold it; got {text!r}."
+            f"The chat template must put the image token ({' or '.join(image_tokens)}) once into the text, and the "
+            f"prompt template must not hold it; got {text!r}."
         )
     return text
 
