@@ -20,6 +20,9 @@ IMAGE_TOKEN_ATTRIBUTES = ("image_placeholder_token", "boi_token", "image_token")
 
 NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomical
 
+# Processors that put the image before the text by themselves.
+IMAGE_COMES_FIRST = ("FuyuProcessor",)
+
 
 def load_image(image: Image.Image | str | Path | np.ndarray | Tensor) -> Image.Image:
     """Read an image as a viewer shows it: upright (EXIF orientation applied), 8 bits per channel, on white paper.
@@ -145,8 +148,9 @@ def build_inputs(
     # A template that writes the sequence's first token itself does not want the tokenizer's as well.
     starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
     try:
-        inputs = processor(
-            images=[[_unambiguous(image)] for image in images],
+        inputs = _process(
+            processor,
+            [_unambiguous(image) for image in images],
             text=texts,
             padding=len(texts) > 1,
             padding_side="left",
@@ -155,6 +159,12 @@ def build_inputs(
         )
     except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as error:
         raise InputError(_refusal(processor, images, error)) from error
+    if len(inputs["input_ids"]) != len(texts):
+        raise InputError(
+            f"{type(processor).__name__} makes {len(inputs['input_ids'])} texts of {len(texts)}: it asks questions of "
+            "its own, and prompts never reach the model. Use another processor class over the same image processor "
+            "and tokenizer."
+        )
     length = inputs["input_ids"].shape[1]
     limit = min(NO_LIMIT, tokenizer.model_max_length, max_length or NO_LIMIT)
     if length > limit:
@@ -181,24 +191,36 @@ def _check_prompt(prompt: Any, processor: Any) -> None:
         )
 
 
+def _process(processor: Any, images: Sequence[Any], **options: Any) -> BatchFeature:
+    """Call a processor with one image per text. Most want the images of each text in a list, some want them bare."""
+    try:
+        return processor(images=[[image] for image in images], **options)
+    except ValueError as error:
+        try:
+            return processor(images=list(images), **options)
+        except (ValueError, TypeError):
+            raise error from None
+
+
 def _image_tokens(processor: Any) -> list[str]:
     """The texts that may stand for the image: which of them does, if there are two, shows in the chat template."""
     names = [getattr(processor, name, None) for name in IMAGE_TOKEN_ATTRIBUTES]
-    tokens = list(dict.fromkeys(str(name) for name in names if name))
-    if not tokens:
-        raise InputError(
-            f"{type(processor).__name__} names no image token (`image_token`), so no text can hold an image. "
-            "Use the processor of an image-text-to-text model."
-        )
-    return tokens
+    return list(dict.fromkeys(str(name) for name in names if name))
 
 
 def _chat_text(processor: Any, question: str) -> str:
     """The user's turn, with image and question, up to where the answer starts."""
     image_tokens = _image_tokens(processor)
     tokenizer = processor.tokenizer
+    if type(processor).__name__ in IMAGE_COMES_FIRST:
+        return question
+    if not image_tokens and not getattr(processor, "chat_template", None):
+        raise InputError(
+            f"{type(processor).__name__} names no image token (`image_token`), so no text can hold an image. "
+            "Use the processor of an image-text-to-text model."
+        )
     parts = [{"type": "image"}, {"type": "text", "text": question}]
-    plain = f"{image_tokens[0]}\n{question}"
+    plain = f"{image_tokens[0] if image_tokens else ''}\n{question}"
     if getattr(processor, "chat_template", None):
         text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     elif getattr(tokenizer, "chat_template", None):
@@ -207,10 +229,11 @@ def _chat_text(processor: Any, question: str) -> str:
         )
     else:
         text = plain
-    if text is None or sum(map(text.count, image_tokens)) != 1:
+    # A processor without an image token replaces none: its template writes as many as the image has.
+    if text is None or (image_tokens and sum(map(text.count, image_tokens)) != 1):
         raise InputError(
-            f"The chat template must put the image token ({' or '.join(image_tokens)}) once into the text, and the "
-            f"prompt template must not hold it; got {text!r}."
+            f"The chat template must put the image token {' or '.join(map(repr, image_tokens))} once into the text, "
+            f"and the prompt template must not hold it; got {text!r}."
         )
     return text
 

@@ -121,14 +121,6 @@ def _measure(processor: Any, from_text: bool, read: partial[list[ImageTokens]], 
     return known[key]
 
 
-def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:
-    """What the model sees of a picture. `from_text`: by the whole processor, if it is one; else text is left out."""
-    image_processor = getattr(processor, "image_processor", processor)
-    if from_text and image_processor is not processor:
-        return build_inputs(processor, [picture], ["?"], "{prompt}")
-    return image_processor(images=[picture], return_tensors="pt")
-
-
 def _frames_of(image: ImageTokens, size: tuple[int, int], measured: _Measured) -> list[Frame]:
     """The frames of an image's windows, if they are what was measured."""
     got = [window.grid for window in image.windows]
@@ -139,6 +131,14 @@ def _frames_of(image: ImageTokens, size: tuple[int, int], measured: _Measured) -
             "processor."
         )
     return measured.frames
+
+
+def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:
+    """What the model sees of a picture: by the whole processor, if that is wanted and there is one."""
+    image_processor = getattr(processor, "image_processor", processor)
+    if from_text and image_processor is not processor:
+        return build_inputs(processor, [picture], ["?"], "{prompt}")
+    return image_processor(images=[picture], return_tensors="pt")
 
 
 def _reader(architecture: str, config: PretrainedConfig) -> partial[list[ImageTokens]]:

@@ -9,10 +9,16 @@ from typing import Any
 from lens_adapter.vlm.windows import (
     Family,
     any_resolution,
+    convolved_grid,
     fixed_grid,
+    flat_grid,
     packed_tiles,
+    padded_columns,
     padded_tiles,
+    placed_grid,
     pooled_grids,
+    rows_in_text,
+    square_grid,
     tiled,
     tiles_then_whole,
     variable_grid,
@@ -50,8 +56,40 @@ _ANY_RESOLUTION = {"pinpoints": "image_grid_pinpoints", "patch": "vision_config.
 _TILED = LayoutRow(tiled, {"image_token": "image_token_id", "patch": "vision_config.patch_size"}, from_text=True)
 _PACKED = LayoutRow(packed_tiles, {"mode": "downsample_mode"})
 
+_PATCHES = LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"})
+_SAM = LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"}, {"merge": 4})  # two convolutions of stride 2 behind
+_POOLED = LayoutRow(square_grid, {"tokens": "mm_tokens_per_image"})
+# The processor tells the image processor how large a patch is.
+_PIXTRAL = LayoutRow(fixed_grid, {"patch": "vision_config.patch_size", "merge": "spatial_merge_size"}, from_text=True)
+_PLACED = LayoutRow(placed_grid, {"pool": "vision_config.pooling_kernel_size"})
+
 LAYOUTS: dict[str, LayoutRow] = {
     "llava": _FIXED,
+    "chameleon": LayoutRow(convolved_grid, {"multipliers": "vq_config.channel_multiplier"}),
+    "deepseek_vl": _PATCHES,
+    "deepseek_vl_hybrid": _PATCHES,
+    "diffusion_gemma": _PLACED,
+    "emu3": LayoutRow(convolved_grid, {"multipliers": "vq_config.channel_multiplier"}, {"row_ends": 1}),
+    "fast_vlm": LayoutRow(square_grid, {"tokens": "image_seq_length"}),
+    "fuyu": LayoutRow(rows_in_text, {"image_token": "image_token_id"}, from_text=True),
+    "gemma3": _POOLED,
+    "gemma4": _PLACED,
+    "gemma4_unified": LayoutRow(placed_grid),
+    "got_ocr2": _SAM,
+    "hunyuan_vl": LayoutRow(
+        flat_grid, {"merge": "vision_config.spatial_merge_size"}, {"start": 1, "row_ends": 1, "ends": 1}
+    ),
+    "inkling_mm_model": LayoutRow(padded_columns, {"image_token": "image_token_id"}),
+    "janus": _PATCHES,
+    "lighton_ocr": _PIXTRAL,
+    "mistral3": _PIXTRAL,
+    "mistral_large4": _PIXTRAL,
+    "nemotron_h_omni": LayoutRow(flat_grid, {"shrink": "downsample_ratio"}, {"grids": "image_grid_hw"}),
+    "paligemma": _PATCHES,
+    "pp_chart2table": _SAM,
+    "shieldgemma2": _POOLED,
+    "video_llava": LayoutRow(fixed_grid, _FIXED.fields, {"key": "pixel_values_images"}),
+    "vipllava": _PATCHES,
     "qwen2_vl": _VARIABLE,
     "qwen2_5_vl": _VARIABLE,
     "qwen3_vl": _VARIABLE,
