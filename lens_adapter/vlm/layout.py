@@ -22,6 +22,7 @@ from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.frame import WHOLE, Frame, Line, is_enlarged, measure_frames
+from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.registry import LAYOUTS
 from lens_adapter.vlm.windows import ImageTokens, joined, require_tensor
 
@@ -59,9 +60,9 @@ def token_layouts(
     if processor is None or image_sizes is None:
         frames = [[WHOLE] * len(image.windows) for image in images]
     else:
-        image_processor = getattr(processor, "image_processor", processor)
+        from_text = LAYOUTS[anatomy.architecture].from_text
         sizes = [(int(height), int(width)) for height, width in image_sizes]
-        measured = [_measure(image_processor, read, size) for size in sizes]
+        measured = [_measure(processor, from_text, read, size) for size in sizes]
         counts = [one.pictures for one in measured]
         if sum(counts) != len(images):
             tiled = f" (by this processor, such images make {counts} of them)" if sum(counts) != len(sizes) else ""
@@ -97,17 +98,20 @@ MAX_CACHED = 1024  # image sizes per processor
 _cache: WeakKeyDictionary[Any, dict[Any, _Measured]] = WeakKeyDictionary()
 
 
-def _measure(image_processor: Any, read: partial[list[ImageTokens]], size: tuple[int, int]) -> _Measured:
+def _measure(processor: Any, from_text: bool, read: partial[list[ImageTokens]], size: tuple[int, int]) -> _Measured:
     """Measure the frames of an image's windows, once per processor setting and image size."""
     if min(size) < 1:
         raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {size}.")
-    key = (image_processor.to_json_string(), read.func, str(read.keywords), size)
+    image_processor = getattr(processor, "image_processor", processor)
+    # A whole processor's settings beside its image processor's and tokenizer's: patch sizes and the like.
+    own = [item for item in vars(processor).items() if isinstance(item[1], (int, str))] if from_text else []
+    key = (image_processor.to_json_string(), str(own), read.func, str(read.keywords), size)
     known = _cache.setdefault(image_processor, {})
     if key not in known:
         images: list[ImageTokens] = []
 
         def show(picture: Image) -> list[Tensor]:
-            images[:] = read(image_processor(images=[picture], return_tensors="pt"))
+            images[:] = read(_preprocess(processor, picture, from_text))
             return [window.pixels for image in images for window in image.windows]
 
         if len(known) >= MAX_CACHED:
@@ -127,6 +131,14 @@ def _frames_of(image: ImageTokens, size: tuple[int, int], measured: _Measured) -
             "processor."
         )
     return measured.frames
+
+
+def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:
+    """What the model sees of a picture: by the whole processor, if that is wanted and there is one."""
+    image_processor = getattr(processor, "image_processor", processor)
+    if from_text and image_processor is not processor:
+        return build_inputs(processor, [picture], ["?"], "{prompt}")
+    return image_processor(images=[picture], return_tensors="pt")
 
 
 def _reader(architecture: str, config: PretrainedConfig) -> partial[list[ImageTokens]]:
