@@ -39,7 +39,9 @@ REFUSED: dict[str, str] = {
 }
 
 # Where the decoder layers are, for models whose `get_decoder()` does not lead to them: {model_type: attribute path}.
-LAYER_PATHS: dict[str, str] = {}
+LAYER_PATHS: dict[str, str] = {
+    "diffusion_gemma": "model.encoder.language_model.layers",  # reads the prompt; its decoder only writes the answer
+}
 
 # Names under which configs keep the id of the placeholder that image features replace.
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
