@@ -21,7 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
-from lens_adapter.vlm.frame import WHOLE, Frame, Line, is_enlarged, measure_frames
+from lens_adapter.vlm.frame import MIN_SIDE, WHOLE, Frame, Line, is_enlarged, measure_frames
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.registry import LAYOUTS
 from lens_adapter.vlm.windows import ImageTokens, joined, require_tensor
@@ -68,7 +68,8 @@ def token_layouts(
             tiled = f" (by this processor, such images make {counts} of them)" if sum(counts) != len(sizes) else ""
             raise InputError(
                 f"image_sizes: expected one (H, W) for each of {len(images)} images{' or tiles' if tiled else ''}, got "
-                f"{sizes}{tiled}. Give the sizes of the very images that were processed, in order."
+                f"{sizes}{tiled}. Give the sizes of the very images that were processed, in order"
+                + (f"; enlarge those thinner than {MIN_SIDE} pixels." if any(map(is_enlarged, sizes)) else ".")
             )
         ends = list(accumulate(counts, initial=0))
         images = [joined(images[start:end]) for start, end in pairwise(ends)]
