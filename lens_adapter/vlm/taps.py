@@ -68,8 +68,8 @@ def capture(
     The first forward fills the yielded record; every later one (`generate`: one per new token) is appended to its
     `steps`. Tensors are detached. Under dropout the recorded rows are those without it.
 
-    Code that torch.compile made does not run inside, since it would not see the hooks: the model runs as it was written.
-    Outputs are bit-identical to those of the uncompiled model.
+    Code that torch.compile made would not see the hooks, so it rests: the model runs as it was written, and its outputs
+    are bit-identical to those of the uncompiled model.
 
     Args:
         anatomy: of the model to be read.
@@ -249,7 +249,9 @@ class _Recorder:
         def record(call: AttentionCall) -> None:
             if self.current is None or layer in self.current.attention:
                 return
-            rows = attention_rows(call, self.current.queries - self.total)[..., : self.total]  # static caches are longer
+            rows = attention_rows(call, self.current.queries - self.total)[
+                ..., : self.total
+            ]  # static caches are longer
             # A sliding cache has dropped the first keys; they get no attention, and a column all the same.
             self.current.attention[layer] = nn.functional.pad(rows, (self.total - rows.shape[-1], 0))
 

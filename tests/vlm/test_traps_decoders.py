@@ -10,7 +10,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AttentionInterface, AutoConfig
+from transformers import AttentionInterface
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from lens_adapter.vlm.anatomy import Anatomy, attention_kernels, build_layers, find_anatomy
@@ -23,7 +23,12 @@ from tests.tiny.models import IMPLEMENTATIONS, NUM_HEADS, NUM_LAYERS, tiny_input
 LAYERS = range(NUM_LAYERS)
 kinds = pytest.mark.parametrize(
     ("decoder", "attention"),
-    [(name, kernel) for name in DECODERS for kernel in IMPLEMENTATIONS if not (name in CAPPED_OR_SUNK and kernel == "sdpa")],
+    [
+        (name, kernel)
+        for name in DECODERS
+        for kernel in IMPLEMENTATIONS
+        if not (name in CAPPED_OR_SUNK and kernel == "sdpa")
+    ],
 )
 
 
