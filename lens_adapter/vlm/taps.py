@@ -249,11 +249,10 @@ class _Recorder:
         def record(call: AttentionCall) -> None:
             if self.current is None or layer in self.current.attention:
                 return
-            rows = attention_rows(call, self.current.queries - self.total)[
-                ..., : self.total
-            ]  # static caches are longer
-            # A sliding cache has dropped the first keys; they get no attention, and a column all the same.
-            self.current.attention[layer] = nn.functional.pad(rows, (self.total - rows.shape[-1], 0))
+            rows = attention_rows(call, self.current.queries - self.total)
+            # One column per token: a static cache is longer than the sequence, and a sliding one drops the first keys.
+            dropped = max(self.total - rows.shape[-1], 0)
+            self.current.attention[layer] = nn.functional.pad(rows[..., : self.total], (dropped, 0))
 
         return record
 
