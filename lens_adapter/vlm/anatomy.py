@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
+from torch._dynamo import OptimizedModule
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AttentionInterface,
@@ -85,13 +86,15 @@ class Anatomy:
 
 
 def unwrap(model: Any) -> PreTrainedModel:
-    """A `PreTrainedModel`, or one inside a `PeftModel` or a transformers `Pipeline` -> the `PreTrainedModel` itself.
+    """A `PreTrainedModel`, or one inside a `PeftModel`, a `Pipeline` or torch.compile's wrapper -> the model itself.
 
     Raises:
         UnsupportedModelError: anything else.
     """
     if isinstance(model, PreTrainedModel):
         return model
+    if isinstance(model, OptimizedModule):
+        return unwrap(model._orig_mod)
     from transformers import Pipeline  # slow to import, and seldom needed
 
     if isinstance(model, Pipeline):
@@ -103,10 +106,9 @@ def unwrap(model: Any) -> PreTrainedModel:
                 "Use LoRA or another method that leaves the sequence alone."
             )
         return unwrap(model.get_base_model())
-    hint = " Attach to the model before torch.compile wraps it." if hasattr(model, "_orig_mod") else ""
     raise UnsupportedModelError(
         "Expected a vision-language model of transformers: a PreTrainedModel of AutoModelForImageTextToText, a "
-        f"PeftModel around one, or a Pipeline that holds one; got {type(model).__name__}.{hint}"
+        f"PeftModel around one, or a Pipeline that holds one; got {type(model).__name__}."
     )
 
 
