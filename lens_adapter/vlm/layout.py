@@ -79,7 +79,7 @@ def _frames(
     """The frame of each of the image's windows, measured once per processor setting and image size."""
     if min(size) < 1:
         raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {size}.")
-    key = (image_processor.to_json_string(), read.func, tuple(read.keywords.items()), size)
+    key = (image_processor.to_json_string(), read.func, str(read.keywords), size)
     known = _cache.setdefault(image_processor, {})
     if key not in known:
         windows: tuple[Window, ...] = ()
