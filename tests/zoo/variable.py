@@ -55,7 +55,8 @@ AUDIO: dict[str, Any] = {
     **{"patch_sizes": [4], "hidden_sizes": [8], "depths": [1]},
 }
 SECTIONS = {"rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]}}  # halves of a head's 8 dimensions
-
+INTERLEAVED = {"rope_scaling": {**SECTIONS["rope_scaling"], "mrope_interleaved": True}}
+WINDOW = {"sliding_window": 24}  # fewer than the tokens of a question
 
 QWEN = {
     **{"image": "<|image_pad|>", "start": "<|vision_start|>", "end": "<|vision_end|>"},
@@ -65,11 +66,8 @@ GLM = QWEN | {"image": "<|image|>", "start": "<|begin_of_image|>", "end": "<|end
 COMPASS = {"image": "<|IMAGE_PAD|>", "start": "<|VISION_START|>", "end": "<|VISION_END|>", "video": "<|VIDEO_PAD|>"}
 MINIMAX = {"image": "]<]image[>[", "start": "]<]start of image[>[", "end": "]<]end of image[>[", "video": "]<]video[>["}
 MUSE = {
-    "image": "<|patch|>",
-    "start": "<|image_start|>",
-    "end": "<|image_end|>",
-    "video": "<|video|>",
-    "audio": "<|audio|>",
+    **{"image": "<|patch|>", "start": "<|image_start|>", "end": "<|image_end|>"},
+    **{"video": "<|video|>", "audio": "<|audio|>"},
 }
 # What tokenizers keep as attributes, for processors that ask them.
 VISUAL = {"image_token": QWEN["image"], "video_token": QWEN["video"]}
@@ -120,11 +118,10 @@ def parts(
     return classes
 
 
-# Few tokens, for image processors that want many.
-SMALL = {"size": {"shortest_edge": 4 * 32 * 32, "longest_edge": 36 * 32 * 32}}
+SMALL = {
+    "size": {"shortest_edge": 4 * 32 * 32, "longest_edge": 36 * 32 * 32}
+}  # for image processors that want many tokens
 START = {"vision_start_token_id": TOKEN_IDS[QWEN["start"]]}  # released configs have it, the class does not declare it
-WINDOW = {"sliding_window": 24}
-INTERLEAVED = {"rope_scaling": {**SECTIONS["rope_scaling"], "mrope_interleaved": True}}
 QWEN3_VL = Facts(parts("Qwen3VL"), text=INTERLEAVED)
 HYBRID = Facts(
     parts("Qwen3VL"),
@@ -247,7 +244,7 @@ def build(architecture: str) -> tuple[PreTrainedModel, ProcessorMixin]:
             changes[name] = {"model_type": part.model_type, **sizes_of(part, sizes), **ids_of(part, ids)}
     changes["text_config"] |= {"vocab_size": len(words), **facts.text}
     changes["vision_config"] |= facts.vision
-    config = AutoConfig.for_model(architecture, **deepcopy(changes))
+    config = AutoConfig.for_model(architecture, **deepcopy(changes))  # a config writes into the dicts it is given
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config)
     return model.eval(), build_processor(facts, words, config.vision_config.patch_size)
@@ -271,6 +268,7 @@ def ids_of(config: PretrainedConfig, ids: Mapping[str, int]) -> dict[str, int]:
 
 
 def build_processor(facts: Facts, words: Qwen2TokenizerFast, patch: int) -> ProcessorMixin:
+    """The architecture's processor over a tokenizer; `patch` is in pixels."""
     made = {name: getattr(transformers, kind) for name, kind in facts.processor.items()}
     kind, images = made.pop("processor"), made.pop("image_processor")
     image = facts.tokens["image"] if facts.wraps else "".join(facts.tokens[role] for role in ("start", "image", "end"))
