@@ -88,8 +88,9 @@ def attention_rows(call: AttentionCall, from_end: Tensor) -> Tensor:
     options = dict(call.options)
     if "dropout" in options:
         options["dropout"] = 0.0
-    if isinstance(bias := options.get("position_bias"), Tensor):
-        options["position_bias"] = _rows_of(bias, from_end)
+    for name in ("position_bias", "sinks"):
+        if isinstance(value := options.get(name), Tensor) and value.dim() == 4:  # else the same for every query
+            options[name] = _rows_of(value, from_end)
     _, weights = eager(call.module, query, call.key, call.value, _row_mask(call, from_end), *call.arguments, **options)
     return weights.float()  # (B, heads, Q, T)
 

@@ -147,6 +147,9 @@ def build_inputs(
     texts = [_chat_text(processor, template.replace("{prompt}", prompt)) for prompt in prompts]
     # A template that writes the sequence's first token itself does not want the tokenizer's as well.
     starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
+    # Not every processor gives by itself all that it says the model takes.
+    names = getattr(processor, "model_input_names", ())
+    asked = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in names else {}
     try:
         inputs = _process(
             processor,
@@ -156,6 +159,7 @@ def build_inputs(
             padding_side="left",
             add_special_tokens=not starts_itself,
             return_tensors="pt",
+            **asked,
         )
     except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as error:
         raise InputError(_refusal(processor, images, error)) from error

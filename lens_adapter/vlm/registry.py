@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lens_adapter.vlm.windows import (
@@ -91,10 +91,6 @@ LAYOUTS: dict[str, LayoutRow] = {
     "shieldgemma2": _POOLED,
     "video_llava": LayoutRow(fixed_grid, _FIXED.fields, {"key": "pixel_values_images"}),
     "vipllava": _PATCHES,
-    "qwen2_vl": _VARIABLE,
-    "qwen2_5_vl": _VARIABLE,
-    "qwen3_vl": _VARIABLE,
-    "qwen3_vl_moe": _VARIABLE,
     "aya_vision": _TILED,
     "cohere2_vision": _TILED,
     "granite4_vision": LayoutRow(any_resolution, {**_ANY_RESOLUTION, "downsample": "downsample_rate"}),
@@ -119,6 +115,25 @@ LAYOUTS: dict[str, LayoutRow] = {
     "unlimited_ocr": LayoutRow(
         tiles_then_whole, {"patch": "vision_config.sam_config.patch_size"}, {"merge": 4, "newlines": True}
     ),
+    **dict.fromkeys(
+        (
+            *("cohere_compass", "cosmos3_edge", "cosmos3_omni", "dots3_note", "ernie4_5_vl_moe", "exaone4_5", "glm46v"),
+            *("glm4v", "glm4v_moe", "glm_ocr", "glmga", "hyperclovax_vision_v2", "lfm3_vl", "minimax_m3_vl"),
+            *("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker"),
+            *("qwen3_vl", "qwen3_vl_moe"),
+        ),
+        _VARIABLE,
+    ),
+    **dict.fromkeys(
+        ("muse_glimmer", "muse_spark"),
+        LayoutRow(variable_grid, {"merge": "vision_config.merge_size"}, {"blocks": False}),
+    ),
+    "inkling2": LayoutRow(variable_grid, constants={"merge": 1, "channels": -1}),
+    "kimi_k25": LayoutRow(
+        variable_grid, {"merge": "vision_config.merge_kernel_size"}, {"blocks": False, "channels": 1}
+    ),
+    "paddleocr_vl": replace(_VARIABLE, constants={"blocks": False, "channels": 1}),
+    "video_llama_3": LayoutRow(variable_grid, constants={"merge": "image_merge_sizes"}),
 }
 
 

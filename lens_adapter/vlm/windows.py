@@ -97,19 +97,36 @@ def square_grid(inputs: Mapping[str, Any], *, tokens: int) -> list[ImageTokens]:
     return [_whole(picture, (side, side)) for picture in _pictures(inputs, "pixel_values")]
 
 
-def variable_grid(inputs: Mapping[str, Any], *, merge: int) -> list[ImageTokens]:
-    """Every image has its own grid of patches, `image_grid_thw` (N, 3); merge x merge of them make a token.
+def variable_grid(
+    inputs: Mapping[str, Any],
+    *,
+    merge: int | tuple[int, int] | str,
+    blocks: bool = True,
+    channels: int | None = None,
+) -> list[ImageTokens]:
+    """Every image has its own grid of patches, `image_grid_thw` (N, 3); a block of them makes a token.
 
-    `pixel_values` (all patches, values of a patch): the patches of one token follow one another.
+    Args:
+        inputs: with `pixel_values` (all patches, values of a patch), or 4-D: (all patches, p, p and channels).
+        merge: patches along each side of a token: one number, (rows, columns), or the key of an input (N,) that says.
+        blocks: the patches of one token follow one another; else all patches are row-major.
+        channels: which dimension of 4-D `pixel_values` holds the channels.
     """
     grids = require_tensor(inputs, "image_grid_thw").tolist()
-    patches = require_tensor(inputs, "pixel_values").float().mean(-1).split([t * h * w for t, h, w in grids])
+    merges = require_tensor(inputs, merge).tolist() if isinstance(merge, str) else [merge] * len(grids)
+    values = require_tensor(inputs, "pixel_values").float()
+    values = values.mean(-1)[:, None, None] if channels is None else values.mean(channels)  # (all patches, p, p)
     images = []
-    for (t, rows, columns), values in zip(grids, patches, strict=True):
+    for (t, rows, columns), patches, side in zip(
+        grids, values.split([t * h * w for t, h, w in grids]), merges, strict=True
+    ):
         if t != 1:
             raise InputError(f"image_grid_thw: expected still images (t = 1), got a grid of {(t, rows, columns)}.")
-        h, w = rows // merge, columns // merge
-        pixels = values.reshape(h, w, merge, merge).transpose(1, 2).reshape(rows, columns)
+        high, wide = (side, side) if isinstance(side, int) else side
+        h, w = rows // high, columns // wide
+        block = (high, wide) if blocks else (1, 1)
+        pixels = patches.reshape(rows // block[0], columns // block[1], *block, *patches.shape[1:])
+        pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)  # (rows * p, columns * p)
         images.append(ImageTokens(h * w, (Window(0, (h, w), pixels),)))
     return images
 

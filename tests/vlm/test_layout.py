@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from math import ceil
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import transformers
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
@@ -20,6 +23,7 @@ from lens_adapter.vlm.layout import token_layouts
 from lens_adapter.vlm.registry import LAYOUTS, register_layout
 from tests.tiny.pairs import tiny_pair, tiny_processor
 from tests.tiny.processors import IMAGE_PAD, IMAGE_TOKEN
+from tests.zoo import variable
 
 QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # One shallow vision layer: attention must not drown a token's own patch.
@@ -231,6 +235,20 @@ def test_qwen_sees_the_whole_image_whatever_its_shape(architecture, size):
     x, y = edges(layout)
     assert torch.allclose(x, torch.linspace(0, 1, w + 1), atol=4e-3)
     assert torch.allclose(y, torch.linspace(0, 1, h + 1), atol=4e-3)
+
+
+@pytest.mark.parametrize("size", [(70, 140), (61, 97)])
+@pytest.mark.parametrize(("architecture", "cell"), [("kimi_k25", 28), ("inkling2", 40)])
+def test_cells_of_an_image_that_is_padded_to_whole_ones(architecture, cell, size):
+    """Neither resizes a small image: a token is `cell` pixels of the original, fewer at the right and the bottom."""
+    if architecture not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        pytest.skip("not in this version of transformers")
+    model, processor = variable.SPECIMENS[architecture].build()
+    layout = layout_of(model, processor, noise_image(size))
+    assert layout.grid == (ceil(size[0] / cell), ceil(size[1] / cell))
+    edges = [[min(k * cell / length, 1) for k in range(ceil(length / cell) + 1)] for length in size]
+    expected = [[x0, y0, x1, y1] for y0, y1 in pairwise(edges[0]) for x0, x1 in pairwise(edges[1])]
+    assert layout.boxes.sub(torch.tensor(expected)).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("suffix", ["", "Fast", "Pil"])

@@ -68,7 +68,9 @@ def render(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         for version, table in found.items()
     ]
     lines = [HEAD, *counts, "", "## Works", ""]
-    lines += ["| architecture | class | image tokens | layers read | rows differ by | tokens found | `segment` | in 4.57 |"]
+    lines += [
+        "| architecture | class | image tokens | layers read | rows differ by | tokens found | `segment` | in 4.57 |"
+    ]
     lines += ["|---|---|---|---|---|---|---|---|"]
     older = list(found.values())[1:]
     for name, facts in sorted(newest.items()):
