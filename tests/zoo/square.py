@@ -168,7 +168,7 @@ def codes(name: str, count: int) -> dict[str, int]:
 def _centred(convolution: nn.Conv2d | nn.Conv3d) -> Tensor:
     """(height, width): 1 for the taps of a kernel that see the place itself, less for its neighbors."""
     rows, columns = convolution.kernel_size[-2:]
-    own = torch.full((rows, columns), 0.2)
+    own = torch.full((rows, columns), 0.1)
     # With stride 2, a kernel starts at the first of the two pixels that its output stands for.
     inside = slice(0, 2) if convolution.stride[-1] == 2 else slice(rows // 2, rows // 2 + 1)
     own[inside, inside] = 1
@@ -187,7 +187,9 @@ def learn_codes(model: PreTrainedModel, size: tuple[int, int]) -> None:
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.zeros_(module.bias)
             nn.init.orthogonal_(module.weight.flatten(1))
-            module.weight.mul_(0 if name.endswith("conv2") else _centred(module))
+            module.weight.mul_(0 if "conv2" in name else _centred(module))
+        elif name.endswith("proj_out") or name.endswith("out_proj"):
+            nn.init.zeros_(module.weight)
     tower, words = model.model.vqmodel, model.get_input_embeddings().weight
     seen: list[Tensor] = []
     handle = tower.quantize.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -333,5 +335,7 @@ SPECIMENS: dict[str, Specimen] = {
             },
         },
         prepare=lambda model: learn_codes(model, (64, 64)),
+        image=(80, 160),
+        hits=0.9,  # 512 codes are coarse: a small change may miss a code's border in the place that was painted
     ),
 }
