@@ -85,7 +85,7 @@ def use_implementation(model: PreTrainedModel, name: str) -> None:
     text_config = model.config.get_text_config(decoder=True)
     if (text_config._attn_implementation or "eager") != name:
         parts = [part for part in model.config.sub_configs if getattr(model.config, part, None) is text_config]
-        model.set_attn_implementation({part: name for part in parts} if parts else name)
+        model.set_attn_implementation(dict.fromkeys(parts, name) if parts else name)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tests.zoo.specimen import Specimen, ask_processor
-from tests.zoo.square import TEXT, TOWER, VOCAB_SIZE, chat, codes, learn_codes, specimen, words
+from tests.zoo.square import OLD, TEXT, TOWER, VOCAB_SIZE, chat, codes, learn_codes, specimen, words
 
 # 4 pixels a patch, 3 x 3 patches a token: the processors of Gemma 4 give an image no fewer than about 70 tokens.
 SMALL = {"patch_size": 4, "pooling_kernel_size": 3}
@@ -47,14 +47,19 @@ def ask_with_canvas(processor: Any, images: Sequence[Image.Image]) -> dict[str, 
 def emu3_processor() -> Any:
     roles = {role: f"<{role}>" for role in ("boi_token", "eoi_token", "image_wrapper_token", "eof_token")}
     images = transformers.Emu3ImageProcessor(min_pixels=40 * 80, max_pixels=41 * 82, spatial_factor=8)
-    return transformers.Emu3Processor(images, words(image_token="<image>", **roles), chat_template=chat("<image>"))
+    return transformers.Emu3Processor(
+        images, words(transformers.GPT2TokenizerFast, image_token="<image>", **roles), chat_template=chat("<image>")
+    )
 
 
 class Spaced(PreTrainedTokenizerFast):
-    """Puts a space before every text, also where it starts with an image: Fuyu's does, and its processor relies on it."""
+    """Puts a space before every text, even where an image starts it: Fuyu's does, and its processor relies on it."""
 
     def __call__(self, text: str, **options: Any) -> Any:
         return super().__call__(" " + text, **options)
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        return super().encode(" " + text, **options)
 
 
 def fuyu_processor() -> Any:
@@ -162,7 +167,7 @@ SPECIMENS: dict[str, Specimen] = {
     **specimen(
         "fuyu",
         fuyu_processor,
-        {"text_config": {"model_type": "persimmon", **TEXT}, "patch_size": 15},
+        {"text_config": {"model_type": "persimmon", **TEXT}, **TEXT, "patch_size": 15},
         "|SPEAKER|",
     ),
     **specimen(
@@ -255,3 +260,6 @@ SPECIMENS: dict[str, Specimen] = {
         },
     ),
 }
+
+if OLD:
+    del SPECIMENS["emu3"]  # refused there
