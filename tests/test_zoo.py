@@ -8,11 +8,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from lens_adapter.vlm.anatomy import REFUSED
 from lens_adapter.vlm.layout import token_layouts
-from tests.zoo import square, stitched, tiles, variable
+from tests.zoo import stitched, tiles, uneven
 from tests.zoo.checks import examine, noise_image
+from tests.zoo.specimens import ZOO, architectures
 
 SEVERAL_TILES = {**stitched.SPECIMENS, **tiles.SPECIMENS}
-ZOO = {**square.SPECIMENS, **variable.SPECIMENS, **SEVERAL_TILES}
 
 
 def specimen_of(architecture):
@@ -61,7 +61,22 @@ def test_images_of_one_prompt_are_told_apart(architecture):
         assert torch.equal(layout.positions.diff(), alone.positions.diff())
 
 
+@pytest.mark.parametrize("architecture", sorted(uneven.SPECIMENS))
+def test_images_of_several_sizes_keep_their_places(architecture):
+    specimen = specimen_of(architecture)
+    model, processor = specimen.build()
+    height, width = specimen.image
+    sizes = [(height, width), (width, height), (height, height)]
+    images = [noise_image(size) for size in sizes]
+    together = token_layouts(model, processor, specimen.ask(processor, images), sizes)
+    for layout, image, size in zip(together, images, sizes, strict=True):
+        (alone,) = token_layouts(model, processor, specimen.ask(processor, [image]), [size])
+        assert layout.grid == alone.grid
+        torch.testing.assert_close(layout.boxes, alone.boxes)
+    assert len({layout.grid for layout in together}) == 3
+
+
 @pytest.mark.xfail(reason="the zoo is being filled", strict=True)
 def test_no_architecture_is_unexamined():
-    assert set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) <= set(ZOO) | set(REFUSED)
+    assert architectures() <= set(ZOO) | set(REFUSED)
     assert not set(ZOO) & set(REFUSED)

@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForImageTextToText,
     PretrainedConfig,
     PreTrainedModel,
+    __version__,
 )
 
 from lens_adapter.errors import LensConfigError, UnsupportedModelError
@@ -38,6 +39,9 @@ REFUSED: dict[str, str] = {
     "mistral4": "it has no vision tower",
     "pi0": "its query tokens are actions, not text",
 }
+
+if __version__.startswith("4."):
+    REFUSED["emu3"] = "transformers 4 drops the images that it is given; transformers 5 passes them on"
 
 # Where the decoder layers are, for models whose `get_decoder()` does not lead to them: {model_type: attribute path}.
 LAYER_PATHS: dict[str, str] = {

@@ -332,8 +332,9 @@ def placed_grid(inputs: Mapping[str, Any], *, pool: int = 1) -> list[ImageTokens
 
     pool x pool of them make a token.
     """
+    patches = require_tensor(inputs, "pixel_values").float().mean(-1)
     images = []
-    for values, places in zip(_patches(inputs), require_tensor(inputs, "image_position_ids"), strict=True):
+    for values, places in zip(patches, require_tensor(inputs, "image_position_ids"), strict=True):
         columns, rows = (places.max(0).values + 1).tolist()
         real = places[:, 0] >= 0
         picture = values.new_zeros(1, rows, columns)
@@ -345,11 +346,14 @@ def placed_grid(inputs: Mapping[str, Any], *, pool: int = 1) -> list[ImageTokens
 def rows_in_text(inputs: Mapping[str, Any], *, image_token: int) -> list[ImageTokens]:
     """Only the text shows the grid: it ends every row of image tokens with another token; one image per sequence.
 
-    The patches of all images follow one another, as `image_patches` or `pixel_values`, (patches, values).
+    The patches of all images follow one another, (patches, values), as `pixel_values` or, a tensor or a list of such,
+    as `image_patches`.
     """
-    values = _patches(inputs, "image_patches" if "image_patches" in inputs else "pixel_values")
+    given = inputs.get("image_patches")
+    given = given if isinstance(given, list) else [require_tensor(inputs, "pixel_values") if given is None else given]
+    values = torch.cat([patches.float().mean(-1).flatten() for patches in given])
     runs = [_runs_of(ids == image_token) for ids in require_tensor(inputs, "input_ids")]
-    parts = values.flatten().split([sum(run) for run in runs if run])
+    parts = values.split([sum(run) for run in runs if run])
     return [
         _whole(part.reshape(1, len(run), run[0]), (len(run), run[0]))
         for part, run in zip(parts, (run for run in runs if run), strict=True)
@@ -388,11 +392,6 @@ def _pictures(inputs: Mapping[str, Any], key: str) -> Tensor:
     if pictures.ndim != 4:
         raise InputError(f"{key}: expected shape (images, 3, H, W), got {tuple(pictures.shape)}.")
     return pictures
-
-
-def _patches(inputs: Mapping[str, Any], key: str = "pixel_values") -> Tensor:
-    """The mean value of every patch."""
-    return require_tensor(inputs, key).float().mean(-1)
 
 
 def _runs_of(here: Tensor) -> list[int]:

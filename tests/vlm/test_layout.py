@@ -400,12 +400,16 @@ def test_an_unknown_layout_is_refused_and_can_be_taught(monkeypatch):
     assert layout_of(model, processor, image).grid == (4, 4)
 
 
-def test_a_variable_grid_is_not_taken_for_a_fixed_one():
+def test_a_padded_picture_has_the_grid_of_its_own_size():
     model, processor = tiny_pair("llava")
-    inputs = ask(processor, [noise_image((84, 84))])
-    inputs["image_sizes"] = torch.tensor([[56, 56]])
-    with pytest.raises(UnsupportedModelError, match="image_sizes"):
-        token_layouts(model, processor, inputs)
+    inputs = ask(processor, [noise_image((84, 84)), noise_image((84, 84))])
+    inputs["image_sizes"] = torch.tensor([[56, 56], [28, 42]])
+    ids = inputs["input_ids"][1]
+    ids[ids == model.config.image_token_id] = 0
+    ids[3:9] = model.config.image_token_id
+    full, padded = token_layouts(model, processor, inputs)
+    assert full.grid == (4, 4) and padded.grid == (2, 3)
+    assert padded.positions.tolist() == list(range(3, 9))
 
 
 def test_a_class_token_that_is_kept_has_no_place():

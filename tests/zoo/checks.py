@@ -58,7 +58,7 @@ def examine(specimen: Specimen) -> Report:
         use_implementation(model, implementation)
         signals = bit_identical(adapter, model, inputs)
         leaves_early(adapter, inputs, signals)
-    rows = rows_difference(model, inputs, signals)  # the last implementation was eager
+    rows = rows_difference(adapter, inputs, signals)  # the last implementation was eager
     assert rows is None or rows <= ROWS_TOLERANCE, f"rows differ from output_attentions by {rows:g}"
     use_implementation(model, native)
     hits = probe_layout(specimen, adapter, model, processor, image, inputs)
@@ -85,7 +85,7 @@ def use_implementation(model: PreTrainedModel, name: str) -> None:
     text_config = model.config.get_text_config(decoder=True)
     if (text_config._attn_implementation or "eager") != name:
         parts = [part for part in model.config.sub_configs if getattr(model.config, part, None) is text_config]
-        model.set_attn_implementation({part: name for part in parts} if parts else name)
+        model.set_attn_implementation(dict.fromkeys(parts, name) if parts else name)
 
 
 @torch.no_grad()
@@ -117,15 +117,23 @@ def leaves_early(adapter: LensAdapter, inputs: dict[str, Tensor], signals: LensS
 
 
 @torch.no_grad()
-def rows_difference(model: PreTrainedModel, inputs: dict[str, Tensor], signals: LensSignals) -> float | None:
-    """Largest difference of captured rows from what the model itself gives out under eager; None: it gives none."""
-    given = getattr(model(**inputs, output_attentions=True), "attentions", None)
-    if not given or any(rows is None for rows in given):
+def rows_difference(adapter: LensAdapter, inputs: dict[str, Tensor], signals: LensSignals) -> float | None:
+    """Largest difference of captured rows from what the attention modules give out under eager; None: they give none.
+
+    It is what the model collects as `output_attentions` (an encoder's may be left out there).
+    """
+    given: dict[int, Tensor] = {}
+    attentions = adapter.attachment.anatomy.attentions
+    handles = [
+        attentions[k].register_forward_hook(lambda _, args, output, k=k: given.update({k: output[1]}))
+        for k in signals.attention
+    ]
+    adapter.attachment.anatomy.model(**inputs, output_attentions=True)
+    for handle in handles:
+        handle.remove()
+    if any(not isinstance(rows, Tensor) for rows in given.values()):
         return None
-    captured = [signals.attention[layer] for layer in sorted(signals.attention)]
-    if len(given) != len(captured):
-        given = [given[layer] for layer in sorted(signals.attention)]
-    return max(float((mine - theirs.float()).abs().max()) for mine, theirs in zip(captured, given, strict=True))
+    return max(float((rows - given[k].float()).abs().max()) for k, rows in signals.attention.items())
 
 
 def probe_layout(
