@@ -21,6 +21,10 @@ def test_architecture_works(architecture):
     examine(ZOO[architecture])
 
 
+def test_llava_over_a_tower_with_a_grid_for_every_image():
+    examine(uneven.LLAVA_OVER_PIXTRAL)
+
+
 @pytest.mark.parametrize("architecture", sorted(uneven.SPECIMENS))
 def test_images_of_several_sizes_keep_their_places(architecture):
     if architecture not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
