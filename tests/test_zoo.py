@@ -61,6 +61,10 @@ def test_images_of_one_prompt_are_told_apart(architecture):
         assert torch.equal(layout.positions.diff(), alone.positions.diff())
 
 
+def test_llava_over_a_tower_with_a_grid_for_every_image():
+    examine(uneven.LLAVA_OVER_PIXTRAL)
+
+
 @pytest.mark.parametrize("architecture", sorted(uneven.SPECIMENS))
 def test_images_of_several_sizes_keep_their_places(architecture):
     specimen = specimen_of(architecture)

@@ -155,7 +155,7 @@ def build_inputs(
             processor,
             [_unambiguous(image) for image in images],
             text=texts,
-            padding=len(texts) > 1,
+            padding=len(texts) > 1 or tokenizer.pad_token is not None,
             padding_side="left",
             add_special_tokens=not starts_itself,
             return_tensors="pt",

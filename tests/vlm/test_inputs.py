@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
@@ -10,6 +11,7 @@ from lens_adapter.errors import InputError
 from lens_adapter.vlm.inputs import build_inputs, load_image
 from tests.tiny.pairs import tiny_processor
 from tests.tiny.processors import LLAVA_TEMPLATE, QWEN_TEMPLATE, TOKEN_IDS
+from tests.zoo.square import chat, words
 
 TEMPLATE = "Where is {prompt} in this image?"
 QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -336,6 +338,23 @@ def test_too_long_prompts_are_refused_and_never_cut(architecture):
     with pytest.raises(InputError, match=f"make {fits + 1} tokens, and the model takes {fits}"):
         build_inputs(processor, [grey()] * 2, prompts, TEMPLATE)
     assert build_inputs(processor, [grey()], ["x" * 400], TEMPLATE)["input_ids"].shape[1] == fits
+
+
+def test_a_processor_that_asks_its_own_questions():
+    processor = transformers.ShieldGemma2Processor(
+        transformers.Gemma3ImageProcessor(size={"height": 56, "width": 56}),
+        words(image_token="<soft>", boi_token="<boi>", eoi_token="<eoi>"),
+        chat_template=chat("<boi>"),
+    )
+    with pytest.raises(InputError, match="ShieldGemma2Processor makes 3 texts of 1"):
+        build_inputs(processor, [grey()], ["cat"], TEMPLATE)
+
+
+def test_a_processor_that_names_no_image_token_needs_a_template():
+    processor = tiny_processor("llava", chat_template=None)
+    processor.image_token = None
+    with pytest.raises(InputError, match="names no image token"):
+        build_inputs(processor, [grey()], ["cat"], TEMPLATE)
 
 
 def test_counts_that_do_not_match():

@@ -87,11 +87,11 @@ def inkling_processor() -> Any:
     )
 
 
-def pixtral_processor() -> Any:
+def pixtral_processor(merge: int = 2) -> Any:
     images = transformers.PixtralImageProcessor(size={"longest_edge": 140}, patch_size={"height": 14, "width": 14})
     tokens = words(image="[IMG]", row="[IMG_BREAK]", end="[IMG_END]")
     return transformers.PixtralProcessor(
-        images, tokens, patch_size=14, spatial_merge_size=2, chat_template=chat("[IMG]")
+        images, tokens, patch_size=14, spatial_merge_size=merge, chat_template=chat("[IMG]")
     )
 
 
@@ -260,6 +260,20 @@ SPECIMENS: dict[str, Specimen] = {
         },
     ),
 }
+# LLaVA's class over a tower with a grid for every image (as Pixtral-12B is).
+LLAVA_OVER_PIXTRAL = specimen(
+    "llava",
+    lambda: pixtral_processor(merge=1),
+    {
+        "text_config": {"model_type": "mistral", **TEXT},
+        "vision_config": PIXTRAL,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+    },
+    "[IMG]",
+    id_name="image_token_index",
+    image=(35, 70),
+)["llava"]
 
 if OLD:
     del SPECIMENS["emu3"]  # refused there
