@@ -8,10 +8,9 @@ prompts.jsonl   a line per example: {"image": "a.jpg", "mask": "a.png", "prompt"
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import overload
 
 import numpy as np
 from PIL import Image
@@ -41,7 +40,7 @@ class _Line:
     prompt: str
 
 
-class LabelledFolder(Sequence[Example]):
+class LabelledFolder:
     """The examples of a folder, in the order of their lines. Lines are checked now, pictures read when asked for.
 
     Args:
@@ -69,13 +68,10 @@ class LabelledFolder(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._lines)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
+    def __iter__(self) -> Iterator[Example]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Example:
         line = self._lines[index]
         try:
             image, mask = load_image(line.image), _load_mask(line.mask)

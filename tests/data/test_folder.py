@@ -42,7 +42,7 @@ def test_reads_every_line_in_order(folder):
     assert first.image.mode == "RGB" and first.image.size == (8, 6) and second.image.size == (6, 8)
     assert first.mask.dtype == bool and first.mask.sum() == 6 and first.mask[1:3, 2:5].all()
     np.testing.assert_array_equal(second.mask, first.mask.T)
-    assert data[-1].prompt == data[1:][0].prompt == second.prompt
+    assert data[-1].prompt == data[1].prompt == second.prompt
     with pytest.raises(IndexError):
         data[2]
 
