@@ -15,7 +15,7 @@ import lens_adapter
 from lens_adapter import LensAdapter, LensConfig, builtin
 from lens_adapter.cli import main
 from lens_adapter.data.folder import Example
-from lens_adapter.errors import InputError, LensError
+from lens_adapter.errors import InputError, LensConfigError, LensError
 from lens_adapter.head.raster import rasterize
 from lens_adapter.probing import ProbeResult, Score, Tally, probe, tokens_in
 from lens_adapter.vlm.anatomy import find_anatomy
@@ -183,6 +183,8 @@ def test_data_that_cannot_be_probed():
     with pytest.raises(InputError, match="and 2 without"):
         probe(model, processor, [empty, empty])
     assert probe(model, processor, [empty, EXAMPLES[0]]).skipped == 1
+    with pytest.raises(LensConfigError, match="a text that holds {prompt}"):
+        probe(model, processor, EXAMPLES, prompt_template="Where is it?")
 
 
 def test_the_plot_shows_every_layer_and_changes_with_the_figures(tmp_path):
