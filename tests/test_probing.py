@@ -183,7 +183,7 @@ def test_data_that_cannot_be_probed():
     with pytest.raises(InputError, match="and 2 without"):
         probe(model, processor, [empty, empty])
     assert probe(model, processor, [empty, EXAMPLES[0]]).skipped == 1
-    with pytest.raises(LensConfigError, match="a text that holds {prompt}"):
+    with pytest.raises(LensConfigError, match="a text that holds"):
         probe(model, processor, EXAMPLES, prompt_template="Where is it?")
 
 
