@@ -10,11 +10,12 @@ from lens_adapter import errors
 if TYPE_CHECKING:
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.config import LensConfig
+    from lens_adapter.probing import ProbeResult, probe
     from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 
 __version__ = "0.1.0"
 
-__all__ = ["LensAdapter", "LensConfig", "LensOutput", "LensSignals", "TokenLayout", "errors"]
+__all__ = ["LensAdapter", "LensConfig", "LensOutput", "LensSignals", "ProbeResult", "TokenLayout", "errors", "probe"]
 
 # torch and transformers take seconds to import: `lens-adapter --help` should not wait for them.
 _HOMES = {
@@ -22,7 +23,9 @@ _HOMES = {
     "LensConfig": "lens_adapter.config",
     "LensOutput": "lens_adapter.signals",
     "LensSignals": "lens_adapter.signals",
+    "ProbeResult": "lens_adapter.probing",
     "TokenLayout": "lens_adapter.signals",
+    "probe": "lens_adapter.probing",
 }
 
 

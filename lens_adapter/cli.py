@@ -1,4 +1,4 @@
-"""`lens-adapter`: demo, segment, evaluate, env. Exit code 0, 1 (failed), 2 (usage)."""
+"""`lens-adapter`: demo, segment, evaluate, probe, env. Exit code 0, 1 (failed), 2 (usage)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lens_adapter import __version__
 from lens_adapter.errors import InputError, LensError, UnsupportedModelError
@@ -51,9 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("prompts", nargs="+", metavar="PROMPT")
     segment.add_argument("--model", required=True, metavar="ID_OR_FOLDER", help="the frozen vision-language model")
     segment.add_argument("--adapter", required=True, metavar="ID_OR_FOLDER", help="the LENS head")
-    segment.add_argument("--device", default="cpu", help="e.g. cuda; default: %(default)s")
-    dtypes = ["auto", "float32", "bfloat16", "float16"]
-    segment.add_argument("--dtype", choices=dtypes, default="auto", help="of the frozen model; default: %(default)s")
+    _add_device_options(segment)
     segment.add_argument("-o", "--output", type=_picture, default="overlay.png", help="default: %(default)s")
     segment.set_defaults(run=_segment)
 
@@ -67,9 +66,40 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     evaluate.set_defaults(run=_evaluate)
 
+    probe = commands.add_parser(
+        "probe",
+        help="find the layer to tap, without any training",
+        description="Ranks the decoder layers and attention heads of a frozen model by how well the attention of the "
+        "last token points at what a prompt names, and recommends the tap_layer of a new head. Prints, and draws layer "
+        "by head: the pointing game (how often the hottest image token's centre lies in the mask) and the mass ratio "
+        "(attention inside the mask, over that of an even spread: 1 means it does not know). "
+        "Example: lens-adapter probe --model Qwen/Qwen2-VL-2B-Instruct --data folder -o layers.png",
+        epilog="FOLDER holds images/, masks/ (PNG, one channel, not zero on the target) and prompts.jsonl with a line "
+        'per example: {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}. Take some hundred '
+        "examples of the kind that the head is for.",
+    )
+    probe.add_argument(
+        "--model", required=True, metavar="ID_OR_FOLDER", help='the frozen model; "builtin": the shipped'
+    )
+    probe.add_argument("--data", type=Path, metavar="FOLDER", help="labelled images; the built-in model needs none")
+    probe.add_argument("--template", metavar="TEXT", help="the question, with {prompt} in it; default: a new head's")
+    probe.add_argument(
+        "--scenes", type=_count, default=100, help="validation scenes for the built-in model; default: %(default)s"
+    )
+    _add_device_options(probe)
+    probe.add_argument("-o", "--output", type=_picture, default="lens-probe.png", help="default: %(default)s")
+    probe.add_argument("--json", type=Path, metavar="FILE", help="write every figure here too")
+    probe.set_defaults(run=_probe)
+
     env = commands.add_parser("env", help="versions and devices, for bug reports")
     env.set_defaults(run=_env)
     return parser
+
+
+def _add_device_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu", help="e.g. cuda; default: %(default)s")
+    dtypes = ["auto", "float32", "bfloat16", "float16"]
+    command.add_argument("--dtype", choices=dtypes, default="auto", help="of the frozen model; default: %(default)s")
 
 
 def _picture(text: str) -> Path:
@@ -97,22 +127,39 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _segment(args: argparse.Namespace) -> None:
-    import torch
     from huggingface_hub.errors import HFValidationError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.vlm.inputs import load_image
 
     image = load_image(args.image)  # before anything large is loaded
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {args.device} cannot be used here; try cpu. {_first_line(error)}") from error
+    _check_device(args.device)
     try:
         adapter = LensAdapter.from_pretrained(args.adapter)
     except HFValidationError as error:
         raise InputError(f"--adapter {args.adapter} is neither a folder nor a Hub repository. {error}") from error
+    with adapter.attach(*_load_base(args)):
+        out = adapter.segment(image, args.prompts)
+    for prompt, score, mask in zip(out.prompts, out.scores.tolist(), out.masks, strict=True):
+        print(f"{prompt}\tscore {score:.2f}\t{mask.float().mean().item():.1%} of the image")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    out.save(args.output)
+    print(f"Wrote {args.output}")
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name} cannot be used here; try cpu. {_first_line(error)}") from error
+
+
+def _load_base(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The frozen model of --model, --dtype and --device, and its processor."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
     try:
         model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype)
     except ValueError as error:
@@ -120,14 +167,7 @@ def _segment(args: argparse.Namespace) -> None:
             f"--model {args.model} is nothing that AutoModelForImageTextToText loads; name a vision-language model. "
             f"{_first_line(error)}"
         ) from error
-    model = model.to(args.device).eval()
-    with adapter.attach(model, AutoProcessor.from_pretrained(args.model)):
-        out = adapter.segment(image, args.prompts)
-    for prompt, score, mask in zip(out.prompts, out.scores.tolist(), out.masks, strict=True):
-        print(f"{prompt}\tscore {score:.2f}\t{mask.float().mean().item():.1%} of the image")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    out.save(args.output)
-    print(f"Wrote {args.output}")
+    return model.to(args.device).eval(), AutoProcessor.from_pretrained(args.model)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -138,9 +178,31 @@ def _evaluate(args: argparse.Namespace) -> None:
     figures = evaluate_builtin(args.scenes)
     for name, value in figures.items():
         print(f"{name:<52} {value:.4f}")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
-        print(f"Wrote {args.json}")
+    _write_json(figures, args.json)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    from lens_adapter import builtin
+    from lens_adapter.data.folder import LabelledFolder
+    from lens_adapter.probing import probe
+
+    data = None if args.data is None else LabelledFolder(args.data)  # before anything large is loaded
+    _check_device(args.device)
+    if args.model == "builtin":
+        args.model = builtin.VLM
+    for file in filter(None, (args.output, args.json)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    result = probe(*_load_base(args), data, prompt_template=args.template, scenes=args.scenes)
+    print(result.summary())
+    result.save(args.output)
+    print(f"Wrote {args.output}")
+    _write_json(result.to_dict(), args.json)
+
+
+def _write_json(figures: dict[str, Any], file: Path | None) -> None:
+    if file:
+        file.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        print(f"Wrote {file}")
 
 
 def _env(_: argparse.Namespace) -> None:
