@@ -36,23 +36,23 @@ from recipe import (
 )
 from torch import Tensor
 from tqdm import tqdm, trange
-from train_sam import SIDE, TINY_SAM, dice_loss, low_res, reached_iou
+from train_sam import SIDE, TINY_SAM, low_res
 from transformers import LlavaForConditionalGeneration
 
 from lens_adapter import LensAdapter
-from lens_adapter.adapter import LensPrediction
 from lens_adapter.data.expressions import Expression, Speaker
 from lens_adapter.data.scenes import Scene, sample_scene
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.signals import LensSignals, TokenLayout
+from lens_adapter.training.losses import HEAT_SIDE, Targets, lens_losses, reached_iou
 
 SCENES = 6000
 BATCH = 12
 EXPRESSIONS = 3  # per scene
 WEIGHTS = {"attribute": 0.36, "spatial": 0.26, "ordinal": 0.12, "several": 0.12, "absent": 0.14}
-HEAT_SIDE = 128  # the heatmap is compared with the mask at this size, as in the paper
+LOSS_WEIGHTS = {"attention": 1, "bce": 2, "dice": 4, "quality": 1}
 TEMPLATE = "where is {prompt} ?"
-HEADS = {"mirror": {"fusion_layers": 2}, "lite": {"fusion_layers": 2, "fusion_width": 128}}
+HEADS = {"mirror": {"fusion_layers": 2}, "lite": {"fusion_layers": 2, "fusion_width": 128, "tap_layer": 3}}
 CALIBRATION_SCENES = 200
 BICUBIC = Image.Resampling.BICUBIC  # as the processor resizes
 
@@ -153,24 +153,6 @@ def grid_boxes() -> Tensor:
     return torch.cat([corner, corner + 1 / GRID], dim=1)
 
 
-def losses(found: LensPrediction, masks: Tensor, present: Tensor, fusion: str) -> dict[str, Tensor]:
-    """L_attn + 2 BCE + 4 dice (LENS, arXiv 2510.16785), and the squared error of the quality estimate."""
-    heat = found.head.heatmap[:, None].clamp(1e-6, 1 - 1e-6)
-    heat = F.interpolate(heat, (HEAT_SIDE, HEAT_SIDE), mode="bilinear", align_corners=True)[:, 0]
-    target = (F.interpolate(masks[:, None], (HEAT_SIDE, HEAT_SIDE), mode="area")[:, 0] >= 0.5).float()
-    attention = F.binary_cross_entropy(heat, target, reduction="none").mean((1, 2))
-    if fusion == "mirror":  # a map divided by its own peak cannot say "nothing"
-        attention = attention * present
-    dice = dice_loss(found.logits, masks) * present
-    reached = reached_iou(found.logits.detach(), masks) * present  # a mask for nothing is worth nothing
-    return {
-        "attention": attention.sum() / (present.sum() if fusion == "mirror" else len(present)),
-        "bce": 2 * F.binary_cross_entropy_with_logits(found.logits, masks),
-        "dice": 4 * dice.sum() / present.sum(),
-        "quality": F.mse_loss(found.quality, reached),
-    }
-
-
 def score_threshold(adapter: LensAdapter) -> float:
     """The score that best tells prompts with a target from prompts without, on validation scenes."""
     scores, present = [], []
@@ -227,9 +209,11 @@ def main() -> None:
         numbers, texts, masks, present = next(stream)
         signals, layouts = read_base(adapter, model, tokens[numbers][index].float(), texts)
         found = adapter(signals, layouts, embeddings[numbers].float(), index, sizes)
-        parts = losses(found, masks, present, args.fusion)
+        # The picture fills SAM's square, so one mask serves for both.
+        heat = F.interpolate(masks[:, None], (HEAT_SIDE, HEAT_SIDE), mode="area")[:, 0]
+        parts = lens_losses(found, Targets(masks, heat), heat_needs_target=args.fusion == "mirror")
         optimizer.zero_grad()
-        sum(parts.values()).backward()
+        sum(LOSS_WEIGHTS[name] * part for name, part in parts.items()).backward()
         torch.nn.utils.clip_grad_norm_(adapter.head.parameters(), 1.0)
         optimizer.step()
         iou = reached_iou(found.logits.detach(), masks)

@@ -25,6 +25,7 @@ from lens_adapter.config import LensConfig
 from lens_adapter.data.scenes import sample_scene
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.head.sam_weights import rename_from_sam_model
+from lens_adapter.training.losses import dice_loss, reached_iou
 
 BATCH = 12
 CLICKS = 6  # per scene
@@ -73,19 +74,6 @@ def normalized(sam: dict, pictures: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) that already fill the square -> what the image encoder expects."""
     mean, std = (torch.tensor(sam[key]).view(3, 1, 1) for key in ("pixel_mean", "pixel_std"))
     return (pictures.float() - mean) / std
-
-
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """(N, h, w) each -> (N,)"""
-    probability, target = logits.sigmoid().flatten(1), target.flatten(1)
-    return 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
-
-
-def reached_iou(logits: Tensor, target: Tensor) -> Tensor:
-    """(N, h, w) each -> (N,): IoU of the thresholded mask; 1 where both are empty."""
-    found, truth = (logits > 0).flatten(1), (target >= 0.5).flatten(1)
-    union = (found | truth).sum(1)
-    return torch.where(union > 0, (found & truth).sum(1) / union.clamp(min=1), 1.0)
 
 
 def to_sam_model(decoder: SamDecoder) -> SamModel:

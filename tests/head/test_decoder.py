@@ -364,3 +364,15 @@ def test_hub_repository_from_the_cache(folder: Path, tmp_path: Path):
     for revision in (None, commit):
         weights = load_sam_weights("someone/tiny-sam", cache_dir=tmp_path, local_files_only=True, revision=revision)
         assert same(weights, load_sam_weights(folder))
+
+
+@pytest.mark.parametrize("size", [(50, 70), (64, 64), (90, 30), (128, 128)])
+def test_downsample_is_the_reverse_of_upsample(size):
+    decoder = tiny_decoder()
+    height, width = size
+    mask = torch.zeros(1, *size, dtype=torch.bool)
+    mask[:, : height // 2, width // 2 :] = True
+    covered = decoder.downsample(mask)
+    assert covered.shape == (1, 32, 32) and covered.min() >= 0 and covered.max() <= 1
+    back = decoder.upsample(covered - 0.5, size) > 0
+    assert (back & mask).sum() / (back | mask).sum() > 0.9
