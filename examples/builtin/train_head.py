@@ -170,7 +170,7 @@ def score_threshold(adapter: LensAdapter) -> float:
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], minutes=30)
+    parser = arguments(__doc__.splitlines()[0], minutes=25)
     parser.add_argument("fusion", choices=HEADS)
     args = parser.parse_args()
     torch.manual_seed(0)

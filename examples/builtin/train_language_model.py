@@ -149,7 +149,7 @@ def load_tower(model: LlavaForConditionalGeneration) -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0], minutes=60).parse_args()
+    args = arguments(__doc__.splitlines()[0], minutes=150).parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = build_model()

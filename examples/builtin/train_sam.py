@@ -117,7 +117,7 @@ def to_sam_model(decoder: SamDecoder) -> SamModel:
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0], minutes=40).parse_args()
+    args = arguments(__doc__.splitlines()[0], minutes=60).parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     sam = LensConfig(sam=TINY_SAM).sam

@@ -66,7 +66,7 @@ def place_vectors(words: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0], minutes=12).parse_args()
+    args = arguments(__doc__.splitlines()[0], minutes=60).parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = build_model()
