@@ -1,0 +1,90 @@
+"""A plain folder of labelled images:
+
+images/         in any format that `load_image` reads
+masks/          PNG with one channel, as large as the image; what is not zero is the target
+prompts.jsonl   a line per record: {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
+
+Names are relative to `images/` and `masks/`. Keys of a line:
+    image           required
+    prompt          a text; or "prompts", a list of them
+    mask            for all prompts; or "masks", a list with one per prompt: the name of a PNG, COCO run lengths
+                    {"size": [H, W], "counts": ...}, polygons [[x, y, x, y, ...], ...] in pixels, or null for nothing
+    ignore          in the same forms: what counts neither way
+    id, subset      texts
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePath
+from typing import Any
+
+from lens_adapter.data.files import read_text
+from lens_adapter.data.masks import Region
+from lens_adapter.data.records import Record
+from lens_adapter.data.samples import OnError, collect
+from lens_adapter.errors import InputError
+
+_KEYS = frozenset({"image", "prompt", "prompts", "mask", "masks", "ignore", "id", "subset"})
+
+
+def read_folder(folder: str | Path, on_error: OnError = "raise") -> list[Record]:
+    """A record per line of prompts.jsonl. Lines are checked now, and that files are there; pictures are read later.
+
+    Args:
+        folder: laid out as above.
+        on_error: "raise" over a broken record, or "skip" it with a warning.
+
+    Raises:
+        InputError: there is no prompts.jsonl, or it is not UTF-8.
+    """
+    listing = Path(folder) / "prompts.jsonl"
+    if not listing.is_file():
+        raise InputError(
+            f"There is no {str(listing)!r}. A folder of labelled images holds images/, masks/ and prompts.jsonl with "
+            'lines like {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}.'
+        )
+    lines = read_text(listing).split("\n")  # JSON texts may hold other line separators
+    entries = ((index, line) for index, line in enumerate(lines) if line.strip())
+    return collect(listing, entries, lambda line: _record(Path(folder), line), on_error)
+
+
+def _record(folder: Path, line: str) -> Record:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"Expected a JSON object, got {line[:60]!r} ({error}).") from error
+    if not isinstance(entry, dict) or not _KEYS.issuperset(entry) or "image" not in entry:
+        raise InputError(f"Expected a JSON object with image and some of {sorted(_KEYS)}, got {line[:60]!r}.")
+    prompts = _listed(entry, "prompt", "prompts", 1)
+    masks = _listed(entry, "mask", "masks", len(prompts))
+    return Record(
+        image=_inside(folder / "images", entry["image"]),
+        prompts=prompts,
+        regions=[_region(folder, mask) for mask in masks],
+        ignored=_region(folder, entry.get("ignore")),
+        id=str(entry.get("id", entry["image"])),
+        subset=str(entry.get("subset", "")),
+    )
+
+
+def _listed(entry: dict[str, Any], one: str, several: str, count: int) -> list[Any]:
+    if (one in entry) == (several in entry):
+        raise InputError(f"Expected either {one!r} or {several!r}, got {sorted(entry)}.")
+    if one in entry:
+        return [entry[one]] * count
+    if not isinstance(entry[several], list):
+        raise InputError(f"{several!r} must be a list, got {entry[several]!r}.")
+    return entry[several]
+
+
+def _region(folder: Path, mask: Any) -> Region:
+    return _inside(folder / "masks", mask) if isinstance(mask, str) else mask
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    if not isinstance(name, str) or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise InputError(f"Expected the name of a file inside {str(folder)!r}, got {name!r}.")
+    if not (folder / name).is_file():
+        raise InputError(f"There is no file {str(folder / name)!r}.")
+    return folder / name
