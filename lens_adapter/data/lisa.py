@@ -104,5 +104,5 @@ def _label_maps(root: Path, name: str, split: str, classes: str | Path | Sequenc
         names = [None if "-" in str(each) else each for each in names]
     elif "unlabeled" in names:
         ignore = names.index("unlabeled")
-    folders = (root / place.format(split=maps.splits[split]) for place in (maps.images, maps.labels))
-    return LabelMaps(*folders, names, first=maps.first, ignore=ignore)
+    images, labels = (root / place.format(split=maps.splits[split]) for place in (maps.images, maps.labels))
+    return LabelMaps(images, labels, names, first=maps.first, ignore=ignore)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def read_levels(picture: str | Path | bytes | Image.Image) -> np.ndarray:
 
 def _size(size: Any) -> Size:
     numbers = np.ravel(np.asarray(size, object)).tolist()
-    if len(numbers) != 2 or not all(isinstance(side, Integral) and side > 0 for side in numbers):
+    if len(numbers) != 2 or not all(isinstance(side, int | np.integer) and side > 0 for side in numbers):
         raise InputError(f"Expected the size of a mask as [height, width], got {brief(size)}.")
     return int(numbers[0]), int(numbers[1])
 

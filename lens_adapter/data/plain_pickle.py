@@ -36,7 +36,7 @@ class _DType:
 
     def __init__(self, code: str | bytes, *_: Any):
         self.code = code.decode("ascii") if isinstance(code, bytes) else code
-        self.order = "="
+        self.order: Any = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         order = state[1]

@@ -29,8 +29,12 @@ class ClassRegion:
         return _levels(self.label_map) == self.value
 
 
-@lru_cache(maxsize=2)  # the classes of an image are asked for in turn
 def _levels(path: Path) -> np.ndarray:
+    return _levels_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)  # the classes of an image are asked for in turn
+def _levels_of(path: Path, _: int) -> np.ndarray:
     return read_levels(path)
 
 
@@ -85,15 +89,15 @@ class LabelMaps(Sequence[Record]):
             if name not in self._files:
                 raise InputError(f"There is no image {str(self.images / name)!r} of any format.")
             values = np.unique(_levels(path)).tolist()
-            shown = {value: self._name(value) for value in values if value != self.ignore}
+            named = {value: self._name(value) for value in values if value != self.ignore}
         except InputError as error:
             raise BrokenRecordError(str(error), str(path), index) from error
-        shown = {value: name for value, name in shown.items() if name is not None}
+        shown = {value: said for value, said in named.items() if said is not None}
         return Record(
             image=self.images / self._files[name],
             prompts=list(shown.values()),
             regions=[ClassRegion(path, value) for value in shown],
-            ignored=ClassRegion(path, self.ignore) if self.ignore in values else None,
+            ignored=ClassRegion(path, self.ignore) if self.ignore is not None and self.ignore in values else None,
             id=name.as_posix(),
             file=str(path),
             index=index,

@@ -39,7 +39,10 @@ def fill_polygons(polygons: Any, size: Size) -> np.ndarray:
     """bool (H, W) as COCO draws: a pixel is in where the polygon covers (about) its center."""
     if not isinstance(polygons, list | tuple | np.ndarray) or not len(polygons):
         raise InputError(f"Expected polygons, got {brief(polygons)}. Nothing is written as null (None).")
-    one = isinstance(polygons[0], Real) or all(len(part) == 2 for part in polygons)
+    flat = isinstance(polygons[0], Real)
+    if not flat and not all(isinstance(part, list | tuple | np.ndarray) for part in polygons):
+        raise InputError(f"Expected polygons as lists of numbers, got {brief(polygons)}.")
+    one = flat or all(len(part) == 2 for part in polygons)  # a list of points is one polygon too
     parts = [_corners(part, size) for part in ([polygons] if one else polygons)]
     areal = [part.ravel().tolist() for part in parts if len(part) >= 3]  # lines and points hold no pixel
     if not areal:
@@ -49,7 +52,9 @@ def fill_polygons(polygons: Any, size: Size) -> np.ndarray:
 
 def fill_runs(counts: Any, size: Size) -> np.ndarray:
     """bool (H, W). pycocotools leaves what the runs do not reach uninitialised, so runs are checked and laid here."""
-    runs = _decompress(counts) if isinstance(counts, str | bytes) else counts
+    runs: Any = counts.tolist() if isinstance(counts, np.ndarray) else counts
+    if isinstance(runs, str | bytes):
+        runs = _decompress(runs)
     whole = isinstance(runs, list | tuple) and all(type(run) is int and run >= 0 for run in runs)
     if not whole or sum(runs) != size[0] * size[1]:
         raise InputError(
@@ -85,7 +90,7 @@ def _decompress(text: str | bytes) -> list[int] | None:
     value = shift = 0
     for code in text.encode("latin-1", "replace") if isinstance(text, str) else text:
         digit = code - 48
-        if not 0 <= digit < 64:
+        if not 0 <= digit < 64 or shift > 60:
             return None
         value |= (digit & 31) << shift
         shift += 5

@@ -1,0 +1,114 @@
+"""A plain folder of images, masks and prompts; every line is checked before a picture is opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lens_adapter.data.folder import read_folder
+from lens_adapter.errors import BrokenRecordError, InputError
+from tests.data.formats import box, corners, runs, write_image, write_levels
+
+BOX = box(2, 1, 7, 5)
+
+
+def write_folder(root: Path, *lines: dict | str) -> Path:
+    write_image(root / "images" / "a.jpg")
+    write_image(root / "images" / "more" / "b.png")
+    write_levels(root / "masks" / "a.png", BOX * 255)
+    write_levels(root / "masks" / "void.png", box(0, 0, 2, 8))
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines)
+    (root / "prompts.jsonl").write_text(text + "\n", encoding="utf-8")
+    return root
+
+
+def test_a_line_is_a_record(tmp_path):
+    line = {"image": "a.jpg", "mask": "a.png", "prompt": "the café on the left"}
+    (record,) = read_folder(write_folder(tmp_path, line))
+    assert (record.prompts, record.id, record.subset, record.index) == (["the café on the left"], "a.jpg", "", 0)
+    sample = record.load()
+    assert sample.image.size == (12, 8) and sample.ignore is None
+    np.testing.assert_array_equal(sample.masks, [BOX])
+
+
+def test_every_form_of_a_line(tmp_path):
+    records = read_folder(
+        write_folder(
+            tmp_path,
+            {"image": "a.jpg", "mask": "a.png", "prompts": ["it", "the box"], "id": 7, "subset": "short"},
+            {"image": "a.jpg", "masks": ["a.png", None], "prompts": ["it", "a unicorn"], "ignore": "void.png"},
+            "",
+            {"image": "more/b.png", "mask": runs(BOX), "prompt": "it"},
+            {"image": "a.jpg", "mask": [corners(2, 1, 7, 5)], "prompt": "it", "ignore": corners(0, 0, 2, 8)},
+            {"image": "a.jpg", "mask": None, "prompt": "a unicorn"},
+        )
+    )
+    assert [record.index for record in records] == [0, 1, 3, 4, 5]
+    nothing = np.zeros_like(BOX)
+    expected = [[BOX, BOX], [BOX, nothing], [BOX], [BOX], [nothing]]
+    for record, masks in zip(records, expected, strict=True):
+        np.testing.assert_array_equal(record.load().masks, masks)
+    assert [record.ignore() is None for record in records] == [True, False, True, False, True]
+    np.testing.assert_array_equal(records[1].ignore(), records[3].ignore())
+    assert (records[0].id, records[0].subset) == ("7", "short")
+
+
+GOOD = {"image": "a.jpg", "mask": "a.png", "prompt": "it"}
+BROKEN = {
+    "{": "Expected a JSON object",
+    "[1]": "Expected a JSON object with image",
+    '{"mask": "a.png", "prompt": "it"}': "Expected a JSON object with image",
+    json.dumps({**GOOD, "ingore": "void.png"}): "Expected a JSON object with image and some of",
+    json.dumps({"image": "a.jpg", "mask": "a.png"}): "either 'prompt' or 'prompts', got",
+    json.dumps({**GOOD, "prompts": ["it"]}): "either 'prompt' or 'prompts', got",
+    json.dumps({"image": "a.jpg", "prompt": "it"}): "either 'mask' or 'masks'",
+    json.dumps({"image": "a.jpg", "masks": "a.png", "prompt": "it"}): "'masks' must be a list",
+    json.dumps({"image": "a.jpg", "mask": "a.png", "prompts": "it"}): "'prompts' must be a list",
+    json.dumps({"image": "a.jpg", "masks": ["a.png"], "prompts": ["it", "that"]}): "one mask per prompt, got 1 for 2",
+    json.dumps({**GOOD, "prompt": " "}): "Prompts must be",
+    json.dumps({**GOOD, "prompt": 7}): "Prompts must be",
+    json.dumps({**GOOD, "image": "absent.jpg"}): "There is no file",
+    json.dumps({**GOOD, "mask": "absent.png"}): "There is no file",
+    json.dumps({**GOOD, "image": "../masks/a.png"}): "inside",
+    json.dumps({**GOOD, "mask": "/etc/passwd"}): "inside",
+    json.dumps({**GOOD, "image": 7}): "Expected the name of a file",
+}
+
+
+@pytest.mark.parametrize("line", BROKEN)
+def test_a_broken_line_is_named_or_skipped(tmp_path, caplog, line):
+    write_folder(tmp_path, GOOD, line, GOOD)
+    with pytest.raises(BrokenRecordError, match=r"prompts\.jsonl, record 1 \(counted from 0\)") as caught:
+        read_folder(tmp_path)
+    assert BROKEN[line] in str(caught.value)
+    assert [record.index for record in read_folder(tmp_path, "skip")] == [0, 2]
+    assert BROKEN[line] in caplog.text
+
+
+def test_a_mask_that_does_not_fit_is_named(tmp_path):
+    write_folder(tmp_path, GOOD, {**GOOD, "mask": {"size": [12, 8], "counts": [96]}})
+    write_levels(tmp_path / "masks" / "a.png", BOX.T)
+    for index, record in enumerate(read_folder(tmp_path)):
+        with pytest.raises(
+            BrokenRecordError, match=rf"prompts\.jsonl, record {index} .*a\.jpg: A mask is 8 x 12 pixels"
+        ):
+            record.load()
+
+
+def test_no_picture_is_opened_before_it_is_asked_for(tmp_path, monkeypatch):
+    write_folder(tmp_path, *[GOOD] * 200)
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("an image was opened"))
+    assert len(read_folder(tmp_path)) == 200
+
+
+def test_a_listing_that_is_none_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"There is no .*prompts\.jsonl"):
+        read_folder(tmp_path)
+    write_folder(tmp_path, GOOD)
+    (tmp_path / "prompts.jsonl").write_bytes(b'{"image": "\xff"}')
+    with pytest.raises(InputError, match="must be text in utf-8"):
+        read_folder(tmp_path)
