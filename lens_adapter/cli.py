@@ -183,10 +183,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _probe(args: argparse.Namespace) -> None:
     from lens_adapter import builtin
-    from lens_adapter.data.folder import LabelledFolder
-    from lens_adapter.probing import probe
+    from lens_adapter.probing import folder_examples, probe
 
-    data = None if args.data is None else LabelledFolder(args.data)  # before anything large is loaded
+    data = None if args.data is None else folder_examples(args.data)  # before anything large is loaded
     _check_device(args.device)
     if args.model == "builtin":
         args.model = builtin.VLM

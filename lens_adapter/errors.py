@@ -23,3 +23,17 @@ class LensConfigError(LensError):
 
 class InputError(LensError):
     """An image or a prompt cannot be used as given."""
+
+
+class BrokenRecordError(InputError):
+    """A record of a data set cannot be used.
+
+    Attributes:
+        file: what describes the record; "" if it was made in memory.
+        index: its position there, counted from 0; None if it has none.
+    """
+
+    def __init__(self, reason: str, file: str = "", index: int | None = None):
+        super().__init__(f"{file}, record {index} (counted from 0): {reason}" if file else reason)
+        self.file = file
+        self.index = index

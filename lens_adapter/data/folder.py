@@ -1,126 +1,90 @@
 """A plain folder of labelled images:
 
-images/         photographs, in any format that `load_image` reads
+images/         in any format that `load_image` reads
 masks/          PNG with one channel, as large as the image; what is not zero is the target
-prompts.jsonl   a line per example: {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
+prompts.jsonl   a line per record: {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
+
+Names are relative to `images/` and `masks/`. Keys of a line:
+    image           required
+    prompt          a text; or "prompts", a list of them
+    mask            for all prompts; or "masks", a list with one per prompt: the name of a PNG, COCO run lengths
+                    {"size": [H, W], "counts": ...}, polygons [[x, y, x, y, ...], ...] in pixels, or null for nothing
+    ignore          in the same forms: what counts neither way
+    id, subset      texts
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
+from lens_adapter.data.files import read_text
+from lens_adapter.data.masks import Region
+from lens_adapter.data.records import Record
+from lens_adapter.data.samples import OnError, collect
 from lens_adapter.errors import InputError
-from lens_adapter.vlm.inputs import load_image
 
-KEYS = ("image", "mask", "prompt")
-
-
-@dataclass(frozen=True)
-class Example:
-    """An RGB image, a prompt about it, and the pixels that the prompt names: bool (H, W), all False for none."""
-
-    image: Image.Image
-    prompt: str
-    mask: np.ndarray
+_KEYS = frozenset({"image", "prompt", "prompts", "mask", "masks", "ignore", "id", "subset"})
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A line of prompts.jsonl; `place` names it in messages."""
-
-    place: str
-    image: Path
-    mask: Path
-    prompt: str
-
-
-class LabelledFolder:
-    """The examples of a folder, in the order of their lines. Lines are checked now, pictures read when asked for.
+def read_folder(folder: str | Path, on_error: OnError = "raise") -> list[Record]:
+    """A record per line of prompts.jsonl. Lines are checked now, and that files are there; pictures are read later.
 
     Args:
-        folder: laid out as the module says. Names in the lines are relative to `images/` and `masks/`.
+        folder: laid out as above.
+        on_error: "raise" over a broken record, or "skip" it with a warning.
 
     Raises:
-        InputError: names the file and the line. Here: no such folder or file, a line that is not as it should be; at
-            `[index]`: a damaged picture, a mask with several channels or of another size than its image.
+        InputError: there is no prompts.jsonl, or it is not UTF-8.
     """
-
-    def __init__(self, folder: str | Path):
-        listing = Path(folder) / "prompts.jsonl"
-        if not listing.is_file():
-            raise InputError(
-                f"There is no {listing}. A folder of labelled images holds images/, masks/ and prompts.jsonl with "
-                'lines like {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}.'
-            )
-        try:
-            text = listing.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{listing} must be UTF-8 text: {error}. Save it anew in that encoding.") from error
-        lines = text.removesuffix("\n").split("\n")
-        self._lines = [_read_line(listing, number, line) for number, line in enumerate(lines, 1)]
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __iter__(self) -> Iterator[Example]:
-        return map(self.__getitem__, range(len(self)))
-
-    def __getitem__(self, index: int) -> Example:
-        line = self._lines[index]
-        try:
-            image, mask = load_image(line.image), _load_mask(line.mask)
-        except InputError as error:
-            raise InputError(f"{line.place}: {error}") from error
-        if mask.shape != (image.height, image.width):
-            raise InputError(
-                f"{line.place}: the mask {line.mask.name!r} is {mask.shape[1]} x {mask.shape[0]} pixels, its image, as "
-                f"a viewer shows it, {image.width} x {image.height}. Draw the mask on the upright image at full size."
-            )
-        return Example(image, line.prompt, mask)
-
-
-def _read_line(listing: Path, number: int, text: str) -> _Line:
-    place = f"{listing}, line {number}"
-    try:
-        entry = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place}: expected a JSON object, got {text[:60]!r} ({error}).") from error
-    if not isinstance(entry, dict) or set(entry) != set(KEYS):
-        got = sorted(entry) if isinstance(entry, dict) else text[:60]
-        raise InputError(f"{place}: expected a JSON object with just the keys {list(KEYS)}, got {got!r}.")
-    for key in KEYS:
-        if not isinstance(entry[key], str) or not entry[key].strip():
-            raise InputError(f"{place}: {key} must be a text that is not empty, got {entry[key]!r}.")
-    files = {key: _inside(place, listing.parent / f"{key}s", entry[key]) for key in ("image", "mask")}
-    if files["mask"].suffix.lower() != ".png":
-        raise InputError(f"{place}: a mask must be a PNG, which keeps pixels as they are; got {entry['mask']!r}.")
-    return _Line(place, files["image"], files["mask"], entry["prompt"])
-
-
-def _inside(place: str, folder: Path, name: str) -> Path:
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-        raise InputError(f"{place}: expected a name inside {folder}, got {name!r}.")
-    if not (folder / name).is_file():
-        raise InputError(f"{place}: there is no file {folder / name}.")
-    return folder / name
-
-
-def _load_mask(path: Path) -> np.ndarray:
-    """bool (H, W): the pixels that are not zero; of a palette, its first color is zero."""
-    try:
-        with Image.open(path) as opened:
-            channels, values = opened.getbands(), np.asarray(opened)
-    except Exception as error:  # a decoder meets damage with whatever error it runs into first
-        raise InputError(f"The mask {str(path)!r} cannot be read as an image: {error}") from error
-    if len(channels) != 1:
+    listing = Path(folder) / "prompts.jsonl"
+    if not listing.is_file():
         raise InputError(
-            f"The mask {str(path)!r} has the channels {''.join(channels)}; expected one (greyscale, black and white, "
-            "or a palette), zero outside the target."
+            f"There is no {str(listing)!r}. A folder of labelled images holds images/, masks/ and prompts.jsonl with "
+            'lines like {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}.'
         )
-    return values != 0
+    lines = read_text(listing).split("\n")  # JSON texts may hold other line separators
+    entries = ((index, line) for index, line in enumerate(lines) if line.strip())
+    return collect(listing, entries, lambda line: _record(Path(folder), line), on_error)
+
+
+def _record(folder: Path, line: str) -> Record:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"Expected a JSON object, got {line[:60]!r} ({error}).") from error
+    if not isinstance(entry, dict) or not _KEYS.issuperset(entry) or "image" not in entry:
+        raise InputError(f"Expected a JSON object with image and some of {sorted(_KEYS)}, got {line[:60]!r}.")
+    prompts = _listed(entry, "prompt", "prompts", 1)
+    masks = _listed(entry, "mask", "masks", len(prompts))
+    return Record(
+        image=_inside(folder / "images", entry["image"]),
+        prompts=prompts,
+        regions=[_region(folder, mask) for mask in masks],
+        ignored=_region(folder, entry.get("ignore")),
+        id=str(entry.get("id", entry["image"])),
+        subset=str(entry.get("subset", "")),
+    )
+
+
+def _listed(entry: dict[str, Any], one: str, several: str, count: int) -> list[Any]:
+    if (one in entry) == (several in entry):
+        raise InputError(f"Expected either {one!r} or {several!r}, got {sorted(entry)}.")
+    if one in entry:
+        return [entry[one]] * count
+    if not isinstance(entry[several], list):
+        raise InputError(f"{several!r} must be a list, got {entry[several]!r}.")
+    return entry[several]
+
+
+def _region(folder: Path, mask: Any) -> Region:
+    return _inside(folder / "masks", mask) if isinstance(mask, str) else mask
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    if not isinstance(name, str) or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise InputError(f"Expected the name of a file inside {str(folder)!r}, got {name!r}.")
+    if not (folder / name).is_file():
+        raise InputError(f"There is no file {str(folder / name)!r}.")
+    return folder / name

@@ -1,3 +1,5 @@
+"""A plain folder of images, masks and prompts; every line is checked before a picture is opened."""
+
 from __future__ import annotations
 
 import json
@@ -7,110 +9,106 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lens_adapter.data.folder import LabelledFolder
-from lens_adapter.errors import InputError
+from lens_adapter.data.folder import read_folder
+from lens_adapter.errors import BrokenRecordError, InputError
+from tests.data.formats import box, corners, runs, write_image, write_levels
 
-LINE = {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two examples; the second is about the same image, whose EXIF says that it lies on its side."""
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (8, 6), "teal").save(tmp_path / "images" / "a.jpg")
-    Image.new("RGB", (8, 6), "teal").save(tmp_path / "images" / "turned.jpg", exif=exif)
-    mask = np.zeros((6, 8), np.uint8)
-    mask[1:3, 2:5] = 1  # as faint as can be
-    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
-    Image.fromarray(mask.T.copy()).save(tmp_path / "masks" / "turned.png")
-    write(tmp_path, LINE, {"image": "turned.jpg", "mask": "turned.png", "prompt": "größte Katze\u2028links"})
-    return tmp_path
+BOX = box(2, 1, 7, 5)
 
 
-def write(folder: Path, *lines: object) -> None:
-    texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
-    (folder / "prompts.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
+def write_folder(root: Path, *lines: dict | str) -> Path:
+    write_image(root / "images" / "a.jpg")
+    write_image(root / "images" / "more" / "b.png")
+    write_levels(root / "masks" / "a.png", BOX * 255)
+    write_levels(root / "masks" / "void.png", box(0, 0, 2, 8))
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines)
+    (root / "prompts.jsonl").write_text(text + "\n", encoding="utf-8")
+    return root
 
 
-def test_reads_every_line_in_order(folder):
-    data = LabelledFolder(str(folder))
-    first, second = data
-    assert len(data) == 2 and first.prompt == LINE["prompt"] and second.prompt == "größte Katze\u2028links"
-    assert first.image.mode == "RGB" and first.image.size == (8, 6) and second.image.size == (6, 8)
-    assert first.mask.dtype == bool and first.mask.sum() == 6 and first.mask[1:3, 2:5].all()
-    np.testing.assert_array_equal(second.mask, first.mask.T)
-    assert data[-1].prompt == data[1].prompt == second.prompt
-    with pytest.raises(IndexError):
-        data[2]
+def test_a_line_is_a_record(tmp_path):
+    line = {"image": "a.jpg", "mask": "a.png", "prompt": "the café on the left"}
+    (record,) = read_folder(write_folder(tmp_path, line))
+    assert (record.prompts, record.id, record.subset, record.index) == (["the café on the left"], "a.jpg", "", 0)
+    sample = record.load()
+    assert sample.image.size == (12, 8) and sample.ignore is None
+    np.testing.assert_array_equal(sample.masks, [BOX])
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16"])
-def test_masks_of_one_channel(folder, mode):
-    values = np.array([[0, 1], [1, 0]])
-    picture = Image.fromarray(values.astype(bool if mode == "1" else np.uint16 if mode == "I;16" else np.uint8))
-    if mode == "P":
-        picture.putpalette([0, 0, 0, 90, 90, 90])
-    assert picture.mode == mode
-    picture.save(folder / "masks" / "a.png")
-    Image.new("RGB", (2, 2)).save(folder / "images" / "a.jpg")
-    np.testing.assert_array_equal(LabelledFolder(folder)[0].mask, values == 1)
+def test_every_form_of_a_line(tmp_path):
+    records = read_folder(
+        write_folder(
+            tmp_path,
+            {"image": "a.jpg", "mask": "a.png", "prompts": ["it", "the box"], "id": 7, "subset": "short"},
+            {"image": "a.jpg", "masks": ["a.png", None], "prompts": ["it", "a unicorn"], "ignore": "void.png"},
+            "",
+            {"image": "more/b.png", "mask": runs(BOX), "prompt": "it"},
+            {"image": "a.jpg", "mask": [corners(2, 1, 7, 5)], "prompt": "it", "ignore": corners(0, 0, 2, 8)},
+            {"image": "a.jpg", "mask": None, "prompt": "a unicorn"},
+        )
+    )
+    assert [record.index for record in records] == [0, 1, 3, 4, 5]
+    nothing = np.zeros_like(BOX)
+    expected = [[BOX, BOX], [BOX, nothing], [BOX], [BOX], [nothing]]
+    for record, masks in zip(records, expected, strict=True):
+        np.testing.assert_array_equal(record.load().masks, masks)
+    assert [record.ignore() is None for record in records] == [True, False, True, False, True]
+    np.testing.assert_array_equal(records[1].ignore(), records[3].ignore())
+    assert (records[0].id, records[0].subset) == ("7", "short")
 
 
-@pytest.mark.parametrize(
-    "second, complaint",
-    [
-        ("", "expected a JSON object, got ''"),
-        ('{"image": "a.jpg",', "expected a JSON object, got '{"),
-        (["a.jpg", "a.png", "a dog"], "just the keys"),
-        ({"image": "a.jpg", "mask": "a.png"}, "just the keys"),
-        ({**LINE, "promt": "a dog"}, "'promt'"),
-        ({**LINE, "prompt": 7}, "prompt must be a text that is not empty, got 7"),
-        ({**LINE, "prompt": "  "}, "prompt must be a text that is not empty"),
-        ({**LINE, "image": "b.jpg"}, "there is no file"),
-        ({**LINE, "image": "../masks/a.png"}, "expected a name inside"),
-        ({**LINE, "mask": "/etc/a.png"}, "expected a name inside"),
-        ({**LINE, "mask": "../images/a.jpg"}, "expected a name inside"),
-    ],
-)
-def test_a_bad_line_is_named_at_once(folder, second, complaint):
-    write(folder, LINE, second, LINE)
-    with pytest.raises(InputError) as error:
-        LabelledFolder(folder)
-    assert f"{folder / 'prompts.jsonl'}, line 2: " in str(error.value) and complaint in str(error.value)
+GOOD = {"image": "a.jpg", "mask": "a.png", "prompt": "it"}
+BROKEN = {
+    "{": "Expected a JSON object",
+    "[1]": "Expected a JSON object with image",
+    '{"mask": "a.png", "prompt": "it"}': "Expected a JSON object with image",
+    json.dumps({**GOOD, "ingore": "void.png"}): "Expected a JSON object with image and some of",
+    json.dumps({"image": "a.jpg", "mask": "a.png"}): "either 'prompt' or 'prompts', got",
+    json.dumps({**GOOD, "prompts": ["it"]}): "either 'prompt' or 'prompts', got",
+    json.dumps({"image": "a.jpg", "prompt": "it"}): "either 'mask' or 'masks'",
+    json.dumps({"image": "a.jpg", "masks": "a.png", "prompt": "it"}): "'masks' must be a list",
+    json.dumps({"image": "a.jpg", "mask": "a.png", "prompts": "it"}): "'prompts' must be a list",
+    json.dumps({"image": "a.jpg", "masks": ["a.png"], "prompts": ["it", "that"]}): "one mask per prompt, got 1 for 2",
+    json.dumps({**GOOD, "prompt": " "}): "Prompts must be",
+    json.dumps({**GOOD, "prompt": 7}): "Prompts must be",
+    json.dumps({**GOOD, "image": "absent.jpg"}): "There is no file",
+    json.dumps({**GOOD, "mask": "absent.png"}): "There is no file",
+    json.dumps({**GOOD, "image": "../masks/a.png"}): "inside",
+    json.dumps({**GOOD, "mask": "/etc/passwd"}): "inside",
+    json.dumps({**GOOD, "image": 7}): "Expected the name of a file",
+}
 
 
-def test_masks_are_png(folder):
-    Image.new("L", (8, 6)).save(folder / "masks" / "a.jpg")
-    write(folder, {**LINE, "mask": "a.jpg"})
-    with pytest.raises(InputError, match=r"line 1: a mask must be a PNG"):
-        LabelledFolder(folder)
+@pytest.mark.parametrize("line", BROKEN)
+def test_a_broken_line_is_named_or_skipped(tmp_path, caplog, line):
+    write_folder(tmp_path, GOOD, line, GOOD)
+    with pytest.raises(BrokenRecordError, match=r"prompts\.jsonl, record 1 \(counted from 0\)") as caught:
+        read_folder(tmp_path)
+    assert BROKEN[line] in str(caught.value)
+    assert [record.index for record in read_folder(tmp_path, "skip")] == [0, 2]
+    assert BROKEN[line] in caplog.text
 
 
-def test_no_folder_no_lines_no_text(folder, tmp_path):
+def test_a_mask_that_does_not_fit_is_named(tmp_path):
+    write_folder(tmp_path, GOOD, {**GOOD, "mask": {"size": [12, 8], "counts": [96]}})
+    write_levels(tmp_path / "masks" / "a.png", BOX.T)
+    for index, record in enumerate(read_folder(tmp_path)):
+        with pytest.raises(
+            BrokenRecordError, match=rf"prompts\.jsonl, record {index} .*a\.jpg: A mask is 8 x 12 pixels"
+        ):
+            record.load()
+
+
+def test_no_picture_is_opened_before_it_is_asked_for(tmp_path, monkeypatch):
+    write_folder(tmp_path, *[GOOD] * 200)
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("an image was opened"))
+    assert len(read_folder(tmp_path)) == 200
+
+
+def test_a_listing_that_is_none_is_said(tmp_path):
     with pytest.raises(InputError, match=r"There is no .*prompts\.jsonl"):
-        LabelledFolder(tmp_path / "nowhere")
-    (folder / "prompts.jsonl").write_text("")
-    with pytest.raises(InputError, match="line 1: expected a JSON object"):
-        LabelledFolder(folder)
-    (folder / "prompts.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="UTF-8"):
-        LabelledFolder(folder)
-
-
-def test_a_bad_picture_is_named_with_its_line(folder):
-    data = LabelledFolder(folder)
-    Image.new("L", (6, 8)).save(folder / "masks" / "a.png")
-    with pytest.raises(InputError, match=r"line 1: the mask 'a.png' is 6 x 8 pixels, its image.* 8 x 6"):
-        data[0]
-    Image.new("RGB", (8, 6)).save(folder / "masks" / "a.png")
-    with pytest.raises(InputError, match=r"line 1: .*a\.png' has the channels RGB; expected one"):
-        data[0]
-    (folder / "masks" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"line 1: .*a\.png' cannot be read as an image"):
-        data[0]
-    (folder / "images" / "turned.jpg").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"line 2: .*turned\.jpg"):
-        data[1]
+        read_folder(tmp_path)
+    write_folder(tmp_path, GOOD)
+    (tmp_path / "prompts.jsonl").write_bytes(b'{"image": "\xff"}')
+    with pytest.raises(InputError, match="must be text in utf-8"):
+        read_folder(tmp_path)

@@ -1,0 +1,107 @@
+"""Data sets of the Hugging Face Hub, or any rows with named columns; the package `datasets` need not be installed.
+
+rows = datasets.load_dataset("Ricky06662/ReasonSeg_val", split="test")
+records = read_hub(rows, "Ricky06662/ReasonSeg_val")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from typing import Any
+
+from lens_adapter.data.records import Record
+from lens_adapter.data.samples import OnError, collect
+from lens_adapter.errors import InputError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what.
+
+    Attributes:
+        image: as `Record.image`, or a dict with `bytes` or `path` (of a column that is not decoded).
+        prompts: a text, or a list of texts.
+        mask: one region for all prompts of the row, in any form that `lens_adapter.data.masks` knows.
+        ignored, id, subset: as in Record; None: there is no such column.
+    """
+
+    image: str
+    prompts: str
+    mask: str
+    ignored: str | None = None
+    id: str | None = None
+    subset: str | None = None
+
+
+_LMMS_LAB = Columns(image="image", prompts="answer", mask="segmentation", id="question_id")
+_SEG_ZERO = Columns(image="image", prompts="text", mask="mask", id="ann_id")
+# By repository. lmms-lab's rows keep one polygon of an object, and their "val" joins the unc and the google split.
+SCHEMAS = {
+    "lmms-lab/RefCOCO": _LMMS_LAB,
+    "lmms-lab/RefCOCOplus": _LMMS_LAB,
+    "lmms-lab/RefCOCOg": _LMMS_LAB,
+    "Ricky06662/ReasonSeg_val": _SEG_ZERO,
+    "Ricky06662/ReasonSeg_test": _SEG_ZERO,
+}
+
+
+def read_hub(rows: Any, columns: Columns | str, on_error: OnError = "raise") -> list[Record]:
+    """A record per row. Texts are read now, images and masks when asked for.
+
+    Args:
+        rows: a `datasets.Dataset` (one split), or any sequence of dicts.
+        columns: a mapping of one's own, or a repository that `SCHEMAS` knows.
+        on_error: "raise" over a broken record, or "skip" it with a warning.
+    """
+    if isinstance(columns, str):
+        if columns not in SCHEMAS:
+            raise InputError(f"No schema of {columns!r} is known; pass Columns(...) or one of {', '.join(SCHEMAS)}.")
+        columns = SCHEMAS[columns]
+    names = _names(rows)
+    wanted = [name for name in astuple(columns) if name is not None]
+    if missing := [name for name in wanted if name not in names]:
+        raise InputError(f"The rows have no column {', '.join(missing)}; they have {', '.join(names)}.")
+    texts = _select(rows, [name for name in (columns.prompts, columns.id, columns.subset) if name])
+    cell = {name: _select(rows, [name]) for name in wanted}
+
+    def build(entry: tuple[int, Mapping[str, Any]]) -> Record:
+        index, text = entry
+        prompts = text[columns.prompts]
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return Record(
+            image=partial(_image, cell[columns.image], index, columns.image),
+            prompts=[prompt.strip() for prompt in prompts],
+            regions=[partial(_cell, cell[columns.mask], index, columns.mask)] * len(prompts),
+            ignored=partial(_cell, cell[columns.ignored], index, columns.ignored) if columns.ignored else None,
+            id=str(text[columns.id]) if columns.id else "",
+            subset=str(text[columns.subset]) if columns.subset else "",
+        )
+
+    return collect(
+        getattr(rows, "builder_name", None) or "rows", ((k, (k, text)) for k, text in enumerate(texts)), build, on_error
+    )
+
+
+def _names(rows: Any) -> Sequence[str]:
+    """Of a DatasetDict, the columns are a dict by split."""
+    if isinstance(getattr(rows, "column_names", None), dict):
+        raise InputError(f"Expected the rows of one split, got those of {', '.join(rows)}. Choose one: rows['test'].")
+    if not hasattr(rows, "__len__") or not len(rows):
+        raise InputError("Expected at least one row, in a sequence; a streamed data set must be downloaded first.")
+    return getattr(rows, "column_names", None) or list(rows[0])
+
+
+def _select(rows: Any, names: list[str]) -> Any:
+    """The rows with these columns alone, if that can be had: `datasets` decodes all that a row has."""
+    return rows.select_columns(names) if hasattr(rows, "select_columns") else rows
+
+
+def _cell(rows: Any, index: int, name: str) -> Any:
+    return rows[index][name]
+
+
+def _image(rows: Any, index: int, name: str) -> Any:
+    image = rows[index][name]
+    return (image.get("bytes") or image.get("path")) if isinstance(image, Mapping) else image

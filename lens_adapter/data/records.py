@@ -1,0 +1,130 @@
+"""Records: an image, prompts about it and what each of them names, all read only when asked for.
+
+A data set is any sequence of records. Readers of its files are in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lens_adapter.data.masks import Frame, Region, decode
+from lens_adapter.errors import BrokenRecordError, InputError
+from lens_adapter.vlm.inputs import load_image
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A record in memory.
+
+    Attributes:
+        prompts: N texts.
+        image: RGB, upright.
+        masks: bool (N, H, W), of the size of the image.
+        ignore: bool (H, W), pixels that count neither way; or None.
+    """
+
+    prompts: list[str]
+    image: Image.Image
+    masks: np.ndarray
+    ignore: np.ndarray | None
+    record: Record
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Record:
+    """An image and N prompts about it (N = 0: nothing in it has a name).
+
+    Attributes:
+        image: a path, a file's bytes, or all that `load_image` takes; or a callable that returns one of these.
+        prompts: N texts.
+        regions: what each prompt names, as `lens_adapter.data.masks` says; None: the image does not show it.
+        ignored: what counts neither way, as a region; None: every pixel counts.
+        id: names the record in its data set.
+        subset: what it is evaluated under, e.g. "short", "long", "no_target".
+        file, index: what describes the record, and its position there from 0; for messages.
+
+    Raises:
+        InputError: a prompt is empty or no text, or there is not one region per prompt. Its methods raise
+            BrokenRecordError where a file is missing or damaged, or a mask does not fit the image.
+    """
+
+    image: Any
+    prompts: Sequence[str]
+    regions: Sequence[Region]
+    ignored: Region | None = None
+    id: str = ""
+    subset: str = ""
+    file: str = ""
+    index: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prompts, str) or any(not isinstance(p, str) or not p.strip() for p in self.prompts):
+            raise InputError(f"Prompts must be a list of texts that say what to find, got {self.prompts!r}.")
+        if len(self.regions) != len(self.prompts):
+            raise InputError(f"Expected one mask per prompt, got {len(self.regions)} for {len(self.prompts)} prompts.")
+
+    def load(self) -> Sample:
+        """Image, masks and what to ignore."""
+        with self._named():
+            source = self._source()
+            image, frame = load_image(source), _frame(source)
+            return Sample(list(self.prompts), image, self._masks(frame), self._ignore(frame), self)
+
+    def load_image(self) -> Image.Image:
+        """The image: RGB, upright."""
+        with self._named():
+            return load_image(self._source())
+
+    def masks(self) -> np.ndarray:
+        """bool (N, H, W)."""
+        with self._named():
+            return self._masks(_frame(self._source()))
+
+    def ignore(self) -> np.ndarray | None:
+        """bool (H, W), pixels that count neither way; None if all count."""
+        with self._named():
+            return self._ignore(_frame(self._source()))
+
+    def _source(self) -> Any:
+        source = self.image() if callable(self.image) else self.image
+        if isinstance(source, bytes):
+            return _opened(BytesIO(source), "The image")
+        return source
+
+    def _masks(self, frame: Frame) -> np.ndarray:
+        drawn = {id(region): region for region in self.regions}  # sentences about one object share its region
+        drawn = {key: decode(region, frame) for key, region in drawn.items()}
+        return np.array([drawn[id(region)] for region in self.regions], bool).reshape(-1, *frame.size)
+
+    def _ignore(self, frame: Frame) -> np.ndarray | None:
+        return None if self.ignored is None else decode(self.ignored, frame)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors inside say which record it was."""
+        try:
+            yield
+        except InputError as error:
+            raise BrokenRecordError(f"{self.id}: {error}" if self.id else str(error), self.file, self.index) from error
+
+
+def _frame(source: Any) -> Frame:
+    if isinstance(source, str | Path):
+        with _opened(source, f"The file {str(source)!r}") as opened:
+            return Frame.of(opened)
+    return Frame.of(source if isinstance(source, Image.Image) else load_image(source))
+
+
+def _opened(file: str | Path | BytesIO, name: str) -> Image.Image:
+    try:
+        return Image.open(file)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{name} cannot be read as an image: {error}") from error
