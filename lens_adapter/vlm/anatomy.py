@@ -41,6 +41,9 @@ REFUSED: dict[str, str] = {
 # Where the decoder layers are, for models whose `get_decoder()` does not lead to them: {model_type: attribute path}.
 LAYER_PATHS: dict[str, str] = {}
 
+# Kinds of layer, as `config.layer_types` calls them, that see only the latest of the earlier tokens.
+NARROW_KINDS = ("chunked_attention", "hybrid_sliding", "sliding_attention", "window_attention")
+
 # Names under which configs keep the id of the placeholder that image features replace.
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
 
@@ -55,6 +58,8 @@ class Anatomy:
         architecture: its `model_type`, e.g. "llava".
         layers: the decoder layers.
         attentions: for each layer its self-attention, as far as that goes through the attention interface, else None.
+        kinds: for each layer what `config.layer_types` calls it, e.g. "sliding_attention"; layers of one kind can be
+            called with one another's masks.
         path: the modules from `model` down to the decoder (the owner of `layers`), both included.
         hidden_size: width of the hidden states.
         num_heads: query heads of each attention.
@@ -66,6 +71,7 @@ class Anatomy:
     architecture: str
     layers: nn.ModuleList
     attentions: list[nn.Module | None]
+    kinds: list[str]
     path: list[nn.Module]
     hidden_size: int
     num_heads: int
@@ -75,6 +81,12 @@ class Anatomy:
     def decoder(self) -> nn.Module:
         """The module that owns the layers and calls them."""
         return self.path[-1]
+
+    @property
+    def readable(self) -> list[int]:
+        """Layers whose attention can be read and sees all earlier tokens (if none sees all: those that can be read)."""
+        tapped = [layer for layer, attention in enumerate(self.attentions) if attention is not None]
+        return [layer for layer in tapped if self.kinds[layer] not in NARROW_KINDS] or tapped
 
     def attention_implementation(self, layer: int) -> str:
         """Name of the kernel that the attention of `layer` runs, e.g. "sdpa"."""
@@ -142,6 +154,7 @@ def find_anatomy(model: Any) -> Anatomy:
         architecture=architecture,
         layers=layers,
         attentions=attentions,
+        kinds=_find_kinds(attentions),
         path=_path_to_owner(model, layers),
         hidden_size=text_config.hidden_size,
         num_heads=text_config.num_attention_heads,
@@ -241,6 +254,16 @@ def _search_layers(model: PreTrainedModel) -> nn.ModuleList | None:
         if any(attention is not None and attention.config is text_config for attention in attentions):
             return module
     return None
+
+
+def _find_kinds(attentions: list[nn.Module | None]) -> list[str]:
+    """What the decoder's config calls each layer; where it is silent, what the attention module says of itself."""
+    config = next(attention.config for attention in attentions if attention is not None)
+    kinds = getattr(config, "layer_types", None) or []
+    if len(kinds) == len(attentions):
+        return list(kinds)
+    narrow = [attention is not None and getattr(attention, "sliding_window", None) for attention in attentions]
+    return ["sliding_attention" if window else "full_attention" for window in narrow]
 
 
 def _path_to_owner(model: nn.Module, layers: nn.ModuleList) -> list[nn.Module]:
