@@ -177,7 +177,7 @@ class LensConfig(PretrainedConfig):
             overrides: any field of `LensConfig`.
 
         Raises:
-            UnsupportedModelError: the model has no decoder that an adapter can read.
+            UnsupportedModelError: the model has no decoder that an adapter can read, or none that can be mirrored.
             LensConfigError: an impossible value, or one that this model does not allow.
         """
         from lens_adapter.vlm.anatomy import find_anatomy
@@ -197,6 +197,8 @@ class LensConfig(PretrainedConfig):
 
     def _fit(self, anatomy: Anatomy, given: set[str]) -> None:
         """Move defaults to layers of the base that serve; refuse `given` values that cannot."""
+        if self.fusion == "mirror":
+            anatomy.require_mirrorable()
         possible = anatomy.readable
         if "tap_layer" not in given:
             self.tap_layer = min(possible, key=lambda layer: abs(layer - self.tap_layer))

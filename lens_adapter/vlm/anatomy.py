@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AttentionInterface,
@@ -24,6 +24,7 @@ from lens_adapter.errors import LensConfigError, UnsupportedModelError
 
 _RESAMPLED = "its image tokens are learned queries (a resampler or Q-former), which have no place in the image"
 _CROSS = "its image is reached through an encoder or cross-attention, not through image tokens in the text"
+_STREAMED = "its layers carry several residual streams at once, and a capture holds one hidden state per token"
 _UNTAPPED = "its attention does not go through the attention interface of transformers, so it cannot be read"
 
 # What cannot work, by `model_type`, and why.
@@ -43,6 +44,27 @@ LAYER_PATHS: dict[str, str] = {}
 
 # Kinds of layer, as `config.layer_types` calls them, that see only the latest of the earlier tokens.
 NARROW_KINDS = ("chunked_attention", "hybrid_sliding", "sliding_attention", "window_attention")
+
+
+@dataclass(frozen=True)
+class Streams:
+    """How decoder layers carry several residual streams at once.
+
+    Attributes:
+        axis: of the streams in the hidden states, once a last axis longer than the hidden size is cut into streams.
+        active: name, in the text config, of the index of the stream that is read; None: their mean.
+    """
+
+    axis: int
+    active: str | None = None
+
+
+# {model_type: its streams}. With those, hidden states alone are not what a layer can be called with.
+STREAMS: dict[str, Streams] = {
+    "gemma3n": Streams(axis=0, active="altup_active_idx"),  # (streams, B, T, D)
+    "glm5_next": Streams(axis=2),  # (B, T, streams, D)
+    "qwen4_exp": Streams(axis=2),  # (B, T, streams * D)
+}
 
 # Names under which configs keep the id of the placeholder that image features replace.
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
@@ -81,6 +103,27 @@ class Anatomy:
     def decoder(self) -> nn.Module:
         """The module that owns the layers and calls them."""
         return self.path[-1]
+
+    def require_mirrorable(self) -> None:
+        """Refuse a model of whose layers no copy can go on from what is captured.
+
+        Raises:
+            UnsupportedModelError: says why.
+        """
+        if self.architecture in STREAMS:
+            raise UnsupportedModelError(
+                f'{self.architecture!r} cannot be mirrored: {_STREAMED}. Use fusion="lite".'
+            )
+
+    def one_stream(self, hidden: Tensor) -> Tensor:
+        """The hidden states between two decoder layers, as the model has them -> (B, T, D)."""
+        if (streams := STREAMS.get(self.architecture)) is None:
+            return hidden
+        if hidden.shape[-1] != self.hidden_size:
+            hidden = hidden.unflatten(-1, (-1, self.hidden_size))
+        if streams.active is None:
+            return hidden.mean(streams.axis)
+        return hidden.select(streams.axis, getattr(_text_config(self.config), streams.active))
 
     @property
     def readable(self) -> list[int]:
@@ -218,6 +261,7 @@ def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.Modu
     with init_empty_weights(include_buffers=False), torch.device("cpu"):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     anatomy = find_anatomy(model)
+    anatomy.require_mirrorable()
     if not all(0 <= index < len(anatomy.layers) for index in indices):
         raise LensConfigError(f"The base has decoder layers 0 to {len(anatomy.layers) - 1}; got {list(indices)}.")
     layers = nn.ModuleList(anatomy.layers[index] for index in indices)

@@ -36,10 +36,13 @@ _VARIABLE = LayoutRow(variable_grid, {"merge": "vision_config.spatial_merge_size
 
 LAYOUTS: dict[str, LayoutRow] = {
     "llava": _FIXED,
+    "gemma3n": LayoutRow(square_grid, {"tokens": "vision_soft_tokens_per_image"}),
+    "glm5_next": _VARIABLE,
     "qwen2_vl": _VARIABLE,
     "qwen2_5_vl": _VARIABLE,
     "qwen3_vl": _VARIABLE,
     "qwen3_vl_moe": _VARIABLE,
+    "qwen4_exp": _VARIABLE,
 }
 
 

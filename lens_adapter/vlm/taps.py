@@ -233,7 +233,7 @@ class _Recorder:
             return
         arguments = _named(module, args, kwargs)
         name = "hidden_states" if "hidden_states" in arguments else next(iter(arguments))
-        self.current.hidden = arguments.pop(name).detach().clone()
+        self.current.hidden = self.anatomy.one_stream(arguments.pop(name).detach()).clone()
         self.current.layer_kwargs = _stateless(arguments, self.total)
         self._exit_if_complete()
 
