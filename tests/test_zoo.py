@@ -6,10 +6,10 @@ import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from lens_adapter.vlm.anatomy import REFUSED
-from tests.zoo import square, variable
+from tests.zoo import elsewhere, square, variable
 from tests.zoo.checks import examine
 
-ZOO = {**square.SPECIMENS, **variable.SPECIMENS}
+ZOO = {**square.SPECIMENS, **variable.SPECIMENS, **elsewhere.SPECIMENS}
 
 
 @pytest.mark.parametrize("architecture", sorted(ZOO))

@@ -40,7 +40,9 @@ REFUSED: dict[str, str] = {
 }
 
 # Where the decoder layers are, for models whose `get_decoder()` does not lead to them: {model_type: attribute path}.
-LAYER_PATHS: dict[str, str] = {}
+LAYER_PATHS: dict[str, str] = {
+    "diffusion_gemma": "model.encoder.language_model.layers",  # reads the prompt; its decoder only writes the answer
+}
 
 # Kinds of layer, as `config.layer_types` calls them, that see only the latest of the earlier tokens.
 NARROW_KINDS = ("chunked_attention", "hybrid_sliding", "sliding_attention", "window_attention")
@@ -111,9 +113,7 @@ class Anatomy:
             UnsupportedModelError: says why.
         """
         if self.architecture in STREAMS:
-            raise UnsupportedModelError(
-                f'{self.architecture!r} cannot be mirrored: {_STREAMED}. Use fusion="lite".'
-            )
+            raise UnsupportedModelError(f'{self.architecture!r} cannot be mirrored: {_STREAMED}. Use fusion="lite".')
 
     def one_stream(self, hidden: Tensor) -> Tensor:
         """The hidden states between two decoder layers, as the model has them -> (B, T, D)."""

@@ -17,6 +17,9 @@ from lens_adapter.errors import InputError
 
 NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomical
 
+# Processors that put the image before the text by themselves.
+IMAGE_COMES_FIRST = ("FuyuProcessor",)
+
 
 def load_image(image: Image.Image | str | Path | np.ndarray | Tensor) -> Image.Image:
     """Read an image as a viewer shows it: upright (EXIF orientation applied), 8 bits per channel, on white paper.
@@ -142,8 +145,9 @@ def build_inputs(
     # A template that writes the sequence's first token itself does not want the tokenizer's as well.
     starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
     try:
-        inputs = processor(
-            images=[[_unambiguous(image)] for image in images],
+        inputs = _process(
+            processor,
+            [_unambiguous(image) for image in images],
             text=texts,
             padding=len(texts) > 1,
             padding_side="left",
@@ -152,6 +156,12 @@ def build_inputs(
         )
     except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as error:
         raise InputError(_refusal(processor, images, error)) from error
+    if len(inputs["input_ids"]) != len(texts):
+        raise InputError(
+            f"{type(processor).__name__} makes {len(inputs['input_ids'])} texts of {len(texts)}: it asks questions of "
+            "its own, and prompts never reach the model. Use another processor class over the same image processor "
+            "and tokenizer."
+        )
     length = inputs["input_ids"].shape[1]
     limit = min(NO_LIMIT, tokenizer.model_max_length, max_length or NO_LIMIT)
     if length > limit:
@@ -169,7 +179,7 @@ def _check_prompt(prompt: Any, processor: Any) -> None:
     if not prompt.strip():
         raise InputError(f"A prompt must say what to find; got the empty text {prompt!r}.")
     added = processor.tokenizer.added_tokens_decoder.values()
-    special = {token.content for token in added if token.special} | {_image_token(processor)}
+    special = {token.content for token in added if token.special} | set(_image_tokens(processor))
     # Single letters serve some tokenizers as padding, and are no harm in a text.
     if found := sorted(token for token in special if len(token) > 1 and token in prompt):
         raise InputError(
@@ -178,40 +188,54 @@ def _check_prompt(prompt: Any, processor: Any) -> None:
         )
 
 
-def _image_token(processor: Any) -> str:
-    """The text that stands for the image, as the processor looks for it."""
-    token = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
-    if token is None:
-        raise InputError(
-            f"{type(processor).__name__} names no image token (`image_token`), so no text can hold an image. "
-            "Use the processor of an image-text-to-text model."
-        )
-    return str(token)
+def _process(processor: Any, images: Sequence[Any], **options: Any) -> BatchFeature:
+    """Call a processor with one image per text. Most want the images of each text in a list, some want them bare."""
+    try:
+        return processor(images=[[image] for image in images], **options)
+    except ValueError as error:
+        try:
+            return processor(images=list(images), **options)
+        except (ValueError, TypeError):
+            raise error from None
+
+
+def _image_tokens(processor: Any) -> list[str]:
+    """The texts that may stand for the image: which of them does, if there are two, shows in the chat template."""
+    names = [getattr(processor, name, None) for name in ("boi_token", "image_token")]
+    return list(dict.fromkeys(str(name) for name in names if name))
 
 
 def _chat_text(processor: Any, question: str) -> str:
     """The user's turn, with image and question, up to where the answer starts."""
-    image_token = _image_token(processor)
+    image_tokens = _image_tokens(processor)
     tokenizer = processor.tokenizer
+    if type(processor).__name__ in IMAGE_COMES_FIRST:
+        return question
+    if not image_tokens and not getattr(processor, "chat_template", None):
+        raise InputError(
+            f"{type(processor).__name__} names no image token (`image_token`), so no text can hold an image. "
+            "Use the processor of an image-text-to-text model."
+        )
     parts = [{"type": "image"}, {"type": "text", "text": question}]
-    plain = f"{image_token}\n{question}"
+    plain = f"{image_tokens[0] if image_tokens else ''}\n{question}"
     if getattr(processor, "chat_template", None):
         text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     elif getattr(tokenizer, "chat_template", None):
-        text = _tokenizer_chat_text(tokenizer, parts, image_token) or _tokenizer_chat_text(
-            tokenizer, plain, image_token
+        text = _tokenizer_chat_text(tokenizer, parts, image_tokens) or _tokenizer_chat_text(
+            tokenizer, plain, image_tokens
         )
     else:
         text = plain
-    if text is None or text.count(image_token) != 1:
+    # A processor without an image token replaces none: its template writes as many as the image has.
+    if text is None or (image_tokens and sum(map(text.count, image_tokens)) != 1):
         raise InputError(
-            f"The chat template must put the image token {image_token!r} once into the text, and the prompt template "
-            f"must not hold it; got {text!r}."
+            f"The chat template must put the image token {' or '.join(map(repr, image_tokens))} once into the text, "
+            f"and the prompt template must not hold it; got {text!r}."
         )
     return text
 
 
-def _tokenizer_chat_text(tokenizer: Any, content: Any, image_token: str) -> str | None:
+def _tokenizer_chat_text(tokenizer: Any, content: Any, image_tokens: Sequence[str]) -> str | None:
     """None: this template was not written for such content (many know plain text alone)."""
     try:
         text = tokenizer.apply_chat_template(
@@ -219,7 +243,7 @@ def _tokenizer_chat_text(tokenizer: Any, content: Any, image_token: str) -> str 
         )
     except (TypeError, TemplateError):
         return None
-    return text if image_token in text else None
+    return text if any(token in text for token in image_tokens) else None
 
 
 def _unambiguous(image: Image.Image) -> Any:

@@ -20,6 +20,7 @@ from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.frame import WHOLE, Frame, Line, is_enlarged, measure_frames
+from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.registry import LAYOUTS
 from lens_adapter.vlm.windows import ImageTokens, Window, require_tensor
 
@@ -59,9 +60,9 @@ def token_layouts(
     else:
         if len(image_sizes) != len(images):
             raise InputError(f"image_sizes: expected one (H, W) for each of {len(images)} images, got {image_sizes}.")
-        image_processor = getattr(processor, "image_processor", processor)
+        from_text = LAYOUTS[anatomy.architecture].from_text
         frames = [
-            _frames(image_processor, read, (int(size[0]), int(size[1])), image)
+            _frames(processor, from_text, read, (int(size[0]), int(size[1])), image)
             for size, image in zip(image_sizes, images, strict=True)
         ]
     return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
@@ -74,19 +75,22 @@ _cache: WeakKeyDictionary[Any, dict[Any, tuple[list[tuple[int, int]], list[Frame
 
 
 def _frames(
-    image_processor: Any, read: partial[list[ImageTokens]], size: tuple[int, int], image: ImageTokens
+    processor: Any, from_text: bool, read: partial[list[ImageTokens]], size: tuple[int, int], image: ImageTokens
 ) -> list[Frame]:
     """The frame of each of the image's windows, measured once per processor setting and image size."""
     if min(size) < 1:
         raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {size}.")
-    key = (image_processor.to_json_string(), read.func, tuple(read.keywords.items()), size)
+    image_processor = getattr(processor, "image_processor", processor)
+    # A whole processor's settings beside its image processor's and tokenizer's: patch sizes and the like.
+    own = [item for item in vars(processor).items() if isinstance(item[1], (int, str))] if from_text else []
+    key = (image_processor.to_json_string(), str(own), read.func, str(read.keywords), size)
     known = _cache.setdefault(image_processor, {})
     if key not in known:
         windows: tuple[Window, ...] = ()
 
         def show(picture: Image) -> list[Tensor]:
             nonlocal windows
-            windows = read(image_processor(images=[picture], return_tensors="pt"))[0].windows
+            windows = read(_preprocess(processor, picture, from_text))[0].windows
             return [window.pixels for window in windows]
 
         if len(known) >= MAX_CACHED:
@@ -101,6 +105,14 @@ def _frames(
             f"{got}. Give the sizes of the very images that were processed, in order, and the same processor."
         )
     return frames
+
+
+def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:
+    """What the model sees of a picture: by the whole processor, if that is wanted and there is one."""
+    image_processor = getattr(processor, "image_processor", processor)
+    if from_text and image_processor is not processor:
+        return build_inputs(processor, [picture], ["?"], "{prompt}")
+    return image_processor(images=[picture], return_tensors="pt")
 
 
 def _reader(architecture: str, config: PretrainedConfig) -> partial[list[ImageTokens]]:

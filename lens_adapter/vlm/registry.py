@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lens_adapter.vlm.windows import Family, fixed_grid, variable_grid
+from lens_adapter.vlm.windows import (
+    Family,
+    convolved_grid,
+    fixed_grid,
+    flat_grid,
+    padded_columns,
+    placed_grid,
+    rows_in_text,
+    square_grid,
+    variable_grid,
+)
 
 
 @dataclass(frozen=True)
@@ -17,11 +27,14 @@ class LayoutRow:
         family: the function that reads its windows off the processor's outputs.
         fields: values that the family takes by name, and where in the model's config they stand (dotted paths).
         constants: values that the family takes by name, the same for every checkpoint.
+        from_text: whether frames are measured with the whole processor, text and all: where the image processor alone
+            does not make what the model sees.
     """
 
     family: Family
     fields: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
+    from_text: bool = False
 
 
 _FIXED = LayoutRow(
@@ -34,14 +47,47 @@ _FIXED = LayoutRow(
 )
 _VARIABLE = LayoutRow(variable_grid, {"merge": "vision_config.spatial_merge_size"})
 
+_PATCHES = LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"})
+_SAM = LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"}, {"merge": 4})  # two convolutions of stride 2 behind
+_POOLED = LayoutRow(square_grid, {"tokens": "mm_tokens_per_image"})
+# The processor tells the image processor how large a patch is.
+_PIXTRAL = LayoutRow(fixed_grid, {"patch": "vision_config.patch_size", "merge": "spatial_merge_size"}, from_text=True)
+_PLACED = LayoutRow(placed_grid, {"pool": "vision_config.pooling_kernel_size"})
+
 LAYOUTS: dict[str, LayoutRow] = {
     "llava": _FIXED,
-    "gemma3n": LayoutRow(square_grid, {"tokens": "vision_soft_tokens_per_image"}),
-    "glm5_next": _VARIABLE,
+    "chameleon": LayoutRow(convolved_grid, {"multipliers": "vq_config.channel_multiplier"}),
+    "deepseek_vl": _PATCHES,
+    "deepseek_vl_hybrid": _PATCHES,
+    "diffusion_gemma": _PLACED,
+    "emu3": LayoutRow(convolved_grid, {"multipliers": "vq_config.channel_multiplier"}, {"row_ends": 1}),
+    "fast_vlm": LayoutRow(square_grid, {"tokens": "image_seq_length"}),
+    "fuyu": LayoutRow(rows_in_text, {"image_token": "image_token_id"}, from_text=True),
+    "gemma3": _POOLED,
+    "gemma4": _PLACED,
+    "gemma4_unified": LayoutRow(placed_grid),
+    "got_ocr2": _SAM,
+    "hunyuan_vl": LayoutRow(
+        flat_grid, {"merge": "vision_config.spatial_merge_size"}, {"start": 1, "row_ends": 1, "ends": 1}
+    ),
+    "inkling_mm_model": LayoutRow(padded_columns, {"image_token": "image_token_id"}),
+    "janus": _PATCHES,
+    "lighton_ocr": _PIXTRAL,
+    "mistral3": _PIXTRAL,
+    "mistral_large4": _PIXTRAL,
+    "nemotron_h_omni": LayoutRow(flat_grid, {"shrink": "downsample_ratio"}, {"grids": "image_grid_hw"}),
+    "paligemma": _PATCHES,
+    "pp_chart2table": _SAM,
+    "shieldgemma2": _POOLED,
+    "video_llava": LayoutRow(fixed_grid, _FIXED.fields, {"key": "pixel_values_images"}),
+    "vipllava": _PATCHES,
     "qwen2_vl": _VARIABLE,
     "qwen2_5_vl": _VARIABLE,
     "qwen3_vl": _VARIABLE,
     "qwen3_vl_moe": _VARIABLE,
+    # Several residual streams.
+    "gemma3n": LayoutRow(square_grid, {"tokens": "vision_soft_tokens_per_image"}),
+    "glm5_next": _VARIABLE,
     "qwen4_exp": _VARIABLE,
 }
 

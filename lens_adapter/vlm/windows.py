@@ -6,8 +6,10 @@ processor did before that (resizing, cropping, padding) is measured elsewhere: s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from math import isqrt
 from typing import Any
 
 from torch import Tensor
@@ -43,23 +45,54 @@ class ImageTokens:
 Family = Callable[..., list[ImageTokens]]  # (inputs, **values of the row's fields) -> one entry per image
 
 
-def fixed_grid(inputs: Mapping[str, Any], *, patch: int, tower: str, features: str) -> list[ImageTokens]:
-    """Every image has the same size in pixels (N, 3, H, W) and one token per patch."""
-    if "image_sizes" in inputs:
-        raise UnsupportedModelError(
-            "The inputs hold image_sizes: this vision tower has a grid of its own for every image, and the fixed grid "
-            "does not describe it. Give the model a row of its own with register_layout."
-        )
-    pixel_values = require_tensor(inputs, "pixel_values")  # (N, 3, H, W)
-    if pixel_values.ndim != 4:
-        raise InputError(f"pixel_values: expected shape (images, 3, H, W), got {tuple(pixel_values.shape)}.")
-    h, w = pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
+def fixed_grid(
+    inputs: Mapping[str, Any],
+    *,
+    patch: int,
+    merge: int = 1,
+    tower: str = "",
+    features: str = "default",
+    row_ends: int = 0,
+    key: str = "pixel_values",
+) -> list[ImageTokens]:
+    """One token per merge x merge patches of a picture, `inputs[key]` (N, 3, H, W), row by row.
+
+    Pictures of several sizes are padded at the bottom and on the right; then `image_sizes` (N, 2) holds the true ones.
+
+    Args:
+        tower: the vision tower's `model_type`; `features`: what is selected of its output, "default" or "full".
+        row_ends: how many separator tokens end each row.
+    """
+    pictures = _pictures(inputs, key)
+    sizes = inputs["image_sizes"].tolist() if "image_sizes" in inputs else [pictures.shape[-2:]] * len(pictures)
     # A tower's class token stands before the patches unless the feature selection drops it.
     start = int(features == "full" and tower == "clip_vision_model")
+    cell = patch * merge  # pixels
     return [
-        ImageTokens(start + h * w, (Window(start, (h, w), image[:, : h * patch, : w * patch].float().mean(0)),))
-        for image in pixel_values
+        _whole(
+            picture[:, : height // cell * cell, : width // cell * cell],
+            (height // cell, width // cell),
+            start,
+            row_ends,
+        )
+        for picture, (height, width) in zip(pictures, sizes, strict=True)
     ]
+
+
+def convolved_grid(inputs: Mapping[str, Any], *, multipliers: Sequence[int], row_ends: int = 0) -> list[ImageTokens]:
+    """As `fixed_grid`, for a tower of convolutions that halves the picture after each of its stages but the last."""
+    return fixed_grid(inputs, patch=2 ** (len(multipliers) - 1), row_ends=row_ends)
+
+
+def square_grid(inputs: Mapping[str, Any], *, tokens: int) -> list[ImageTokens]:
+    """Every picture, `pixel_values` (N, 3, H, W), has as many tokens: a square of them."""
+    side = isqrt(tokens)
+    if side**2 != tokens:
+        raise UnsupportedModelError(
+            f"The config says {tokens} tokens per image, which make no square grid. Give the model a row of its own "
+            "with register_layout."
+        )
+    return [_whole(picture, (side, side)) for picture in _pictures(inputs, "pixel_values")]
 
 
 def variable_grid(inputs: Mapping[str, Any], *, merge: int) -> list[ImageTokens]:
@@ -77,6 +110,104 @@ def variable_grid(inputs: Mapping[str, Any], *, merge: int) -> list[ImageTokens]
         pixels = values.reshape(h, w, merge, merge).transpose(1, 2).reshape(rows, columns)
         images.append(ImageTokens(h * w, (Window(0, (h, w), pixels),)))
     return images
+
+
+def flat_grid(
+    inputs: Mapping[str, Any],
+    *,
+    merge: int = 1,
+    shrink: float = 1.0,
+    grids: str = "image_grid_thw",
+    start: int = 0,
+    row_ends: int = 0,
+    ends: int = 0,
+) -> list[ImageTokens]:
+    """Every image has its own grid of patches, `inputs[grids]` (N, 2 or 3), flattened row by row, not token by token.
+
+    Args:
+        merge: merge x merge patches make a token; some configs have the reciprocal, `shrink`.
+        start, row_ends, ends: tokens before the first row, at the end of every row, and behind the last.
+    """
+    merge = merge * round(1 / shrink)
+    sizes = [grid[-2:] for grid in require_tensor(inputs, grids).tolist()]
+    patches = require_tensor(inputs, "pixel_values").float().mean(-1).split([rows * columns for rows, columns in sizes])
+    return [
+        _whole(values.reshape(1, rows, columns), (rows // merge, columns // merge), start, row_ends, ends)
+        for values, (rows, columns) in zip(patches, sizes, strict=True)
+    ]
+
+
+def placed_grid(inputs: Mapping[str, Any], *, pool: int = 1) -> list[ImageTokens]:
+    """Patches, `pixel_values` (N, patches, values), say where they stand: x and y in `image_position_ids`, -1 for none.
+
+    pool x pool of them make a token.
+    """
+    images = []
+    for values, places in zip(_patches(inputs), require_tensor(inputs, "image_position_ids"), strict=True):
+        columns, rows = (places.max(0).values + 1).tolist()
+        real = places[:, 0] >= 0
+        picture = values.new_zeros(1, rows, columns)
+        picture[0, places[real, 1], places[real, 0]] = values[real]
+        images.append(_whole(picture, (rows // pool, columns // pool)))
+    return images
+
+
+def rows_in_text(inputs: Mapping[str, Any], *, image_token: int) -> list[ImageTokens]:
+    """Only the text shows the grid: it ends every row of image tokens with another token; one image per sequence.
+
+    The patches of all images follow one another, as `image_patches` or `pixel_values`, (patches, values).
+    """
+    values = _patches(inputs, "image_patches" if "image_patches" in inputs else "pixel_values")
+    runs = [_runs_of(ids == image_token) for ids in require_tensor(inputs, "input_ids")]
+    parts = values.flatten().split([sum(run) for run in runs if run])
+    return [
+        _whole(part.reshape(1, len(run), run[0]), (len(run), run[0]))
+        for part, run in zip(parts, (run for run in runs if run), strict=True)
+    ]
+
+
+def padded_columns(inputs: Mapping[str, Any], *, image_token: int) -> list[ImageTokens]:
+    """Square cells, `pixel_values` (cells, T, height, width, 3), one token each; no grid is given anywhere.
+
+    The last cell of every row, and no other, is padded on the right, with a value that no image has: that shows where
+    rows end. Where images end shows in the text, or in `num_patches` where the image processor made the inputs.
+    """
+    cells = require_tensor(inputs, "pixel_values")[:, 0].float()  # (cells, height, width, 3)
+    if "num_patches" in inputs:
+        counts = inputs["num_patches"].tolist()
+    else:
+        counts = [run for ids in require_tensor(inputs, "input_ids") for run in _runs_of(ids == image_token)]
+    images = []
+    for image in cells.split(counts):
+        corners = image[:, 0, -1]  # (cells, 3), the top right pixels
+        w = int((corners == corners[-1]).all(-1).nonzero()[0]) + 1
+        h = len(image) // w
+        picture = image.mean(-1).reshape(h, w, *image.shape[1:3]).transpose(1, 2).flatten(2).flatten(0, 1)
+        images.append(_whole(picture[None], (h, w)))
+    return images
+
+
+def _whole(picture: Tensor, grid: tuple[int, int], start: int = 0, row_ends: int = 0, ends: int = 0) -> ImageTokens:
+    """One window over all of a picture (channels, H, W)."""
+    h, stride = grid[0], grid[1] + row_ends
+    return ImageTokens(start + h * stride + ends, (Window(start, grid, picture.float().mean(0), stride),))
+
+
+def _pictures(inputs: Mapping[str, Any], key: str) -> Tensor:
+    pictures = require_tensor(inputs, key)  # (N, 3, H, W)
+    if pictures.ndim != 4:
+        raise InputError(f"{key}: expected shape (images, 3, H, W), got {tuple(pictures.shape)}.")
+    return pictures
+
+
+def _patches(inputs: Mapping[str, Any], key: str = "pixel_values") -> Tensor:
+    """The mean value of every patch."""
+    return require_tensor(inputs, key).float().mean(-1)
+
+
+def _runs_of(here: Tensor) -> list[int]:
+    """How long the runs are of what is true in a row, in order."""
+    return [len(list(group)) for value, group in groupby(here.tolist()) if value]
 
 
 def require_tensor(inputs: Mapping[str, Any], key: str) -> Tensor:

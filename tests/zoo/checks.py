@@ -49,7 +49,10 @@ def examine(specimen: Specimen) -> Report:
     image = noise_image(specimen.image)
     inputs = specimen.ask(processor, [image])
     adapter = tiny_adapter(model, processor)  # nothing here names the architecture
-    native = model.config._attn_implementation or "eager"
+    anatomy = adapter.attachment.anatomy
+    native = next(
+        anatomy.attention_implementation(k) for k, attention in enumerate(anatomy.attentions) if attention is not None
+    )
     implementations = tuple(dict.fromkeys((native, "eager")))
     for implementation in implementations:
         use_implementation(model, implementation)
@@ -62,7 +65,6 @@ def examine(specimen: Specimen) -> Report:
     if specimen.no_segment is None:
         out = adapter.segment(image, ["cat", "the dog"])
         assert out.masks.shape == (2, *specimen.image) and out.heatmaps.std() > 0
-    anatomy = adapter.attachment.anatomy
     adapter.detach()
     assert not hooks_in(model)
     return Report(
@@ -79,8 +81,11 @@ def examine(specimen: Specimen) -> Report:
 
 
 def use_implementation(model: PreTrainedModel, name: str) -> None:
-    if (model.config._attn_implementation or "eager") != name:
-        model.set_attn_implementation(name)
+    """Run the decoder's attention by the kernel `name`: it may have another than the model as a whole can have."""
+    text_config = model.config.get_text_config(decoder=True)
+    if (text_config._attn_implementation or "eager") != name:
+        parts = [part for part in model.config.sub_configs if getattr(model.config, part, None) is text_config]
+        model.set_attn_implementation({part: name for part in parts} if parts else name)
 
 
 @torch.no_grad()

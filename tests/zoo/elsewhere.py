@@ -2,62 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import transformers
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from tests.tiny import processors
 from tests.zoo.specimen import Specimen
+from tests.zoo.square import TEXT, VOCAB_SIZE, chat, random_model, token_id, words
 
-VOCAB_SIZE = 320  # the bytes, the special tokens of `processors`, and room for a model's own
-IDS = processors.TOKEN_IDS
-SPECIAL = {"pad_token_id": IDS["<pad>"], "bos_token_id": IDS["<s>"], "eos_token_id": IDS["</s>"]}
-TEXT = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "tie_word_embeddings": False,
-    **SPECIAL,
-}
+Built = tuple[PreTrainedModel, ProcessorMixin]
 
 
-def random_model(architecture: str, seed: int = 0, **facts: Any) -> PreTrainedModel:
-    """A model of the real class, in eval mode under its default attention implementation."""
-    torch.manual_seed(seed)
-    return AutoModelForImageTextToText.from_config(AutoConfig.for_model(architecture, **facts)).eval()
+def ids_of(processor: ProcessorMixin, roles: dict[str, str]) -> dict[str, int]:
+    """{"image_token": "<image>"} -> {"image_token_id": its id}."""
+    return {f"{role}_id": token_id(processor, token) for role, token in roles.items()}
 
 
-def words(kind: type = PreTrainedTokenizerFast, **roles: str) -> PreTrainedTokenizerFast:
-    """The byte tokenizer, with tokens that processors look for by their roles (`image_token`, `boi_token`, ...)."""
-    usual = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    return processors.tokenizer(kind, **usual, extra_special_tokens=roles)
-
-
-def chat(image: str) -> str:
-    """A chat template that writes `image` for an image."""
-    return processors.LLAVA_TEMPLATE.replace("<image>", image)
-
-
-def gemma3n() -> tuple[PreTrainedModel, ProcessorMixin]:
+def gemma3n() -> Built:
     roles = {f"{name}_token": f"<{name}>" for name in ("image", "boi", "eoi", "audio", "boa", "eoa")}
     tokenizer = words(**roles)
     processor = transformers.Gemma3nProcessor(
         transformers.Gemma3nAudioFeatureExtractor(),
-        transformers.SiglipImageProcessor(size={"height": 64, "width": 64}),
+        transformers.SiglipImageProcessor(size={"height": 128, "width": 128}),
         tokenizer,
-        image_seq_length=64,
+        image_seq_length=16,
         chat_template=chat("<image>"),
     )
     text = {
         **TEXT,
-        "head_dim": 8,
-        "num_key_value_heads": 2,
         "vocab_size_per_layer_input": VOCAB_SIZE - 20,
         "hidden_size_per_layer_input": 4,
         "laurel_rank": 4,
@@ -74,9 +45,8 @@ def gemma3n() -> tuple[PreTrainedModel, ProcessorMixin]:
         "vocab_size": 10,
     }
     vision = {"architecture": "test_convnext", "hidden_size": 64, "vocab_offset": VOCAB_SIZE - 20, "vocab_size": 10}
-    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in roles.items()}
-    facts = {"text_config": text, "audio_config": audio, "vision_config": vision, "vision_soft_tokens_per_image": 64}
-    return random_model("gemma3n", **facts, **ids), processor
+    facts = {"text_config": text, "audio_config": audio, "vision_config": vision, "vision_soft_tokens_per_image": 16}
+    return random_model("gemma3n", **facts, **ids_of(processor, roles)), processor
 
 
 GRID_VISION = {
@@ -92,11 +62,9 @@ GRID_VISION = {
 }
 
 
-def qwen4_exp() -> tuple[PreTrainedModel, ProcessorMixin]:
+def qwen4_exp() -> Built:
     text = {
         **TEXT,
-        "head_dim": 8,
-        "num_key_value_heads": 2,
         "full_attention_interval": 2,
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 8,
@@ -115,18 +83,14 @@ def qwen4_exp() -> tuple[PreTrainedModel, ProcessorMixin]:
         "indexer_compress_ratio": 4,
     }
     text.pop("intermediate_size")
-    ids = {
-        "image_token_id": IDS["<|image_pad|>"],
-        "video_token_id": IDS["<|video_pad|>"],
-        "vision_start_token_id": IDS["<|vision_start|>"],
-        "vision_end_token_id": IDS["<|vision_end|>"],
-    }
+    roles = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    roles |= {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
+    processor = processors.qwen3_vl_processor()
     vision = {**GRID_VISION, "num_position_embeddings": 64}
-    model = random_model("qwen4_exp", text_config=text, vision_config=vision, **ids)
-    return model, processors.qwen3_vl_processor()
+    return random_model("qwen4_exp", text_config=text, vision_config=vision, **ids_of(processor, roles)), processor
 
 
-def glm5_next() -> tuple[PreTrainedModel, ProcessorMixin]:
+def glm5_next() -> Built:
     roles = {"image_token": "<|image|>", "video_token": "<|video|>"}
     tokenizer = words(**roles)
     images = transformers.Glm5NextImageProcessor(patch_size=16, min_image_tokens=4, max_image_tokens=32)
@@ -153,8 +117,7 @@ def glm5_next() -> tuple[PreTrainedModel, ProcessorMixin]:
         "linear_num_heads": 2,
     }
     vision = {**GRID_VISION, "projection_intermediate_size": 32}
-    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in roles.items()}
-    return random_model("glm5_next", text_config=text, vision_config=vision, **ids), processor
+    return random_model("glm5_next", text_config=text, vision_config=vision, **ids_of(processor, roles)), processor
 
 
 SPECIMENS: dict[str, Specimen] = {
