@@ -23,16 +23,18 @@ from transformers import (
 from lens_adapter.errors import LensConfigError, UnsupportedModelError
 
 _RESAMPLED = "its image tokens are learned queries (a resampler or Q-former), which have no place in the image"
-_CROSS = "its image is reached through an encoder or cross-attention, not through image tokens in the text"
+_UNASKED = "it transcribes images and is asked nothing: its processor has no place for a prompt"
 _STREAMED = "its layers carry several residual streams at once, and a capture holds one hidden state per token"
+_CROSSED = "its layers refine the text alone, and the image states that they attend to stay as they are"
 _UNTAPPED = "its attention does not go through the attention interface of transformers, so it cannot be read"
 
 # What cannot work, by `model_type`, and why.
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("aria", "blip-2", "deepseek_ocr2", "idefics", "idefics2", "instructblip"), _RESAMPLED),
     **dict.fromkeys(("instructblipvideo", "kosmos-2", "kosmos-2.5"), _RESAMPLED),
-    **dict.fromkeys(("florence2", "mllama", "pix2struct", "pp_formulanet", "t5gemma2", "udop"), _CROSS),
-    "vision-encoder-decoder": _CROSS,
+    "pp_formulanet": _UNASKED,
+    "udop": "it reads documents by the words and boxes of an OCR engine, and melts image patches into those words",
+    "vision-encoder-decoder": _UNASKED,
     **dict.fromkeys(("blip", "git"), _UNTAPPED),
     "evolla": "it reads proteins, not images",
     "mistral4": "it has no vision tower",
@@ -41,8 +43,35 @@ REFUSED: dict[str, str] = {
 
 # Where the decoder layers are, for models whose `get_decoder()` does not lead to them: {model_type: attribute path}.
 LAYER_PATHS: dict[str, str] = {
+    "florence2": "model.language_model.encoder.layers",  # sees image and prompt; its decoder only writes the answer
+    "t5gemma2": "model.encoder.text_model.layers",  # as Florence-2
     "diffusion_gemma": "model.encoder.language_model.layers",  # reads the prompt; its decoder only writes the answer
 }
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """How decoder layers attend to image states that are not in their own sequence.
+
+    What is read of such a model has one sequence all the same: the image states, then the text.
+
+    Attributes:
+        states: the argument of a layer that holds the image states, (B, N, D) or any shape of as many numbers.
+        mask: the argument of a layer that says which of them are attended to.
+        prefix: how the model's own arguments about the text begin, before "input_ids" and "attention_mask".
+    """
+
+    states: str = "encoder_hidden_states"
+    mask: str = "encoder_attention_mask"
+    prefix: str = "decoder_"
+
+
+# {model_type: its cross-attention}, and what attention to image states is called inside a layer.
+CROSS_ATTENTIONS: dict[str, CrossAttention] = {
+    "mllama": CrossAttention("cross_attention_states", "cross_attention_mask", prefix=""),
+    "pix2struct": CrossAttention(),
+}
+CROSS_NAMES = ("cross", "encoder_decoder")
 
 # Kinds of layer, as `config.layer_types` calls them, that see only the latest of the earlier tokens.
 NARROW_KINDS = ("chunked_attention", "hybrid_sliding", "sliding_attention", "window_attention")
@@ -105,6 +134,11 @@ class Anatomy:
     def decoder(self) -> nn.Module:
         """The module that owns the layers and calls them."""
         return self.path[-1]
+
+    @property
+    def cross(self) -> CrossAttention | None:
+        """How the layers attend to the image, if it is not in their own sequence."""
+        return CROSS_ATTENTIONS.get(self.architecture)
 
     def require_mirrorable(self) -> None:
         """Refuse a model of whose layers no copy can go on from what is captured.
@@ -187,10 +221,11 @@ def find_anatomy(model: Any) -> Anatomy:
             "its vision tower."
         )
     layers = _find_layers(model)
-    attentions = [] if layers is None else [find_attention(layer) for layer in layers]
+    among = CROSS_NAMES if architecture in CROSS_ATTENTIONS else ("",)
+    attentions = [] if layers is None else [find_attention(layer, among) for layer in layers]
     if all(attention is None for attention in attentions):
         raise UnsupportedModelError(f"{architecture!r} ({type(model).__name__}) is not supported: {_UNTAPPED}.")
-    text_config = _text_config(config)
+    text_config = next(attention.config for attention in attentions if attention is not None)
     return Anatomy(
         model=model,
         config=config,
@@ -205,9 +240,14 @@ def find_anatomy(model: Any) -> Anatomy:
     )
 
 
-def find_attention(layer: nn.Module) -> nn.Module | None:
-    """The first module inside `layer` that looks its kernel up in the attention interface; None if there is none."""
-    for module in layer.modules():
+def find_attention(layer: nn.Module, among: Sequence[str] = ("",)) -> nn.Module | None:
+    """The first module inside `layer` that looks its kernel up in the attention interface; None if there is none.
+
+    Only modules count whose path in the layer holds a word of `among`.
+    """
+    for name, module in layer.named_modules():
+        if not any(word in name for word in among):
+            continue
         if isinstance(getattr(module, "config", None), PretrainedConfig) and attention_kernels(type(module)):
             return module
     return None

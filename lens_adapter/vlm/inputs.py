@@ -18,7 +18,7 @@ from lens_adapter.errors import InputError
 NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomical
 
 # Processors that put the image before the text by themselves.
-IMAGE_COMES_FIRST = ("FuyuProcessor",)
+IMAGE_COMES_FIRST = ("Florence2Processor", "FuyuProcessor", "Pix2StructProcessor")
 
 
 def load_image(image: Image.Image | str | Path | np.ndarray | Tensor) -> Image.Image:
@@ -144,6 +144,7 @@ def build_inputs(
     texts = [_chat_text(processor, template.replace("{prompt}", prompt)) for prompt in prompts]
     # A template that writes the sequence's first token itself does not want the tokenizer's as well.
     starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
+    own = type(processor).__name__ in IMAGE_COMES_FIRST
     try:
         inputs = _process(
             processor,
@@ -151,21 +152,22 @@ def build_inputs(
             text=texts,
             padding=len(texts) > 1,
             padding_side="left",
-            add_special_tokens=not starts_itself,
             return_tensors="pt",
+            **({} if own else {"add_special_tokens": not starts_itself}),
         )
     except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as error:
         raise InputError(_refusal(processor, images, error)) from error
-    if len(inputs["input_ids"]) != len(texts):
+    ids = inputs.get("input_ids", inputs.get("decoder_input_ids", ()))
+    if len(ids) != len(texts):
         raise InputError(
-            f"{type(processor).__name__} makes {len(inputs['input_ids'])} texts of {len(texts)}: it asks questions of "
+            f"{type(processor).__name__} makes {len(ids)} texts of {len(texts)}: it asks questions of "
             "its own, and prompts never reach the model. Use another processor class over the same image processor "
             "and tokenizer."
         )
-    length = inputs["input_ids"].shape[1]
+    length = ids.shape[1]
     limit = min(NO_LIMIT, tokenizer.model_max_length, max_length or NO_LIMIT)
     if length > limit:
-        row = inputs["attention_mask"].sum(1).argmax().item()
+        row = max(range(len(prompts)), key=lambda index: len(prompts[index]))
         raise InputError(
             f"A prompt is too long: image, template and prompt together make {length} tokens, and the model takes "
             f"{limit}. Shorten it; it starts with {prompts[row][:60]!r}."

@@ -50,19 +50,23 @@ def token_layouts(
         InputError: the image tokens do not fit the images (text cut off, say), or `image_sizes` are not theirs.
     """
     anatomy = find_anatomy(model)
-    if anatomy.image_token_id is None:
-        raise UnsupportedModelError(f"{anatomy.architecture}: its config names no image token, so none can be found.")
     read = _reader(anatomy.architecture, anatomy.config)
     images = read(inputs)
-    runs = _token_runs(require_tensor(inputs, "input_ids"), anatomy.image_token_id, [image.length for image in images])
+    row = LAYOUTS[anatomy.architecture]
+    lengths = [image.length for image in images]
+    if row.leads:
+        runs = [torch.arange(length) for length in lengths]
+    elif anatomy.image_token_id is None:
+        raise UnsupportedModelError(f"{anatomy.architecture}: its config names no image token, so none can be found.")
+    else:
+        runs = _token_runs(require_tensor(inputs, "input_ids"), anatomy.image_token_id, lengths)
     if processor is None or image_sizes is None:
         frames = [[WHOLE] * len(image.windows) for image in images]
     else:
         if len(image_sizes) != len(images):
             raise InputError(f"image_sizes: expected one (H, W) for each of {len(images)} images, got {image_sizes}.")
-        from_text = LAYOUTS[anatomy.architecture].from_text
         frames = [
-            _frames(processor, from_text, read, (int(size[0]), int(size[1])), image)
+            _frames(processor, row.from_text, read, (int(size[0]), int(size[1])), image)
             for size, image in zip(image_sizes, images, strict=True)
         ]
     return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
@@ -78,6 +82,8 @@ def _frames(
     processor: Any, from_text: bool, read: partial[list[ImageTokens]], size: tuple[int, int], image: ImageTokens
 ) -> list[Frame]:
     """The frame of each of the image's windows, measured once per processor setting and image size."""
+    if all(window.pixels is None for window in image.windows):
+        return [WHOLE] * len(image.windows)
     if min(size) < 1:
         raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {size}.")
     image_processor = getattr(processor, "image_processor", processor)

@@ -8,13 +8,16 @@ from typing import Any
 
 from lens_adapter.vlm.windows import (
     Family,
+    class_led_tiles,
     convolved_grid,
     fixed_grid,
     flat_grid,
+    numbered_patches,
     padded_columns,
     placed_grid,
     rows_in_text,
     square_grid,
+    strided_grid,
     variable_grid,
 )
 
@@ -29,12 +32,14 @@ class LayoutRow:
         constants: values that the family takes by name, the same for every checkpoint.
         from_text: whether frames are measured with the whole processor, text and all: where the image processor alone
             does not make what the model sees.
+        leads: whether each sequence starts with the tokens of one image, whatever `input_ids` says.
     """
 
     family: Family
     fields: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     from_text: bool = False
+    leads: bool = False
 
 
 _FIXED = LayoutRow(
@@ -89,6 +94,12 @@ LAYOUTS: dict[str, LayoutRow] = {
     "gemma3n": LayoutRow(square_grid, {"tokens": "vision_soft_tokens_per_image"}),
     "glm5_next": _VARIABLE,
     "qwen4_exp": _VARIABLE,
+    # In an encoder that sees image and prompt.
+    "florence2": LayoutRow(strided_grid, {"strides": "vision_config.patch_stride"}, {"start": 1}),  # 1: their mean
+    "t5gemma2": LayoutRow(square_grid, {"tokens": "encoder.mm_tokens_per_image"}),
+    # Attended to apart from the text.
+    "mllama": LayoutRow(class_led_tiles, {"patch": "vision_config.patch_size"}, leads=True),
+    "pix2struct": LayoutRow(numbered_patches, leads=True),
 }
 
 

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import Cache, PretrainedConfig
 
 from lens_adapter.errors import InputError, LensConfigError, LensError, UnsupportedModelError
 from lens_adapter.signals import LensSignals
-from lens_adapter.vlm.anatomy import Anatomy
+from lens_adapter.vlm.anatomy import Anatomy, CrossAttention
 from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, watched_config
 
 Query = Literal["last", "all"] | Sequence[int]
@@ -140,6 +141,7 @@ class _Recorder:
         self.forwards = 0
         self.current: LensSignals | None = None  # the forward that is running
         self.total = 0  # its tokens, cached ones included
+        self.image_states = 0  # how many stand before them where layers attend to those apart
         self.arguments: dict[nn.Module, dict[str, Any]] = {}  # what the running modules of the path were called with
         self._check()
 
@@ -186,21 +188,26 @@ class _Recorder:
     def _forget(self, module: nn.Module, *_: Any) -> None:
         self.arguments.pop(module, None)
 
-    def _noted(self, *names: str) -> Any:
-        calls = (self.arguments.get(module, {}) for module in self.anatomy.path)
-        values = (call.get(name) for call in calls for name in names)
-        return next((value for value in values if value is not None), None)
+    def _noted(self, *names: str, prefix: str = "") -> Any:
+        for module in self.anatomy.path:
+            for name in names:
+                own = prefix + name if module is self.anatomy.model else name
+                if (value := self.arguments.get(module, {}).get(own)) is not None:
+                    return value
+        return None
 
     def _begin(self, decoder: nn.Module, _: Any) -> None:
         own = self.arguments[decoder]
         tokens = own.get("input_ids") if own.get("inputs_embeds") is None else own["inputs_embeds"]  # (B, T, ...)
+        prefix = self.anatomy.cross.prefix if self.anatomy.cross else ""
         if tokens is None:
             raise UnsupportedModelError(
                 f"{self.anatomy.architecture!r}: {type(decoder).__name__} was called with neither "
                 "inputs_embeds nor input_ids."
             )
         batch, length = tokens.shape[:2]
-        mask, places, past = self._noted("attention_mask"), self._noted("cache_position"), self._noted(*_CACHES)
+        mask = self._noted("attention_mask", prefix=prefix)
+        places, past = self._noted("cache_position"), self._noted(*_CACHES)
         # Only a 2-D mask says which tokens are padding. Others are ready-made: then every token counts as attended.
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         if mask is not None:
@@ -212,7 +219,7 @@ class _Recorder:
         positions = self._positions(mask, batch, tokens.device)
         computed = (positions >= self.total - length).all(dim=0)
         self.current = LensSignals(
-            input_ids=_detached(self._noted("input_ids")),
+            input_ids=_detached(self._noted("input_ids", prefix=prefix)),
             attention_mask=_detached(mask),
             queries=positions[:, computed],
         )
@@ -243,7 +250,8 @@ class _Recorder:
             if self.current is None or layer in self.current.attention:
                 return
             rows = attention_rows(call, self.current.queries - self.total)
-            self.current.attention[layer] = rows[..., : self.total]  # a static cache is longer than the sequence
+            # A static cache is longer than the sequence.
+            self.current.attention[layer] = rows if self.anatomy.cross else rows[..., : self.total]
 
         return record
 
@@ -268,7 +276,35 @@ class _Recorder:
             )
         self._finish()
 
+    def _lead_with_image(self, cross: CrossAttention) -> None:
+        """Put the image states that the layers attend to before the text, so that there is one sequence."""
+        signals = self.current
+        states = signals.layer_kwargs.get(cross.states)
+        if not self.forwards:  # later forwards may leave the states to the cache
+            if states is None:
+                raise LensError(f"A forward of {type(self.anatomy.model).__name__} had no image to attend to.")
+            states = states.reshape(len(signals.hidden), -1, states.shape[-1]).to(signals.hidden)  # (B, N, D)
+            if states.shape[-1] != signals.hidden.shape[-1]:
+                raise UnsupportedModelError(
+                    f"{self.anatomy.architecture!r}: expected image states as wide as those of the text "
+                    f"({signals.hidden.shape[-1]}), got {states.shape[-1]}; one sequence cannot hold both."
+                )
+            signals.hidden = torch.cat([states, signals.hidden], dim=1)
+            self.image_states = states.shape[1]
+        count, batch = self.image_states, len(signals.queries)
+        signals.queries = signals.queries + count
+        signals.attention = {layer: pad(rows, (0, self.total)) for layer, rows in signals.attention.items()}
+        if signals.input_ids is not None:
+            signals.input_ids = pad(signals.input_ids, (count, 0), value=-1)
+        seen = _any_row_sees(signals.layer_kwargs.get(cross.mask), count)  # (B or 1, N)
+        if signals.attention_mask is not None or seen is not None:
+            text, image = signals.attention_mask, torch.ones(1, count) if seen is None else seen
+            text = torch.ones(batch, self.total, dtype=torch.long, device=image.device) if text is None else text
+            signals.attention_mask = torch.cat([image.to(text).expand(batch, count), text], dim=1)
+
     def _finish(self) -> None:
+        if self.anatomy.cross:
+            self._lead_with_image(self.anatomy.cross)
         if self.forwards:
             self.signals.steps.append(self.current)
         else:
@@ -315,6 +351,14 @@ def _stateless(arguments: dict[str, Any], total: int) -> dict[str, Any]:
     if isinstance(mask, Tensor) and mask.dim() == 4:
         kept["attention_mask"] = mask[..., :total]  # a static cache is longer than the sequence
     return kept
+
+
+def _any_row_sees(mask: Any, keys: int) -> Tensor | None:
+    """Which of the first keys a mask (B or 1, heads or 1, q, T) lets any query see: bool (B or 1, keys). None: all."""
+    if not isinstance(mask, Tensor) or mask.dim() != 4:
+        return None
+    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return allowed[..., :keys].flatten(1, 2).any(dim=1)
 
 
 def _detached(value: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from lens_adapter import LensAdapter
@@ -58,7 +59,7 @@ def examine(specimen: Specimen) -> Report:
         use_implementation(model, implementation)
         signals = bit_identical(adapter, model, inputs)
         leaves_early(adapter, inputs, signals)
-    rows = rows_difference(model, inputs, signals)  # the last implementation was eager
+    rows = rows_difference(adapter, model, inputs, signals)  # the last implementation was eager
     assert rows is None or rows <= ROWS_TOLERANCE, f"rows differ from output_attentions by {rows:g}"
     use_implementation(model, native)
     hits = probe_layout(specimen, adapter, model, processor, image, inputs)
@@ -83,7 +84,9 @@ def examine(specimen: Specimen) -> Report:
 def use_implementation(model: PreTrainedModel, name: str) -> None:
     """Run the decoder's attention by the kernel `name`: it may have another than the model as a whole can have."""
     text_config = model.config.get_text_config(decoder=True)
-    if (text_config._attn_implementation or "eager") != name:
+    if model.config.is_encoder_decoder:
+        model.set_attn_implementation(name)
+    elif (text_config._attn_implementation or "eager") != name:
         parts = [part for part in model.config.sub_configs if getattr(model.config, part, None) is text_config]
         model.set_attn_implementation({part: name for part in parts} if parts else name)
 
@@ -117,14 +120,20 @@ def leaves_early(adapter: LensAdapter, inputs: dict[str, Tensor], signals: LensS
 
 
 @torch.no_grad()
-def rows_difference(model: PreTrainedModel, inputs: dict[str, Tensor], signals: LensSignals) -> float | None:
+def rows_difference(
+    adapter: LensAdapter, model: PreTrainedModel, inputs: dict[str, Tensor], signals: LensSignals
+) -> float | None:
     """Largest difference of captured rows from what the model itself gives out under eager; None: it gives none."""
-    given = getattr(model(**inputs, output_attentions=True), "attentions", None)
+    apart = adapter.attachment.anatomy.cross is not None  # then captured rows go on over the text, with zeros
+    name = ("cross_" if apart else "encoder_") * bool(model.config.is_encoder_decoder) + "attentions"
+    given = getattr(model(**inputs, output_attentions=True), name, None)
     if not given or any(rows is None for rows in given):
         return None
     captured = [signals.attention[layer] for layer in sorted(signals.attention)]
     if len(given) != len(captured):
         given = [given[layer] for layer in sorted(signals.attention)]
+    if apart:
+        given = [pad(rows, (0, mine.shape[-1] - rows.shape[-1])) for mine, rows in zip(captured, given, strict=True)]
     return max(float((mine - theirs.float()).abs().max()) for mine, theirs in zip(captured, given, strict=True))
 
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import transformers
+from PIL import Image
+from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from tests.tiny import processors
-from tests.zoo.specimen import Specimen
-from tests.zoo.square import TEXT, VOCAB_SIZE, chat, random_model, token_id, words
+from tests.zoo.specimen import Specimen, ask_processor
+from tests.zoo.square import (
+    SIGLIP,
+    TEXT,
+    VOCAB_SIZE,
+    chat,
+    draw_projection,
+    gemma3_processor,
+    random_model,
+    token_id,
+    words,
+)
 
+ANSWER_START = processors.TOKEN_IDS["<pad>"]  # starts an answer
 Built = tuple[PreTrainedModel, ProcessorMixin]
 
 
@@ -120,8 +136,117 @@ def glm5_next() -> Built:
     return random_model("glm5_next", text_config=text, vision_config=vision, **ids_of(processor, roles)), processor
 
 
+def with_answer(processor: ProcessorMixin, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    """As `segment` asks, and the start of an answer, which a whole forward needs and an early exit does not."""
+    return {**ask_processor(processor, images), "decoder_input_ids": torch.full((len(images), 1), ANSWER_START)}
+
+
+def florence2() -> Built:
+    images = transformers.CLIPImageProcessor(size={"height": 128, "width": 128}, do_center_crop=False)
+    images.image_seq_length = 17  # 4 x 4 and their mean
+    processor = transformers.Florence2Processor(images, words(image_token="<image>"))
+    text = {
+        **TEXT,
+        "model_type": "bart",
+        "d_model": 32,
+        "encoder_layers": 4,
+        "decoder_layers": 1,
+        **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 48),
+        "decoder_start_token_id": ANSWER_START,
+        "init_std": 0.2,
+    }
+    vision = {
+        "embed_dim": [8, 16],
+        "depths": [1, 1],
+        "num_heads": [2, 2],
+        "num_groups": [2, 2],
+        "patch_size": [8, 4],
+        "patch_stride": [8, 4],
+        "patch_padding": [0, 0],
+        "patch_prenorm": [False, True],
+        "window_size": 4,
+        "projection_dim": 32,
+    }
+    model = random_model(
+        "florence2", text_config=text, vision_config=vision, image_token_id=token_id(processor, "<image>")
+    )
+    return model, processor
+
+
+def t5gemma2() -> Built:
+    processor = gemma3_processor()
+    text = {**TEXT, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    encoder = {
+        "text_config": text,
+        "vision_config": {**SIGLIP, "image_size": 112},
+        "mm_tokens_per_image": 16,
+        "eoi_token_index": token_id(processor, "<eoi>"),
+    }
+    model = random_model("t5gemma2", encoder=encoder, decoder=text, image_token_index=token_id(processor, "<soft>"))
+    draw_projection(model)
+    return model, processor
+
+
+def mllama() -> Built:
+    tokenizer = words(image_token="<|image|>")
+    images = transformers.MllamaImageProcessor(size={"height": 56, "width": 56}, max_image_tiles=2)
+    processor = transformers.MllamaProcessor(images, tokenizer, chat_template=chat("<|image|>"))
+    vision = {
+        "image_size": 56,
+        "patch_size": 14,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "attention_heads": 2,
+        "num_hidden_layers": 1,
+        "num_global_layers": 1,
+        "intermediate_layers_indices": [0],
+        "vision_output_dim": 32,
+        "max_num_tiles": 2,
+        "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+    }
+    text = {**TEXT, "vocab_size": VOCAB_SIZE, "cross_attention_layers": [1, 3]}
+    model = random_model(
+        "mllama", text_config=text, vision_config=vision, image_token_index=token_id(processor, "<|image|>")
+    )
+    for name, parameter in model.named_parameters():
+        if name.endswith("_gate"):  # shut at the start: no image would reach the answer
+            parameter.data.fill_(1)
+    return model, processor
+
+
+def pix2struct() -> Built:
+    images = transformers.Pix2StructImageProcessor(max_patches=30)
+    processor = transformers.Pix2StructProcessor(images, words())
+    text = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 4,
+        "num_heads": 4,
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": ANSWER_START,
+        "pad_token_id": ANSWER_START,
+    }
+    vision = {
+        "hidden_size": 32,
+        "patch_embed_hidden_size": 16 * 16 * 3,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "seq_len": 64,
+    }
+    return random_model("pix2struct", text_config=text, vision_config=vision), processor
+
+
 SPECIMENS: dict[str, Specimen] = {
     "gemma3n": Specimen(gemma3n, note="a convolutional tower of timm"),
+    "florence2": Specimen(florence2, ask=with_answer, note="its encoder is read"),
     "glm5_next": Specimen(glm5_next, image=(96, 128)),
+    "mllama": Specimen(mllama, image=(56, 112)),
+    "pix2struct": Specimen(pix2struct, image=(64, 96)),
     "qwen4_exp": Specimen(qwen4_exp, image=(96, 128)),
+    "t5gemma2": Specimen(t5gemma2, ask=with_answer, note="its encoder is read"),
 }
