@@ -23,7 +23,6 @@ from transformers import (
 from lens_adapter.errors import LensConfigError, UnsupportedModelError
 
 _RESAMPLED = "its image tokens are learned queries (a resampler or Q-former), which have no place in the image"
-_UNASKED = "it transcribes images and is asked nothing: its processor has no place for a prompt"
 _STREAMED = "its layers carry several residual streams at once, and a capture holds one hidden state per token"
 _CROSSED = "its layers refine the text alone, and the image states that they attend to stay as they are"
 _UNTAPPED = "its attention does not go through the attention interface of transformers, so it cannot be read"
@@ -32,9 +31,9 @@ _UNTAPPED = "its attention does not go through the attention interface of transf
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("aria", "blip-2", "deepseek_ocr2", "idefics", "idefics2", "instructblip"), _RESAMPLED),
     **dict.fromkeys(("instructblipvideo", "kosmos-2", "kosmos-2.5"), _RESAMPLED),
-    "pp_formulanet": _UNASKED,
+    "pp_formulanet": "it transcribes formulas: its processor takes no prompt",
     "udop": "it reads documents by the words and boxes of an OCR engine, and melts image patches into those words",
-    "vision-encoder-decoder": _UNASKED,
+    "vision-encoder-decoder": "it transcribes: its processors take a text as the answer to learn, not as a prompt",
     **dict.fromkeys(("blip", "git"), _UNTAPPED),
     "evolla": "it reads proteins, not images",
     "mistral4": "it has no vision tower",
@@ -146,8 +145,9 @@ class Anatomy:
         Raises:
             UnsupportedModelError: says why.
         """
-        if self.architecture in STREAMS:
-            raise UnsupportedModelError(f'{self.architecture!r} cannot be mirrored: {_STREAMED}. Use fusion="lite".')
+        for table, reason in ((STREAMS, _STREAMED), (CROSS_ATTENTIONS, _CROSSED)):
+            if self.architecture in table:
+                raise UnsupportedModelError(f'{self.architecture!r} cannot be mirrored: {reason}. Use fusion="lite".')
 
     def one_stream(self, hidden: Tensor) -> Tensor:
         """The hidden states between two decoder layers, as the model has them -> (B, T, D)."""

@@ -144,7 +144,7 @@ def build_inputs(
     texts = [_chat_text(processor, template.replace("{prompt}", prompt)) for prompt in prompts]
     # A template that writes the sequence's first token itself does not want the tokenizer's as well.
     starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
-    own = type(processor).__name__ in IMAGE_COMES_FIRST
+    own = _places_image(processor)
     try:
         inputs = _process(
             processor,
@@ -201,6 +201,11 @@ def _process(processor: Any, images: Sequence[Any], **options: Any) -> BatchFeat
             raise error from None
 
 
+def _places_image(processor: Any) -> bool:
+    """Whether the processor puts the image before the text, and the sequence's first token there, by itself."""
+    return any(kind.__name__ in IMAGE_COMES_FIRST for kind in type(processor).__mro__)
+
+
 def _image_tokens(processor: Any) -> list[str]:
     """The texts that may stand for the image: which of them does, if there are two, shows in the chat template."""
     names = [getattr(processor, name, None) for name in ("boi_token", "image_token")]
@@ -211,7 +216,7 @@ def _chat_text(processor: Any, question: str) -> str:
     """The user's turn, with image and question, up to where the answer starts."""
     image_tokens = _image_tokens(processor)
     tokenizer = processor.tokenizer
-    if type(processor).__name__ in IMAGE_COMES_FIRST:
+    if _places_image(processor):
         return question
     if not image_tokens and not getattr(processor, "chat_template", None):
         raise InputError(

@@ -205,6 +205,8 @@ class _Recorder:
                 f"{self.anatomy.architecture!r}: {type(decoder).__name__} was called with neither "
                 "inputs_embeds nor input_ids."
             )
+        if self.anatomy.cross and not self.forwards and own.get(self.anatomy.cross.states) is None:
+            raise LensError(f"A forward of {type(self.anatomy.model).__name__} had no image to attend to.")
         batch, length = tokens.shape[:2]
         mask = self._noted("attention_mask", prefix=prefix)
         places, past = self._noted("cache_position"), self._noted(*_CACHES)
@@ -281,8 +283,6 @@ class _Recorder:
         signals = self.current
         states = signals.layer_kwargs.get(cross.states)
         if not self.forwards:  # later forwards may leave the states to the cache
-            if states is None:
-                raise LensError(f"A forward of {type(self.anatomy.model).__name__} had no image to attend to.")
             states = states.reshape(len(signals.hidden), -1, states.shape[-1]).to(signals.hidden)  # (B, N, D)
             if states.shape[-1] != signals.hidden.shape[-1]:
                 raise UnsupportedModelError(
@@ -292,11 +292,11 @@ class _Recorder:
             signals.hidden = torch.cat([states, signals.hidden], dim=1)
             self.image_states = states.shape[1]
         count, batch = self.image_states, len(signals.queries)
+        seen = _seen_states(signals.layer_kwargs.get(cross.mask), signals.queries[:, -1] - self.total, count)
         signals.queries = signals.queries + count
         signals.attention = {layer: pad(rows, (0, self.total)) for layer, rows in signals.attention.items()}
         if signals.input_ids is not None:
             signals.input_ids = pad(signals.input_ids, (count, 0), value=-1)
-        seen = _any_row_sees(signals.layer_kwargs.get(cross.mask), count)  # (B or 1, N)
         if signals.attention_mask is not None or seen is not None:
             text, image = signals.attention_mask, torch.ones(1, count) if seen is None else seen
             text = torch.ones(batch, self.total, dtype=torch.long, device=image.device) if text is None else text
@@ -353,12 +353,13 @@ def _stateless(arguments: dict[str, Any], total: int) -> dict[str, Any]:
     return kept
 
 
-def _any_row_sees(mask: Any, keys: int) -> Tensor | None:
-    """Which of the first keys a mask (B or 1, heads or 1, q, T) lets any query see: bool (B or 1, keys). None: all."""
+def _seen_states(mask: Any, from_end: Tensor, count: int) -> Tensor | None:
+    """Which of `count` states a mask (B or 1, 1, q or 1, T) lets the tokens `from_end` (B) see: (B, N); None: all."""
     if not isinstance(mask, Tensor) or mask.dim() != 4:
         return None
-    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    return allowed[..., :keys].flatten(1, 2).any(dim=1)
+    rows = from_end[:, None, None, None] % mask.shape[2]  # 0 where one row is for all tokens
+    row = mask[..., :count].take_along_dim(rows.to(mask.device), dim=2)[:, 0, 0]
+    return row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
 
 
 def _detached(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import transformers
@@ -215,9 +216,15 @@ def mllama() -> Built:
     return model, processor
 
 
+class FewPatches(transformers.Pix2StructProcessor):
+    """Pix2Struct's processor, whose default is 2048 patches, whatever its image processor is set to."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, max_patches=self.image_processor.max_patches, **kwargs)
+
+
 def pix2struct() -> Built:
-    images = transformers.Pix2StructImageProcessor(max_patches=30)
-    processor = transformers.Pix2StructProcessor(images, words())
+    processor = FewPatches(transformers.Pix2StructImageProcessor(max_patches=30), words())
     text = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 32,
