@@ -35,7 +35,7 @@ REFUSED: dict[str, str] = {
     "udop": "it reads documents by the words and boxes of an OCR engine, and melts image patches into those words",
     "vision-encoder-decoder": "it transcribes: its processors take a text as the answer to learn, not as a prompt",
     **dict.fromkeys(("blip", "git"), _UNTAPPED),
-    "evolla": "it reads proteins, not images",
+    **dict.fromkeys(("EvollaModel", "evolla"), "it reads proteins, not images"),  # the first under transformers 4
     "mistral4": "it has no vision tower",
     "pi0": "its query tokens are actions, not text",
 }

@@ -145,7 +145,7 @@ def with_answer(processor: ProcessorMixin, images: Sequence[Image.Image]) -> dic
 def florence2() -> Built:
     images = transformers.CLIPImageProcessor(size={"height": 128, "width": 128}, do_center_crop=False)
     images.image_seq_length = 17  # 4 x 4 and their mean
-    processor = transformers.Florence2Processor(images, words(image_token="<image>"))
+    processor = transformers.Florence2Processor(images, words(transformers.BartTokenizerFast, image_token="<image>"))
     text = {
         **TEXT,
         "model_type": "bart",
@@ -206,7 +206,12 @@ def mllama() -> Built:
         "max_num_tiles": 2,
         "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
     }
-    text = {**TEXT, "vocab_size": VOCAB_SIZE, "cross_attention_layers": [1, 3]}
+    text = {
+        **TEXT,
+        "vocab_size": VOCAB_SIZE,
+        "cross_attention_layers": [1, 3],
+        "rope_scaling": {"rope_type": "default"},
+    }
     model = random_model(
         "mllama", text_config=text, vision_config=vision, image_token_index=token_id(processor, "<|image|>")
     )
@@ -224,7 +229,7 @@ class FewPatches(transformers.Pix2StructProcessor):
 
 
 def pix2struct() -> Built:
-    processor = FewPatches(transformers.Pix2StructImageProcessor(max_patches=30), words())
+    processor = FewPatches(transformers.Pix2StructImageProcessor(max_patches=30), words(transformers.T5TokenizerFast))
     text = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 32,
@@ -253,7 +258,7 @@ SPECIMENS: dict[str, Specimen] = {
     "florence2": Specimen(florence2, ask=with_answer, note="its encoder is read"),
     "glm5_next": Specimen(glm5_next, image=(96, 128)),
     "mllama": Specimen(mllama, image=(56, 112)),
-    "pix2struct": Specimen(pix2struct, image=(64, 96)),
+    "pix2struct": Specimen(pix2struct, image=(64, 96), since=5),
     "qwen4_exp": Specimen(qwen4_exp, image=(96, 128)),
     "t5gemma2": Specimen(t5gemma2, ask=with_answer, note="its encoder is read"),
 }
