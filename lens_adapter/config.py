@@ -206,7 +206,7 @@ class LensConfig(PretrainedConfig):
             nearest = min(possible, key=lambda layer: abs(layer - self.tap_layer))
             self.attention_layers = [layer for layer in possible if layer <= nearest][-2:]
         read = [self.tap_layer] if self.fusion == "mirror" else []
-        for key, layers in (("tap_layer", read), ("attention_layers", self.attention_layers)):
+        for key, layers in (("tap_layer", read), ("attention_layers", self.attention_layers or [])):
             if blind := [layer for layer in layers if anatomy.attentions[layer] is None]:
                 raise LensConfigError(
                     f"LensConfig.{key}: the attention of layers {blind} of {anatomy.architecture!r} cannot be read, so "

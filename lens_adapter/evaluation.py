@@ -63,3 +63,24 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
     return float(np.corrcoef(np.stack(ranks))[0, 1])
+
+
+def judge_predictions(
+    overlaps: Sequence[Overlap], has_target: Sequence[bool], scores: Sequence[float]
+) -> dict[str, float]:
+    """What a head is judged by, as far as the predictions hold a case of it.
+
+    Returns:
+        `mask_metrics` of the prompts with a target; "no_target_accuracy": share of the others whose mask is empty;
+        "score_rank_correlation" of score and IoU.
+    """
+    present = [o for o, there in zip(overlaps, has_target, strict=True) if there]
+    absent = [o for o, there in zip(overlaps, has_target, strict=True) if not there]
+    figures = mask_metrics(present) if present else {}
+    if absent:
+        figures["no_target_accuracy"] = float(np.mean([o.union == 0 for o in absent]))
+    ious = [o.iou for o in present]
+    sure = [float(s) for s, there in zip(scores, has_target, strict=True) if there]
+    if len(set(ious)) > 1 and len(set(sure)) > 1:
+        figures["score_rank_correlation"] = rank_correlation(sure, ious)
+    return figures

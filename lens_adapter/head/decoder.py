@@ -240,6 +240,21 @@ class SamDecoder(nn.Module):
             logits[i] = resize(square[..., :height, :width], tuple(image_size))[0, 0]
         return logits
 
+    def downsample(self, masks: Tensor) -> Tensor:
+        """The reverse of `upsample`: masks of ONE image, as the decoder is to put them out.
+
+        Args:
+            masks: bool (N, H, W).
+
+        Returns:
+            float32 (N, 4g, 4g), the covered fraction of each cell of the padded square; 0 in the padding.
+        """
+        side, cell = self.sam["image_size"], self.sam["patch_size"] // 4
+        height, width = self._resized(masks.shape[-2:])
+        covered = F.interpolate(masks[:, None].float(), (height, width), mode="area")  # (N, 1, h, w)
+        square = F.pad(covered, (0, side - width, 0, side - height))
+        return F.avg_pool2d(square, cell)[:, 0]
+
     def _resized(self, image_size: Sequence[int] | Tensor) -> tuple[int, int]:
         """(height, width) of the image within the square; at least one pixel, however thin the image."""
         height, width = (int(length) for length in image_size)

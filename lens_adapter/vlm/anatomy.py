@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AttentionInterface,
@@ -18,6 +19,7 @@ from transformers import (
     AutoModelForImageTextToText,
     PretrainedConfig,
     PreTrainedModel,
+    __version__,
 )
 
 from lens_adapter.errors import LensConfigError, UnsupportedModelError
@@ -39,6 +41,9 @@ REFUSED: dict[str, str] = {
     "mistral4": "it has no vision tower",
     "pi0": "its query tokens are actions, not text",
 }
+
+if __version__.startswith("4."):
+    REFUSED["emu3"] = "transformers 4 drops the images that it is given; transformers 5 passes them on"
 
 # Where the decoder layers are, for models whose `get_decoder()` does not lead to them: {model_type: attribute path}.
 LAYER_PATHS: dict[str, str] = {
@@ -122,7 +127,7 @@ class Anatomy:
     config: PretrainedConfig
     architecture: str
     layers: nn.ModuleList
-    attentions: list[nn.Module | None]
+    attentions: list[Any]
     kinds: list[str]
     path: list[nn.Module]
     hidden_size: int
@@ -172,13 +177,15 @@ class Anatomy:
 
 
 def unwrap(model: Any) -> PreTrainedModel:
-    """A `PreTrainedModel`, or one inside a `PeftModel` or a transformers `Pipeline` -> the `PreTrainedModel` itself.
+    """A `PreTrainedModel`, or one inside a `PeftModel`, a `Pipeline` or torch.compile's wrapper -> the model itself.
 
     Raises:
         UnsupportedModelError: anything else.
     """
     if isinstance(model, PreTrainedModel):
         return model
+    if isinstance(model, OptimizedModule):
+        return unwrap(model._orig_mod)
     from transformers import Pipeline  # slow to import, and seldom needed
 
     if isinstance(model, Pipeline):
@@ -190,10 +197,9 @@ def unwrap(model: Any) -> PreTrainedModel:
                 "Use LoRA or another method that leaves the sequence alone."
             )
         return unwrap(model.get_base_model())
-    hint = " Attach to the model before torch.compile wraps it." if hasattr(model, "_orig_mod") else ""
     raise UnsupportedModelError(
         "Expected a vision-language model of transformers: a PreTrainedModel of AutoModelForImageTextToText, a "
-        f"PeftModel around one, or a Pipeline that holds one; got {type(model).__name__}.{hint}"
+        f"PeftModel around one, or a Pipeline that holds one; got {type(model).__name__}."
     )
 
 
@@ -220,12 +226,12 @@ def find_anatomy(model: Any) -> Anatomy:
             "does not know it, and its config names no image token. Pass the whole model, not its language model or "
             "its vision tower."
         )
-    layers = _find_layers(model)
+    layers: Any = _find_layers(model)
     among = CROSS_NAMES if architecture in CROSS_ATTENTIONS else ("",)
     attentions = [] if layers is None else [find_attention(layer, among) for layer in layers]
     if all(attention is None for attention in attentions):
         raise UnsupportedModelError(f"{architecture!r} ({type(model).__name__}) is not supported: {_UNTAPPED}.")
-    text_config = next(attention.config for attention in attentions if attention is not None)
+    text_config: Any = next(attention.config for attention in attentions if attention is not None)
     return Anatomy(
         model=model,
         config=config,
@@ -240,21 +246,22 @@ def find_anatomy(model: Any) -> Anatomy:
     )
 
 
-def find_attention(layer: nn.Module, among: Sequence[str] = ("",)) -> nn.Module | None:
+def find_attention(layer: nn.Module, among: Sequence[str] = ("",)) -> Any:
     """The first module inside `layer` that looks its kernel up in the attention interface; None if there is none.
 
     Only modules count whose path in the layer holds a word of `among`.
     """
+    module: Any
     for name, module in layer.named_modules():
         if not any(word in name for word in among):
             continue
-        if isinstance(getattr(module, "config", None), PretrainedConfig) and attention_kernels(type(module)):
+        if isinstance(getattr(module, "config", None), PretrainedConfig) and attention_kernels(module.__class__):
             return module
     return None
 
 
 @cache
-def attention_kernels(module_class: type[nn.Module]) -> tuple[AttentionInterface, Callable] | None:
+def attention_kernels(module_class: Any) -> Any:
     """The attention interface that a module class looks its kernel up in, and the eager kernel it falls back on.
 
     Read off the `forward` itself: both are globals of the modeling file that it names. None: it uses no interface.
@@ -321,7 +328,7 @@ def _text_config(config: PretrainedConfig) -> PretrainedConfig:
     return config.get_text_config(decoder=True)
 
 
-def _find_layers(model: PreTrainedModel) -> nn.ModuleList | None:
+def _find_layers(model: PreTrainedModel) -> Any:
     if path := LAYER_PATHS.get(model.config.model_type):
         return model.get_submodule(path)
     layers = getattr(model.get_decoder(), "layers", None)
@@ -340,7 +347,7 @@ def _search_layers(model: PreTrainedModel) -> nn.ModuleList | None:
     return None
 
 
-def _find_kinds(attentions: list[nn.Module | None]) -> list[str]:
+def _find_kinds(attentions: list[Any]) -> list[str]:
     """What the decoder's config calls each layer; where it is silent, what the attention module says of itself."""
     config = next(attention.config for attention in attentions if attention is not None)
     kinds = getattr(config, "layer_types", None) or []

@@ -21,6 +21,7 @@ from lens_adapter.errors import InputError
 Line = tuple[float, float]  # (a, b): fraction of the original = a * fraction of the picture + b
 Frame = tuple[Line, Line]  # along y, along x
 WHOLE: Frame = ((1.0, 0.0), (1.0, 0.0))
+NOWHERE: Line = (1.0, -2.0)  # of a picture that shows next to none of the image: all of it lies outside
 
 MIN_SIDE = 24  # pixels; a ramp over fewer says little, because interpolation bends its ends
 MAX_SIDE = 16384  # pixels; what no thin image is enlarged beyond
@@ -34,8 +35,11 @@ def measure_frames(show: Callable[[Image.Image], list[Tensor]], size: tuple[int,
             or another, in any scale that is linear in brightness.
         size: (H, W) of the original image.
 
+    Returns:
+        One frame per picture. One that shows next to nothing of the image (a tile of padding, say) has a NOWHERE in it.
+
     Raises:
-        InputError: next to no pixel of the preprocessed pictures shows the image.
+        InputError: next to no pixel of any preprocessed picture shows the image.
     """
     height, width = (_multiple(size) * side for side in size)
 
@@ -51,14 +55,14 @@ def measure_frames(show: Callable[[Image.Image], list[Tensor]], size: tuple[int,
         seen = show_grey(ramp[:, None] if axis == 0 else ramp[None, :])
         return [picture - dark for picture, dark in zip(seen, black, strict=True)]
 
-    try:
-        rows = _measure_axis(partial(show_ramp, 0), contrasts, height, axis=0)
-        columns = _measure_axis(partial(show_ramp, 1), contrasts, width, axis=1)
-    except _TooThin as error:
+    rows = _measure_axis(partial(show_ramp, 0), contrasts, height, axis=0)
+    columns = _measure_axis(partial(show_ramp, 1), contrasts, width, axis=1)
+    frames = list(zip(rows, columns, strict=True))
+    if all(NOWHERE in frame for frame in frames):
         raise InputError(
             f"An image of (H, W) = {size} is too thin: nothing in it can be located once it is preprocessed. Crop it."
-        ) from error
-    return list(zip(rows, columns, strict=True))
+        )
+    return frames
 
 
 def is_enlarged(size: tuple[int, int]) -> bool:
@@ -74,10 +78,6 @@ def _multiple(size: tuple[int, int]) -> int:
     return max(1, min(ceil(MIN_SIDE / min(size)), MAX_SIDE // max(size)))
 
 
-class _TooThin(Exception):
-    """Too few preprocessed pixels show the image."""
-
-
 def _measure_axis(
     show: Callable[[np.ndarray], list[Tensor]], contrasts: list[Tensor], length: int, axis: int
 ) -> list[Line]:
@@ -89,7 +89,7 @@ def _measure_axis(
     if None not in inside:
         return inside
     if length < 4:
-        raise _TooThin
+        return [line or NOWHERE for line in inside]
     low, high = 0, length - 1  # the ramp's first and last pixel
     while True:
         # Whole levels per pixel where there are enough of them: then the ramp is exact.
@@ -101,8 +101,8 @@ def _measure_axis(
             level = torch.where(lit, 255 * seen / contrast, torch.nan).nanmedian(1 - axis).values
             fraction = (level / slope + low + 0.5) / length  # nan where a row or column shows no image
             lines.append(line or _line(fraction))
-        ends = np.clip([end for a, b in lines for end in (b, a + b)], 0, 1) * length
-        if ends.max() - ends.min() > (high - low) / 8 or high - low <= 16:
+        ends = np.clip([end for a, b in lines if (a, b) != NOWHERE for end in (b, a + b)], 0, 1) * length
+        if not ends.size or ends.max() - ends.min() > (high - low) / 8 or high - low <= 16:
             return lines
         margin = 2 + 2 / slope  # two pixels and two levels
         low, high = max(floor(ends.min() - margin), 0), min(ceil(ends.max() + margin), length - 1)
@@ -113,12 +113,14 @@ def _between_padding(profile: Tensor) -> Line | None:
 
     Sums see edges that interpolation has blurred, however few pixels the image is thick.
     """
+    if not profile.any():
+        return NOWHERE
     profile = profile / _plateau(profile)
     if max(profile[0], profile[-1]) > 0.5:
         return None
     thickness = profile.sum()
     if thickness < 3:  # pixels; less never reaches full contrast, and what that is stays unknown
-        raise _TooThin
+        return NOWHERE
     where = (torch.arange(len(profile)) + 0.5) / len(profile)
     scale = (len(profile) / thickness).item()
     return scale, 0.5 - scale * ((profile * where).sum() / thickness).item()
@@ -133,7 +135,7 @@ def _line(values: Tensor) -> Line:
     """The line through values along [0, 1], by Theil and Sen: medians, which bent ends cannot pull."""
     x, y = ((torch.arange(len(values)) + 0.5) / len(values))[values.isfinite()], values[values.isfinite()]
     if len(x) < 2:
-        raise _TooThin
+        return NOWHERE
     first, second = torch.triu_indices(len(x), len(x), offset=1)
     slope = ((y[second] - y[first]) / (x[second] - x[first])).median()
     return slope.item(), (y - slope * x).median().item()

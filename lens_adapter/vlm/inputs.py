@@ -15,6 +15,9 @@ from transformers import BatchFeature
 
 from lens_adapter.errors import InputError
 
+# Where processors keep the text that stands for the image.
+IMAGE_TOKEN_ATTRIBUTES = ("image_placeholder_token", "boi_token", "image_token")
+
 NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomical
 
 # Processors that put the image before the text by themselves.
@@ -144,7 +147,11 @@ def build_inputs(
     texts = [_chat_text(processor, template.replace("{prompt}", prompt)) for prompt in prompts]
     # A template that writes the sequence's first token itself does not want the tokenizer's as well.
     starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
-    own = _places_image(processor)
+    # Not every processor gives by itself all that it says the model takes.
+    names = getattr(processor, "model_input_names", ())
+    asked = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in names else {}
+    if not _places_image(processor):
+        asked["add_special_tokens"] = not starts_itself
     try:
         inputs = _process(
             processor,
@@ -153,7 +160,7 @@ def build_inputs(
             padding=len(texts) > 1,
             padding_side="left",
             return_tensors="pt",
-            **({} if own else {"add_special_tokens": not starts_itself}),
+            **asked,
         )
     except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as error:
         raise InputError(_refusal(processor, images, error)) from error
@@ -208,7 +215,7 @@ def _places_image(processor: Any) -> bool:
 
 def _image_tokens(processor: Any) -> list[str]:
     """The texts that may stand for the image: which of them does, if there are two, shows in the chat template."""
-    names = [getattr(processor, name, None) for name in ("boi_token", "image_token")]
+    names = [getattr(processor, name, None) for name in IMAGE_TOKEN_ATTRIBUTES]
     return list(dict.fromkeys(str(name) for name in names if name))
 
 

@@ -7,7 +7,9 @@ preprocessed pixels). What differs between processors (resizing, cropping, paddi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,10 +21,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
-from lens_adapter.vlm.frame import WHOLE, Frame, Line, is_enlarged, measure_frames
+from lens_adapter.vlm.frame import MIN_SIDE, WHOLE, Frame, Line, is_enlarged, measure_frames
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.registry import LAYOUTS
-from lens_adapter.vlm.windows import ImageTokens, Window, require_tensor
+from lens_adapter.vlm.windows import ImageTokens, joined, require_tensor
 
 
 def token_layouts(
@@ -43,7 +45,8 @@ def token_layouts(
             are fractions of the preprocessed picture instead.
 
     Returns:
-        One layout per image, in order; of several images in one sequence, the first comes first.
+        One layout per image, in order; of several images in one sequence, the first comes first. (Per tile, where
+        neither the inputs nor `image_sizes` say which tiles make an image.)
 
     Raises:
         UnsupportedModelError: the architecture's layout is not known.
@@ -53,6 +56,23 @@ def token_layouts(
     read = _reader(anatomy.architecture, anatomy.config)
     images = read(inputs)
     row = LAYOUTS[anatomy.architecture]
+    measurable = any(window.pixels is not None for image in images for window in image.windows)
+    if processor is None or image_sizes is None or not measurable:
+        frames = [[WHOLE] * len(image.windows) for image in images]
+    else:
+        sizes = [(int(height), int(width)) for height, width in image_sizes]
+        measured = [_measure(processor, row.from_text, read, size) for size in sizes]
+        counts = [one.pictures for one in measured]
+        if sum(counts) != len(images):
+            tiled = f" (by this processor, such images make {counts} of them)" if sum(counts) != len(sizes) else ""
+            raise InputError(
+                f"image_sizes: expected one (H, W) for each of {len(images)} images{' or tiles' if tiled else ''}, got "
+                f"{sizes}{tiled}. Give the sizes of the very images that were processed, in order"
+                + (f"; enlarge those thinner than {MIN_SIDE} pixels." if any(map(is_enlarged, sizes)) else ".")
+            )
+        ends = list(accumulate(counts, initial=0))
+        images = [joined(images[start:end]) for start, end in pairwise(ends)]
+        frames = [_frames_of(*parts) for parts in zip(images, sizes, measured, strict=True)]
     lengths = [image.length for image in images]
     if row.leads:
         runs = [torch.arange(length) for length in lengths]
@@ -60,30 +80,32 @@ def token_layouts(
         raise UnsupportedModelError(f"{anatomy.architecture}: its config names no image token, so none can be found.")
     else:
         runs = _token_runs(require_tensor(inputs, "input_ids"), anatomy.image_token_id, lengths)
-    if processor is None or image_sizes is None:
-        frames = [[WHOLE] * len(image.windows) for image in images]
-    else:
-        if len(image_sizes) != len(images):
-            raise InputError(f"image_sizes: expected one (H, W) for each of {len(images)} images, got {image_sizes}.")
-        frames = [
-            _frames(processor, row.from_text, read, (int(size[0]), int(size[1])), image)
-            for size, image in zip(image_sizes, images, strict=True)
-        ]
     return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a processor makes of images of one size.
+
+    Attributes:
+        pictures: what the family counts as images, each tile where the inputs do not say which belong together.
+        grids: (h, w) tokens of the windows, of all pictures in order.
+        frames: of the same windows.
+    """
+
+    pictures: int
+    grids: list[tuple[int, int]]
+    frames: list[Frame]
 
 
 MAX_CACHED = 1024  # image sizes per processor
 
-# {image processor: {(its settings, family, the family's values, image size): (grids, frames) of the windows}}
-_cache: WeakKeyDictionary[Any, dict[Any, tuple[list[tuple[int, int]], list[Frame]]]] = WeakKeyDictionary()
+# {image processor: {(its settings, family, the family's values, image size): what was measured}}
+_cache: WeakKeyDictionary[Any, dict[Any, _Measured]] = WeakKeyDictionary()
 
 
-def _frames(
-    processor: Any, from_text: bool, read: partial[list[ImageTokens]], size: tuple[int, int], image: ImageTokens
-) -> list[Frame]:
-    """The frame of each of the image's windows, measured once per processor setting and image size."""
-    if all(window.pixels is None for window in image.windows):
-        return [WHOLE] * len(image.windows)
+def _measure(processor: Any, from_text: bool, read: partial[list[ImageTokens]], size: tuple[int, int]) -> _Measured:
+    """Measure the frames of an image's windows, once per processor setting and image size."""
     if min(size) < 1:
         raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {size}.")
     image_processor = getattr(processor, "image_processor", processor)
@@ -92,25 +114,29 @@ def _frames(
     key = (image_processor.to_json_string(), str(own), read.func, str(read.keywords), size)
     known = _cache.setdefault(image_processor, {})
     if key not in known:
-        windows: tuple[Window, ...] = ()
+        images: list[ImageTokens] = []
 
         def show(picture: Image) -> list[Tensor]:
-            nonlocal windows
-            windows = read(_preprocess(processor, picture, from_text))[0].windows
-            return [window.pixels for window in windows]
+            images[:] = read(_preprocess(processor, picture, from_text))
+            return [one.pixels for image in images for one in image.windows if one.pixels is not None]
 
         if len(known) >= MAX_CACHED:
             known.clear()
         frames = measure_frames(show, size)
-        known[key] = [window.grid for window in windows], frames
-    grids, frames = known[key]
+        known[key] = _Measured(len(images), [window.grid for window in joined(images).windows], frames)
+    return known[key]
+
+
+def _frames_of(image: ImageTokens, size: tuple[int, int], measured: _Measured) -> list[Frame]:
+    """The frames of an image's windows, if they are what was measured."""
     got = [window.grid for window in image.windows]
-    if grids != got and not is_enlarged(size):
+    if measured.grids != got and (not is_enlarged(size) or len(measured.grids) != len(got)):
         raise InputError(
-            f"image_sizes: an image of (H, W) = {size} has token grids {grids} by this processor, but the inputs have "
-            f"{got}. Give the sizes of the very images that were processed, in order, and the same processor."
+            f"image_sizes: an image of (H, W) = {size} has token grids {measured.grids} by this processor, but the "
+            f"inputs have {got}. Give the sizes of the very images that were processed, in order, and the same "
+            "processor."
         )
-    return frames
+    return measured.frames
 
 
 def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:

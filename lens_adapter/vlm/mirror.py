@@ -93,7 +93,10 @@ class MirrorLayers(nn.Module):
             wrong = sorted(set(own) ^ set(theirs)) or [
                 name
                 for name, tensor in theirs.items()
-                if tensor.shape != own[name].shape or tensor.is_meta or tensor.dtype.itemsize < 2
+                if tensor.shape != own[name].shape
+                or tensor.is_meta
+                or tensor.dtype.itemsize < 2
+                or type(tensor) is not Tensor  # quantised ones may pass for float32
             ]
             if wrong:
                 raise LensError(
@@ -108,7 +111,7 @@ class MirrorLayers(nn.Module):
         for module in self._configured():
             module.config._attn_implementation = name
 
-    def _configured(self) -> list[nn.Module]:
+    def _configured(self) -> list[Any]:
         return [m for m in self.layers.modules() if isinstance(getattr(m, "config", None), PretrainedConfig)]
 
 

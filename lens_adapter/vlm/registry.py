@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lens_adapter.vlm.windows import (
     Family,
+    any_resolution,
     class_led_tiles,
     convolved_grid,
     fixed_grid,
     flat_grid,
     numbered_patches,
+    packed_tiles,
     padded_columns,
+    padded_tiles,
     placed_grid,
+    pooled_grids,
     rows_in_text,
     square_grid,
     strided_grid,
+    tiled,
+    tiles_then_whole,
     variable_grid,
 )
 
@@ -51,6 +57,10 @@ _FIXED = LayoutRow(
     },
 )
 _VARIABLE = LayoutRow(variable_grid, {"merge": "vision_config.spatial_merge_size"})
+_ANY_RESOLUTION = {"pinpoints": "image_grid_pinpoints", "patch": "vision_config.patch_size"}
+_PADDED = LayoutRow(padded_tiles, {"merge": "downsample_factor"})
+_TILED = LayoutRow(tiled, {"image_token": "image_token_id", "patch": "vision_config.patch_size"}, from_text=True)
+_PACKED = LayoutRow(packed_tiles, {"mode": "downsample_mode"})
 
 _PATCHES = LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"})
 _SAM = LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"}, {"merge": 4})  # two convolutions of stride 2 behind
@@ -86,10 +96,49 @@ LAYOUTS: dict[str, LayoutRow] = {
     "shieldgemma2": _POOLED,
     "video_llava": LayoutRow(fixed_grid, _FIXED.fields, {"key": "pixel_values_images"}),
     "vipllava": _PATCHES,
-    "qwen2_vl": _VARIABLE,
-    "qwen2_5_vl": _VARIABLE,
-    "qwen3_vl": _VARIABLE,
-    "qwen3_vl_moe": _VARIABLE,
+    "aya_vision": _TILED,
+    "cohere2_vision": _TILED,
+    "granite4_vision": LayoutRow(any_resolution, {**_ANY_RESOLUTION, "downsample": "downsample_rate"}),
+    "lfm2_vl": _PADDED,
+    "lfm2-vl": _PADDED,  # its name in transformers 4.57
+    "granite_docling": _TILED,
+    "idefics3": _TILED,
+    "internvl": _TILED,
+    "llama4": _TILED,
+    "llava_next": LayoutRow(any_resolution, _ANY_RESOLUTION),
+    "llava_next_video": LayoutRow(any_resolution, _ANY_RESOLUTION),
+    "llava_onevision": LayoutRow(any_resolution, {**_ANY_RESOLUTION, "limit": "vision_aspect_ratio"}),
+    "minicpm_ocr": _PACKED,
+    "minicpmv4_6": _PACKED,
+    "minicpmv4_7": _PACKED,
+    "molmo2": LayoutRow(pooled_grids),
+    "ovis2": _TILED,
+    "perception_lm": LayoutRow(tiled, {"image_token": "image_token_id"}, from_text=True),
+    "qianfan_ocr": _TILED,
+    "smolvlm": _TILED,
+    "step3p7": LayoutRow(tiles_then_whole, {"patch": "vision_config.patch_size"}, {"merge": 4, "newlines": False}),
+    "unlimited_ocr": LayoutRow(
+        tiles_then_whole, {"patch": "vision_config.sam_config.patch_size"}, {"merge": 4, "newlines": True}
+    ),
+    **dict.fromkeys(
+        (
+            *("cohere_compass", "cosmos3_edge", "cosmos3_omni", "dots3_note", "ernie4_5_vl_moe", "exaone4_5", "glm46v"),
+            *("glm4v", "glm4v_moe", "glm_ocr", "glmga", "hyperclovax_vision_v2", "lfm3_vl", "minimax_m3_vl"),
+            *("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker"),
+            *("qwen3_vl", "qwen3_vl_moe"),
+        ),
+        _VARIABLE,
+    ),
+    **dict.fromkeys(
+        ("muse_glimmer", "muse_spark"),
+        LayoutRow(variable_grid, {"merge": "vision_config.merge_size"}, {"blocks": False}),
+    ),
+    "inkling2": LayoutRow(variable_grid, constants={"merge": 1, "channels": -1}),
+    "kimi_k25": LayoutRow(
+        variable_grid, {"merge": "vision_config.merge_kernel_size"}, {"blocks": False, "channels": 1}
+    ),
+    "paddleocr_vl": replace(_VARIABLE, constants={"blocks": False, "channels": 1}),
+    "video_llama_3": LayoutRow(variable_grid, constants={"merge": "image_merge_sizes"}),
     # Several residual streams.
     "gemma3n": LayoutRow(square_grid, {"tokens": "vision_soft_tokens_per_image"}),
     "glm5_next": _VARIABLE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ _CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params")
 _SWITCHES = ("use_cache", "output_attentions", "output_hidden_states")
 _NOT_FIRED = (
     "If torch.compile was applied to the model, that is the likely cause: compiled code does not see hooks installed "
-    "later. Attach and capture first, compile afterwards."
+    'later. Run it inside torch.compiler.set_stance("force_eager").'
 )
 
 
@@ -32,11 +33,11 @@ def tap_attention(attention: nn.Module, watcher: Watcher) -> Iterator[None]:
     """While open, `watcher` sees every kernel call of `attention`, whose outputs stay bit-identical. Taps may nest."""
     lent: list[PretrainedConfig] = []
 
-    def lend(module: nn.Module, _: Any) -> None:
+    def lend(module: Any, _: Any) -> None:
         lent.append(module.config)
         module.config = watched_config(module, watcher)
 
-    def hand_back(module: nn.Module, *_: Any) -> None:
+    def hand_back(module: Any, *_: Any) -> None:
         if lent:
             module.config = lent[0]
             lent.clear()
@@ -68,6 +69,9 @@ def capture(
     The first forward fills the yielded record; every later one (`generate`: one per new token) is appended to its
     `steps`. Tensors are detached. Under dropout the recorded rows are those without it.
 
+    Code that torch.compile made would not see the hooks, so it rests: the model runs as it was written, and its outputs
+    are bit-identical to those of the uncompiled model.
+
     Args:
         anatomy: of the model to be read.
         tap_layer: the decoder layer whose input hidden states (and other arguments) are recorded.
@@ -85,6 +89,9 @@ def capture(
     """
     recorder = _Recorder(anatomy, tap_layer, tuple(layers), query, early_exit)
     with ExitStack() as stack:
+        # Flex attention is compiled code itself, and none that a tap must see into: it keeps its kernel.
+        if not any(anatomy.attention_implementation(layer) == "flex_attention" for layer in range(len(anatomy.layers))):
+            stack.enter_context(_compiled_code_rests())
         recorder.install(stack)
         try:
             yield recorder.signals
@@ -139,7 +146,7 @@ class _Recorder:
         self.query = query if isinstance(query, str) else tuple(query)
         self.signals = LensSignals()
         self.forwards = 0
-        self.current: LensSignals | None = None  # the forward that is running
+        self.current: Any = None  # the `LensSignals` of the forward that is running
         self.total = 0  # its tokens, cached ones included
         self.image_states = 0  # how many stand before them where layers attend to those apart
         self.arguments: dict[nn.Module, dict[str, Any]] = {}  # what the running modules of the path were called with
@@ -252,8 +259,11 @@ class _Recorder:
             if self.current is None or layer in self.current.attention:
                 return
             rows = attention_rows(call, self.current.queries - self.total)
-            # A static cache is longer than the sequence.
-            self.current.attention[layer] = rows if self.anatomy.cross else rows[..., : self.total]
+            if not self.anatomy.cross:
+                # One column per token: a static cache is longer than the sequence, a sliding one drops the first keys.
+                dropped = max(self.total - rows.shape[-1], 0)
+                rows = pad(rows[..., : self.total], (dropped, 0))
+            self.current.attention[layer] = rows
 
         return record
 
@@ -311,6 +321,28 @@ class _Recorder:
             vars(self.signals).update(vars(self.current))
         self.forwards += 1
         self.current = None
+
+
+_stance = ExitStack()  # entered by the first capture that is open, closed by the last, in whatever order they close
+_resting = 0  # captures that are open
+_stance_lock = Lock()  # the stance is the process's, not the thread's
+
+
+@contextmanager
+def _compiled_code_rests() -> Iterator[None]:
+    """While any of these is open, calls of code that torch.compile made run the Python it was made from."""
+    global _resting
+    with _stance_lock:
+        if not _resting:
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _resting += 1
+    try:
+        yield
+    finally:
+        with _stance_lock:
+            _resting -= 1
+            if not _resting:
+                _stance.close()
 
 
 @contextmanager

@@ -7,11 +7,13 @@ processor did before that (resizing, cropping, padding) is measured elsewhere: s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import groupby
-from math import isqrt, prod
+from math import isqrt, prod, sqrt
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lens_adapter.errors import InputError, UnsupportedModelError
@@ -105,21 +107,209 @@ def strided_grid(inputs: Mapping[str, Any], *, strides: Sequence[int], start: in
     ]
 
 
-def variable_grid(inputs: Mapping[str, Any], *, merge: int) -> list[ImageTokens]:
-    """Every image has its own grid of patches, `image_grid_thw` (N, 3); merge x merge of them make a token.
+def variable_grid(
+    inputs: Mapping[str, Any],
+    *,
+    merge: int | tuple[int, int] | str,
+    blocks: bool = True,
+    channels: int | None = None,
+) -> list[ImageTokens]:
+    """Every image has its own grid of patches, `image_grid_thw` (N, 3); a block of them makes a token.
 
-    `pixel_values` (all patches, values of a patch): the patches of one token follow one another.
+    Args:
+        inputs: with `pixel_values` (all patches, values of a patch), or 4-D: (all patches, p, p and channels).
+        merge: patches along each side of a token: one number, (rows, columns), or the key of an input (N,) that says.
+        blocks: the patches of one token follow one another; else all patches are row-major.
+        channels: which dimension of 4-D `pixel_values` holds the channels.
     """
     grids = require_tensor(inputs, "image_grid_thw").tolist()
-    patches = require_tensor(inputs, "pixel_values").float().mean(-1).split([t * h * w for t, h, w in grids])
+    merges = require_tensor(inputs, merge).tolist() if isinstance(merge, str) else [merge] * len(grids)
+    values = require_tensor(inputs, "pixel_values").float()
+    values = values.mean(-1)[:, None, None] if channels is None else values.mean(channels)  # (all patches, p, p)
     images = []
-    for (t, rows, columns), values in zip(grids, patches, strict=True):
+    for (t, rows, columns), patches, side in zip(
+        grids, values.split([t * h * w for t, h, w in grids]), merges, strict=True
+    ):
         if t != 1:
             raise InputError(f"image_grid_thw: expected still images (t = 1), got a grid of {(t, rows, columns)}.")
-        h, w = rows // merge, columns // merge
-        pixels = values.reshape(h, w, merge, merge).transpose(1, 2).reshape(rows, columns)
+        high, wide = (side, side) if isinstance(side, int) else side
+        h, w = rows // high, columns // wide
+        block = (high, wide) if blocks else (1, 1)
+        pixels = patches.reshape(rows // block[0], columns // block[1], *block, *patches.shape[1:])
+        pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)  # (rows * p, columns * p)
         images.append(ImageTokens(h * w, (Window(0, (h, w), pixels),)))
     return images
+
+
+def any_resolution(
+    inputs: Mapping[str, Any],
+    *,
+    pinpoints: Sequence[Sequence[int]],
+    patch: int,
+    downsample: str | int = 1,
+    limit: str | None = None,
+) -> list[ImageTokens]:
+    """The whole image in one tile; then again, finer, over several tiles in one grid, a newline token after each row.
+
+    `pixel_values` (N, tiles, 3, S, S), the whole image first; `image_sizes` (N, 2). Rows and columns of the grid that
+    are padding are cut off.
+
+    Args:
+        pinpoints: (H, W) of the canvases that an image may be tiled over.
+        patch: pixels of a patch of the tower.
+        downsample: tokens per patch along a side, "1/2" say.
+        limit: "anyres_max_9": a grid of clearly more tokens than 9 tiles have is shrunk to that. None: never.
+    """
+    from transformers.image_processing_utils import select_best_resolution
+    from transformers.models.llava_next.modeling_llava_next import unpad_image
+
+    pixel_values = require_tensor(inputs, "pixel_values")
+    if pixel_values.ndim != 5:
+        raise InputError(f"pixel_values: expected shape (images, tiles, 3, S, S), got {tuple(pixel_values.shape)}.")
+    if max(inputs.get("batch_num_images", [1])) > 1:
+        raise InputError("This model does not tile several images of one prompt. Give it one image per prompt.")
+    size = pixel_values.shape[-1]
+    seen = size // patch * patch  # pixels of a tile, along a side, that its patches cover
+    side = int(size // patch * Fraction(downsample))  # tokens of a tile
+    images = []
+    sizes = require_tensor(inputs, "image_sizes").tolist()
+    for original, tiles in zip(sizes, pixel_values[..., :seen, :seen].float().mean(2), strict=True):
+        rows, columns = (length // size for length in select_best_resolution(original, pinpoints))
+        cells = torch.arange(rows * side * columns * side).reshape(1, rows * side, columns * side)
+        kept = unpad_image(cells, original)[0]
+        top, left = divmod(int(kept[0, 0]), columns * side)
+        h, w = kept.shape
+        y0, y1, x0, x1 = (round(edge * seen / side) for edge in (top, top + h, left, left + w))
+        canvas = _stitched(tiles[1 : 1 + rows * columns], rows)[y0:y1, x0:x1]
+        if limit is not None:
+            shrink = sqrt(h * w / (int(limit.removeprefix("anyres_max_")) * side**2))
+            if shrink > 1.1:
+                h, w = int(h // shrink), int(w // shrink)
+        whole = Window(0, (side, side), tiles[0])
+        images.append(ImageTokens(side**2 + h * (w + 1), (whole, Window(side**2, (h, w), canvas, stride=w + 1))))
+    return images
+
+
+def tiles_then_whole(inputs: Mapping[str, Any], *, patch: int, merge: int, newlines: bool) -> list[ImageTokens]:
+    """Tiles of the image, if it has any, and then the whole of it in one tile, a token per merge x merge patches.
+
+    `pixel_values` (N, 3, S, S) shows whole images, `pixel_values_local` (all tiles, 3, s, s) the `num_local_patches`
+    (N) tiles of each.
+
+    Args:
+        newlines: the tiles make one grid, of `patches_grid` (columns, rows) tiles; each row of either grid ends with a
+            newline token, and one more separator ends the image.
+    """
+    whole = require_tensor(inputs, "pixel_values").float().mean(1)  # (N, S, S)
+    counts = [int(count) for count in inputs["num_local_patches"]]
+    local = require_tensor(inputs, "pixel_values_local").float().mean(1) if any(counts) else whole[:0]
+    images = []
+    for index, (picture, tiles) in enumerate(zip(whole, local.split(counts), strict=True)):
+        pictures = list(tiles)
+        if newlines and pictures:
+            pictures = [_stitched(tiles, rows=int(inputs["patches_grid"][index][1]))]
+        windows, start = [], 0
+        for pixels in (*pictures, picture):
+            h, w = (length // (patch * merge) for length in pixels.shape)
+            stride = w + newlines
+            windows.append(Window(start, (h, w), pixels, stride))
+            start += h * stride
+        images.append(ImageTokens(start + newlines, tuple(windows)))
+    return images
+
+
+def tiled(inputs: Mapping[str, Any], *, image_token: int, patch: int | Sequence[int] = 1) -> list[ImageTokens]:
+    """Square tiles of one size and with as many tokens, and nothing in the inputs says which make an image: each counts
+    as one. Which of them shows the image as a whole, if any does, and where the others lie, is for the frames to say.
+
+    `pixel_values` (tiles, 3, S, S); or (rows, most tiles, 3, S, S), of which `pixel_attention_mask` (rows, most tiles,
+    ...), if there is one, marks what is no padding.
+
+    Args:
+        image_token: its id in `input_ids`.
+        patch: pixels of a patch of the tower. Pixels of a tile that fill no patch are seen by no token.
+    """
+    tiles = require_tensor(inputs, "pixel_values")
+    if tiles.ndim == 5:
+        real = inputs.get("pixel_attention_mask", tiles.new_ones(tiles.shape[:2]))
+        tiles = tiles[real.reshape(*tiles.shape[:2], -1).any(-1)]
+    count = int((require_tensor(inputs, "input_ids") == image_token).sum())
+    tokens = isqrt(count // max(len(tiles), 1))  # of a tile, along a side
+    patch = patch if isinstance(patch, int) else patch[0]
+    patches = tiles.shape[-1] // patch
+    if tiles.ndim != 4 or tokens == 0 or tokens**2 * len(tiles) != count or patches % tokens:
+        raise InputError(
+            f"pixel_values: expected tiles with a square of tokens each; got shape {tuple(tiles.shape)}, patches of "
+            f"{patch} pixels, and {count} image tokens (id {image_token}). Were the texts truncated?"
+        )
+    seen = tiles[..., : patches * patch, : patches * patch].float().mean(1)
+    return [ImageTokens(tokens**2, (Window(0, (tokens, tokens), tile),)) for tile in seen]
+
+
+def padded_tiles(inputs: Mapping[str, Any], *, merge: int) -> list[ImageTokens]:
+    """Tiles of any size, and nothing in the inputs says which make an image: each counts as one.
+
+    `pixel_values` (tiles, most patches, values of a patch), `spatial_shapes` (tiles, 2) in patches.
+    """
+    shapes = require_tensor(inputs, "spatial_shapes").tolist()
+    patches = require_tensor(inputs, "pixel_values").float().mean(-1)
+    return [_sized_tile(values[: h * w], (h, w), merge) for values, (h, w) in zip(patches, shapes, strict=True)]
+
+
+def packed_tiles(inputs: Mapping[str, Any], *, mode: str) -> list[ImageTokens]:
+    """Tiles of any size, and nothing in the inputs says which make an image: each counts as one.
+
+    `pixel_values` (1, 3, P, all patches x P), `target_sizes` (tiles, 2) in patches of P pixels.
+
+    Args:
+        mode: "16x" or "4x": how many patches make a token.
+    """
+    shapes = require_tensor(inputs, "target_sizes").tolist()
+    pixel_values = require_tensor(inputs, "pixel_values")
+    patches = pixel_values.float().unflatten(-1, (-1, pixel_values.shape[-2])).mean((0, 1, 2, 4))
+    merge = {"16x": 4, "4x": 2}[mode]
+    tiles = patches.split([h * w for h, w in shapes])
+    return [_sized_tile(values, (h, w), merge) for values, (h, w) in zip(tiles, shapes, strict=True)]
+
+
+def pooled_grids(inputs: Mapping[str, Any]) -> list[ImageTokens]:
+    """The whole image in one grid and then in a finer one, whose crops overlap.
+
+    `image_grids` (N, 4): (h, w) of either grid; `image_token_pooling` (tokens, patches of a token): which of the
+    patches of `pixel_values` (crops, patches, values of a patch) each token sees, -1 for none.
+    """
+    patches = require_tensor(inputs, "pixel_values").float().mean(-1).flatten()
+    pooling = require_tensor(inputs, "image_token_pooling")
+    side = int(sqrt(pooling.shape[-1]))
+    seen = torch.where(pooling < 0, 0, patches[pooling.long()]).unflatten(-1, (side, side))  # (tokens, side, side)
+    images, first = [], 0
+    for h, w, fine_h, fine_w in require_tensor(inputs, "image_grids").tolist():
+        middle, end = first + h * w, first + h * w + fine_h * fine_w
+        whole = Window(0, (h, w), _stitched(seen[first:middle], h))
+        fine = Window(h * w, (fine_h, fine_w), _stitched(seen[middle:end], fine_h))
+        images.append(ImageTokens(end - first, (whole, fine)))
+        first = end
+    return images
+
+
+def joined(parts: Sequence[ImageTokens]) -> ImageTokens:
+    """The tokens of several pictures that make one image, one after the other."""
+    windows, length = [], 0
+    for part in parts:
+        windows += [replace(window, start=length + window.start) for window in part.windows]
+        length += part.length
+    return ImageTokens(length, tuple(windows))
+
+
+def _sized_tile(patches: Tensor, shape: tuple[int, int], merge: int) -> ImageTokens:
+    """Of the row-major patches of a tile; merge x merge of them make a token."""
+    h, w = (length // merge for length in shape)
+    return ImageTokens(h * w, (Window(0, (h, w), patches.reshape(shape)),))
+
+
+def _stitched(tiles: Tensor, rows: int) -> Tensor:
+    """Row-major tiles (rows * columns, y, x) -> the picture (rows * y, columns * x)."""
+    return tiles.unflatten(0, (rows, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
 def flat_grid(
@@ -152,8 +342,9 @@ def placed_grid(inputs: Mapping[str, Any], *, pool: int = 1) -> list[ImageTokens
 
     pool x pool of them make a token.
     """
+    patches = require_tensor(inputs, "pixel_values").float().mean(-1)
     images = []
-    for values, places in zip(_patches(inputs), require_tensor(inputs, "image_position_ids"), strict=True):
+    for values, places in zip(patches, require_tensor(inputs, "image_position_ids"), strict=True):
         columns, rows = (places.max(0).values + 1).tolist()
         real = places[:, 0] >= 0
         picture = values.new_zeros(1, rows, columns)
@@ -165,11 +356,14 @@ def placed_grid(inputs: Mapping[str, Any], *, pool: int = 1) -> list[ImageTokens
 def rows_in_text(inputs: Mapping[str, Any], *, image_token: int) -> list[ImageTokens]:
     """Only the text shows the grid: it ends every row of image tokens with another token; one image per sequence.
 
-    The patches of all images follow one another, as `image_patches` or `pixel_values`, (patches, values).
+    The patches of all images follow one another, (patches, values), as `pixel_values` or, a tensor or a list of such,
+    as `image_patches`.
     """
-    values = _patches(inputs, "image_patches" if "image_patches" in inputs else "pixel_values")
+    given = inputs.get("image_patches")
+    given = given if isinstance(given, list) else [require_tensor(inputs, "pixel_values") if given is None else given]
+    values = torch.cat([patches.float().mean(-1).flatten() for patches in given])
     runs = [_runs_of(ids == image_token) for ids in require_tensor(inputs, "input_ids")]
-    parts = values.flatten().split([sum(run) for run in runs if run])
+    parts = values.split([sum(run) for run in runs if run])
     return [
         _whole(part.reshape(1, len(run), run[0]), (len(run), run[0]))
         for part, run in zip(parts, (run for run in runs if run), strict=True)
@@ -239,11 +433,6 @@ def _pictures(inputs: Mapping[str, Any], key: str) -> Tensor:
     if pictures.ndim != 4:
         raise InputError(f"{key}: expected shape (images, 3, H, W), got {tuple(pictures.shape)}.")
     return pictures
-
-
-def _patches(inputs: Mapping[str, Any], key: str = "pixel_values") -> Tensor:
-    """The mean value of every patch."""
-    return require_tensor(inputs, key).float().mean(-1)
 
 
 def _runs_of(here: Tensor) -> list[int]:

@@ -48,9 +48,11 @@ def _backend() -> Tokenizer:
     return tokenizer
 
 
-def tokenizer(kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast, **special: str) -> PreTrainedTokenizerFast:
-    """A fresh tokenizer of `VOCAB_SIZE` tokens, as an instance of `kind`."""
-    extra = [token for token in SPECIAL_TOKENS if token not in special.values()]
+def tokenizer(
+    kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast, *more: str, **special: str
+) -> PreTrainedTokenizerFast:
+    """A fresh tokenizer of `VOCAB_SIZE` tokens and `more` special ones, as an instance of `kind`."""
+    extra = [token for token in (*SPECIAL_TOKENS, *more) if token not in special.values()]
     names = ["input_ids", "attention_mask"]  # no token types: a decoder has no use for them
     return kind(tokenizer_object=_backend(), additional_special_tokens=extra, model_input_names=names, **special)
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from math import ceil
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import transformers
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
@@ -20,6 +23,7 @@ from lens_adapter.vlm.layout import token_layouts
 from lens_adapter.vlm.registry import LAYOUTS, register_layout
 from tests.tiny.pairs import tiny_pair, tiny_processor
 from tests.tiny.processors import IMAGE_PAD, IMAGE_TOKEN
+from tests.zoo import variable
 
 QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # One shallow vision layer: attention must not drown a token's own patch.
@@ -233,6 +237,20 @@ def test_qwen_sees_the_whole_image_whatever_its_shape(architecture, size):
     assert torch.allclose(y, torch.linspace(0, 1, h + 1), atol=4e-3)
 
 
+@pytest.mark.parametrize("size", [(70, 140), (61, 97)])
+@pytest.mark.parametrize(("architecture", "cell"), [("kimi_k25", 28), ("inkling2", 40)])
+def test_cells_of_an_image_that_is_padded_to_whole_ones(architecture, cell, size):
+    """Neither resizes a small image: a token is `cell` pixels of the original, fewer at the right and the bottom."""
+    if architecture not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        pytest.skip("not in this version of transformers")
+    model, processor = variable.SPECIMENS[architecture].build()
+    layout = layout_of(model, processor, noise_image(size))
+    assert layout.grid == (ceil(size[0] / cell), ceil(size[1] / cell))
+    edges = [[min(k * cell / length, 1) for k in range(ceil(length / cell) + 1)] for length in size]
+    expected = [[x0, y0, x1, y1] for y0, y1 in pairwise(edges[0]) for x0, x1 in pairwise(edges[1])]
+    assert layout.boxes.sub(torch.tensor(expected)).abs().max() < 0.01
+
+
 @pytest.mark.parametrize("suffix", ["", "Fast", "Pil"])
 def test_every_kind_of_image_processor_gives_the_same_frame(suffix):
     kind = getattr(transformers, f"CLIPImageProcessor{suffix}", transformers.CLIPImageProcessor)
@@ -382,12 +400,16 @@ def test_an_unknown_layout_is_refused_and_can_be_taught(monkeypatch):
     assert layout_of(model, processor, image).grid == (4, 4)
 
 
-def test_a_variable_grid_is_not_taken_for_a_fixed_one():
+def test_a_padded_picture_has_the_grid_of_its_own_size():
     model, processor = tiny_pair("llava")
-    inputs = ask(processor, [noise_image((84, 84))])
-    inputs["image_sizes"] = torch.tensor([[56, 56]])
-    with pytest.raises(UnsupportedModelError, match="image_sizes"):
-        token_layouts(model, processor, inputs)
+    inputs = ask(processor, [noise_image((84, 84)), noise_image((84, 84))])
+    inputs["image_sizes"] = torch.tensor([[56, 56], [28, 42]])
+    ids = inputs["input_ids"][1]
+    ids[ids == model.config.image_token_id] = 0
+    ids[3:9] = model.config.image_token_id
+    full, padded = token_layouts(model, processor, inputs)
+    assert full.grid == (4, 4) and padded.grid == (2, 3)
+    assert padded.positions.tolist() == list(range(3, 9))
 
 
 def test_a_class_token_that_is_kept_has_no_place():

@@ -254,7 +254,7 @@ def pix2struct() -> Built:
 
 
 SPECIMENS: dict[str, Specimen] = {
-    "gemma3n": Specimen(gemma3n, note="a convolutional tower of timm"),
+    "gemma3n": Specimen(gemma3n, requires=("timm",), note="a convolutional tower of timm"),
     "florence2": Specimen(florence2, ask=with_answer, note="its encoder is read"),
     "glm5_next": Specimen(glm5_next, image=(96, 128)),
     "mllama": Specimen(mllama, image=(56, 112)),

@@ -35,6 +35,7 @@ class Specimen:
         hits: fraction of the tokens that the probe must find exactly; below 1 only where a tower of convolutions or a
             coarse codebook blurs neighbors (then the best token is at most one cell away for all).
         since: the major version of transformers from which its attention goes through the attention interface.
+        requires: modules beside the library's own requirements without which transformers cannot build it.
         note: what is worth knowing for the table of supported models.
     """
 
@@ -45,4 +46,5 @@ class Specimen:
     reach: float = 0.5
     hits: float = 1.0
     since: int = 4
+    requires: tuple[str, ...] = ()
     note: str = ""

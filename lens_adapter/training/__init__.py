@@ -1,0 +1,1 @@
+"""Training a LENS head on masks, with transformers' Trainer."""
