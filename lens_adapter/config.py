@@ -6,12 +6,15 @@ import inspect
 from copy import deepcopy
 from math import isfinite
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from lens_adapter.errors import LensConfigError
+
+if TYPE_CHECKING:
+    from lens_adapter.vlm.anatomy import Anatomy
 
 logger = logging.get_logger(__name__)
 
@@ -69,7 +72,8 @@ class LensConfig(PretrainedConfig):
     Args:
         fusion: `"mirror"` (trainable copies of the base's own decoder layers, as the paper) or `"lite"` (a small
             transformer of our own).
-        tap_layer: index of the decoder layer whose INPUT hidden states are read; default: half of the layers.
+        tap_layer: index of the decoder layer whose INPUT hidden states are read; default: half of the layers, or the
+            layer nearest to that whose attention can be read and sees all earlier tokens (see `from_model`).
         fusion_layers: number of trainable layers that refine the attention.
         fusion_width: width of the lite fusion (the mirror has the base's width).
         attention_layers: decoder layers whose captured attention rows the head reads; default: none for the mirror,
@@ -163,13 +167,18 @@ class LensConfig(PretrainedConfig):
     def from_model(cls, model: Any, processor: Any = None, **overrides: Any) -> LensConfig:
         """Read widths, layer count and family off a loaded vision-language model.
 
+        Where only some layers have attention that can be read and sees all earlier tokens (hybrid decoders, sliding
+        windows), the defaults of `tap_layer` and `attention_layers` are the nearest of those, and a mirror ends before
+        a layer of another kind.
+
         Args:
             model: as `LensAdapter.attach` takes it (a `PreTrainedModel`, a `PeftModel` or a `Pipeline`).
             processor: unused by today's fields; accepted so that the call reads like `attach`.
             overrides: any field of `LensConfig`.
 
         Raises:
-            UnsupportedModelError: the model has no decoder that an adapter can read.
+            UnsupportedModelError: the model has no decoder that an adapter can read, or none that can be mirrored.
+            LensConfigError: an impossible value, or one that this model does not allow.
         """
         from lens_adapter.vlm.anatomy import find_anatomy
 
@@ -182,7 +191,38 @@ class LensConfig(PretrainedConfig):
             "base_model_name_or_path": anatomy.config.name_or_path or None,
             "base_model_revision": getattr(anatomy.config, "_commit_hash", None),
         }
-        return cls(**{**facts, **overrides})
+        config = cls(**{**facts, **overrides})
+        config._fit(anatomy, {key for key, value in overrides.items() if value is not None})
+        return config
+
+    def _fit(self, anatomy: Anatomy, given: set[str]) -> None:
+        """Move defaults to layers of the base that serve; refuse `given` values that cannot."""
+        if self.fusion == "mirror":
+            anatomy.require_mirrorable()
+        possible = anatomy.readable
+        if "tap_layer" not in given:
+            self.tap_layer = min(possible, key=lambda layer: abs(layer - self.tap_layer))
+        if "attention_layers" not in given and self.fusion == "lite":
+            nearest = min(possible, key=lambda layer: abs(layer - self.tap_layer))
+            self.attention_layers = [layer for layer in possible if layer <= nearest][-2:]
+        read = [self.tap_layer] if self.fusion == "mirror" else []
+        for key, layers in (("tap_layer", read), ("attention_layers", self.attention_layers or [])):
+            if blind := [layer for layer in layers if anatomy.attentions[layer] is None]:
+                raise LensConfigError(
+                    f"LensConfig.{key}: the attention of layers {blind} of {anatomy.architecture!r} cannot be read, so "
+                    f"it must be chosen from {possible}."
+                )
+        if self.fusion != "mirror":
+            return
+        kinds = anatomy.kinds[self.tap_layer :]
+        alike = next((count for count, kind in enumerate(kinds) if kind != kinds[0]), len(kinds))
+        if "fusion_layers" in given and self.fusion_layers > alike:
+            raise LensConfigError(
+                f"LensConfig.fusion_layers must be at most {alike} for this base and tap_layer {self.tap_layer}, as "
+                f"mirrored layers share a mask and must be of one kind; got {self.fusion_layers}, of the kinds "
+                f'{kinds[: self.fusion_layers]}. Take fewer, or fusion="lite".'
+            )
+        self.fusion_layers = min(self.fusion_layers, alike)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

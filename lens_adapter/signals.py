@@ -27,6 +27,9 @@ def _require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
 class LensSignals:
     """What was read off one forward of the frozen model.
 
+    Where decoder layers attend to image states that are not in their own sequence, the T tokens are those states
+    followed by the text; no state is a query, and `input_ids` has -1 for it.
+
     Attributes:
         hidden: (B, T, D), the input of decoder layer `tap_layer`, in the base's own dtype.
         attention: {layer: float32 (B, heads, Q, T)}, softmax rows of the chosen query tokens over all keys.

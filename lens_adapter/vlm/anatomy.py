@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -25,17 +25,19 @@ from transformers import (
 from lens_adapter.errors import LensConfigError, UnsupportedModelError
 
 _RESAMPLED = "its image tokens are learned queries (a resampler or Q-former), which have no place in the image"
-_CROSS = "its image is reached through an encoder or cross-attention, not through image tokens in the text"
+_STREAMED = "its layers carry several residual streams at once, and a capture holds one hidden state per token"
+_CROSSED = "its layers refine the text alone, and the image states that they attend to stay as they are"
 _UNTAPPED = "its attention does not go through the attention interface of transformers, so it cannot be read"
 
 # What cannot work, by `model_type`, and why.
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("aria", "blip-2", "deepseek_ocr2", "idefics", "idefics2", "instructblip"), _RESAMPLED),
     **dict.fromkeys(("instructblipvideo", "kosmos-2", "kosmos-2.5"), _RESAMPLED),
-    **dict.fromkeys(("florence2", "mllama", "pix2struct", "pp_formulanet", "t5gemma2", "udop"), _CROSS),
-    "vision-encoder-decoder": _CROSS,
+    "pp_formulanet": "it transcribes formulas: its processor takes no prompt",
+    "udop": "it reads documents by the words and boxes of an OCR engine, and melts image patches into those words",
+    "vision-encoder-decoder": "it transcribes: its processors take a text as the answer to learn, not as a prompt",
     **dict.fromkeys(("blip", "git"), _UNTAPPED),
-    "evolla": "it reads proteins, not images",
+    **dict.fromkeys(("EvollaModel", "evolla"), "it reads proteins, not images"),  # the first under transformers 4
     "mistral4": "it has no vision tower",
     "pi0": "its query tokens are actions, not text",
 }
@@ -45,7 +47,58 @@ if __version__.startswith("4."):
 
 # Where the decoder layers are, for models whose `get_decoder()` does not lead to them: {model_type: attribute path}.
 LAYER_PATHS: dict[str, str] = {
+    "florence2": "model.language_model.encoder.layers",  # sees image and prompt; its decoder only writes the answer
+    "t5gemma2": "model.encoder.text_model.layers",  # as Florence-2
     "diffusion_gemma": "model.encoder.language_model.layers",  # reads the prompt; its decoder only writes the answer
+}
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """How decoder layers attend to image states that are not in their own sequence.
+
+    What is read of such a model has one sequence all the same: the image states, then the text.
+
+    Attributes:
+        states: the argument of a layer that holds the image states, (B, N, D) or any shape of as many numbers.
+        mask: the argument of a layer that says which of them are attended to.
+        prefix: how the model's own arguments about the text begin, before "input_ids" and "attention_mask".
+    """
+
+    states: str = "encoder_hidden_states"
+    mask: str = "encoder_attention_mask"
+    prefix: str = "decoder_"
+
+
+# {model_type: its cross-attention}, and what attention to image states is called inside a layer.
+CROSS_ATTENTIONS: dict[str, CrossAttention] = {
+    "mllama": CrossAttention("cross_attention_states", "cross_attention_mask", prefix=""),
+    "pix2struct": CrossAttention(),
+}
+CROSS_NAMES = ("cross", "encoder_decoder")
+
+# Kinds of layer, as `config.layer_types` calls them, that see only the latest of the earlier tokens.
+NARROW_KINDS = ("chunked_attention", "hybrid_sliding", "sliding_attention", "window_attention")
+
+
+@dataclass(frozen=True)
+class Streams:
+    """How decoder layers carry several residual streams at once.
+
+    Attributes:
+        axis: of the streams in the hidden states, once a last axis longer than the hidden size is cut into streams.
+        active: name, in the text config, of the index of the stream that is read; None: their mean.
+    """
+
+    axis: int
+    active: str | None = None
+
+
+# {model_type: its streams}. With those, hidden states alone are not what a layer can be called with.
+STREAMS: dict[str, Streams] = {
+    "gemma3n": Streams(axis=0, active="altup_active_idx"),  # (streams, B, T, D)
+    "glm5_next": Streams(axis=2),  # (B, T, streams, D)
+    "qwen4_exp": Streams(axis=2),  # (B, T, streams * D)
 }
 
 # Names under which configs keep the id of the placeholder that image features replace.
@@ -62,6 +115,8 @@ class Anatomy:
         architecture: its `model_type`, e.g. "llava".
         layers: the decoder layers.
         attentions: for each layer its self-attention, as far as that goes through the attention interface, else None.
+        kinds: for each layer what `config.layer_types` calls it, e.g. "sliding_attention"; layers of one kind can be
+            called with one another's masks.
         path: the modules from `model` down to the decoder (the owner of `layers`), both included.
         hidden_size: width of the hidden states.
         num_heads: query heads of each attention.
@@ -72,7 +127,8 @@ class Anatomy:
     config: PretrainedConfig
     architecture: str
     layers: nn.ModuleList
-    attentions: list[nn.Module | None]
+    attentions: list[Any]
+    kinds: list[str]
     path: list[nn.Module]
     hidden_size: int
     num_heads: int
@@ -82,6 +138,37 @@ class Anatomy:
     def decoder(self) -> nn.Module:
         """The module that owns the layers and calls them."""
         return self.path[-1]
+
+    @property
+    def cross(self) -> CrossAttention | None:
+        """How the layers attend to the image, if it is not in their own sequence."""
+        return CROSS_ATTENTIONS.get(self.architecture)
+
+    def require_mirrorable(self) -> None:
+        """Refuse a model of whose layers no copy can go on from what is captured.
+
+        Raises:
+            UnsupportedModelError: says why.
+        """
+        for table, reason in ((STREAMS, _STREAMED), (CROSS_ATTENTIONS, _CROSSED)):
+            if self.architecture in table:
+                raise UnsupportedModelError(f'{self.architecture!r} cannot be mirrored: {reason}. Use fusion="lite".')
+
+    def one_stream(self, hidden: Tensor) -> Tensor:
+        """The hidden states between two decoder layers, as the model has them -> (B, T, D)."""
+        if (streams := STREAMS.get(self.architecture)) is None:
+            return hidden
+        if hidden.shape[-1] != self.hidden_size:
+            hidden = hidden.unflatten(-1, (-1, self.hidden_size))
+        if streams.active is None:
+            return hidden.mean(streams.axis)
+        return hidden.select(streams.axis, getattr(_text_config(self.config), streams.active))
+
+    @property
+    def readable(self) -> list[int]:
+        """Layers whose attention can be read and sees all earlier tokens (if none sees all: those that can be read)."""
+        tapped = [layer for layer, attention in enumerate(self.attentions) if attention is not None]
+        return [layer for layer in tapped if self.kinds[layer] not in NARROW_KINDS] or tapped
 
     def attention_implementation(self, layer: int) -> str:
         """Name of the kernel that the attention of `layer` runs, e.g. "sdpa"."""
@@ -139,17 +226,19 @@ def find_anatomy(model: Any) -> Anatomy:
             "does not know it, and its config names no image token. Pass the whole model, not its language model or "
             "its vision tower."
         )
-    layers = _find_layers(model)
-    attentions = [] if layers is None else [find_attention(layer) for layer in layers]
+    layers: Any = _find_layers(model)
+    among = CROSS_NAMES if architecture in CROSS_ATTENTIONS else ("",)
+    attentions = [] if layers is None else [find_attention(layer, among) for layer in layers]
     if all(attention is None for attention in attentions):
         raise UnsupportedModelError(f"{architecture!r} ({type(model).__name__}) is not supported: {_UNTAPPED}.")
-    text_config = _text_config(config)
+    text_config: Any = next(attention.config for attention in attentions if attention is not None)
     return Anatomy(
         model=model,
         config=config,
         architecture=architecture,
         layers=layers,
         attentions=attentions,
+        kinds=_find_kinds(attentions),
         path=_path_to_owner(model, layers),
         hidden_size=text_config.hidden_size,
         num_heads=text_config.num_attention_heads,
@@ -157,16 +246,22 @@ def find_anatomy(model: Any) -> Anatomy:
     )
 
 
-def find_attention(layer: nn.Module) -> nn.Module | None:
-    """The first module inside `layer` that looks its kernel up in the attention interface; None if there is none."""
-    for module in layer.modules():
-        if isinstance(getattr(module, "config", None), PretrainedConfig) and attention_kernels(type(module)):
+def find_attention(layer: nn.Module, among: Sequence[str] = ("",)) -> Any:
+    """The first module inside `layer` that looks its kernel up in the attention interface; None if there is none.
+
+    Only modules count whose path in the layer holds a word of `among`.
+    """
+    module: Any
+    for name, module in layer.named_modules():
+        if not any(word in name for word in among):
+            continue
+        if isinstance(getattr(module, "config", None), PretrainedConfig) and attention_kernels(module.__class__):
             return module
     return None
 
 
 @cache
-def attention_kernels(module_class: type[nn.Module]) -> tuple[AttentionInterface, Callable] | None:
+def attention_kernels(module_class: Any) -> Any:
     """The attention interface that a module class looks its kernel up in, and the eager kernel it falls back on.
 
     Read off the `forward` itself: both are globals of the modeling file that it names. None: it uses no interface.
@@ -213,6 +308,7 @@ def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.Modu
     with init_empty_weights(include_buffers=False), torch.device("cpu"):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     anatomy = find_anatomy(model)
+    anatomy.require_mirrorable()
     if not all(0 <= index < len(anatomy.layers) for index in indices):
         raise LensConfigError(f"The base has decoder layers 0 to {len(anatomy.layers) - 1}; got {list(indices)}.")
     layers = nn.ModuleList(anatomy.layers[index] for index in indices)
@@ -232,7 +328,7 @@ def _text_config(config: PretrainedConfig) -> PretrainedConfig:
     return config.get_text_config(decoder=True)
 
 
-def _find_layers(model: PreTrainedModel) -> nn.ModuleList | None:
+def _find_layers(model: PreTrainedModel) -> Any:
     if path := LAYER_PATHS.get(model.config.model_type):
         return model.get_submodule(path)
     layers = getattr(model.get_decoder(), "layers", None)
@@ -249,6 +345,16 @@ def _search_layers(model: PreTrainedModel) -> nn.ModuleList | None:
         if any(attention is not None and attention.config is text_config for attention in attentions):
             return module
     return None
+
+
+def _find_kinds(attentions: list[Any]) -> list[str]:
+    """What the decoder's config calls each layer; where it is silent, what the attention module says of itself."""
+    config = next(attention.config for attention in attentions if attention is not None)
+    kinds = getattr(config, "layer_types", None) or []
+    if len(kinds) == len(attentions):
+        return list(kinds)
+    narrow = [attention is not None and getattr(attention, "sliding_window", None) for attention in attentions]
+    return ["sliding_attention" if window else "full_attention" for window in narrow]
 
 
 def _path_to_owner(model: nn.Module, layers: nn.ModuleList) -> list[nn.Module]:

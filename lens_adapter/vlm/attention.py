@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, PretrainedConfig
 
 from lens_adapter.vlm.anatomy import attention_kernels
@@ -28,7 +28,7 @@ class AttentionCall:
     (B, T), (B or 1, heads or 1, q, T), or the BlockMask of flex attention; `kernel` is the kernel's name.
     """
 
-    module: nn.Module
+    module: Any
     kernel: str
     query: Tensor
     key: Tensor
@@ -54,13 +54,13 @@ class _TapName(str):
         return hash(("lens", str(self)))
 
 
-def watched_config(module: nn.Module, watcher: Watcher) -> PretrainedConfig:
+def watched_config(module: Any, watcher: Watcher) -> PretrainedConfig:
     """A shallow copy of the config of `module`; while the module has it, `watcher` sees its next call."""
     config, watchers = module.config, (watcher,)
     if isinstance(config._attn_implementation, _TapName):  # nested taps: one call, several watchers
         config, watchers = config._attn_implementation.config, (*config._attn_implementation.watchers, watcher)
     name = config._attn_implementation or "eager"
-    interface, _ = attention_kernels(type(module))
+    interface, _ = attention_kernels(module.__class__)
     # transformers 4 asks the interface only when the name is not equal to "eager".
     asks_always = hasattr(interface, "get_interface")
     tap = _TapName(name if asks_always or name != "eager" else "lens_eager")
@@ -83,7 +83,7 @@ def attention_rows(call: AttentionCall, from_end: Tensor) -> Tensor:
         float32 (B, heads, Q, T). Differentiable when grad is enabled; dropout is off.
     """
     from_end = from_end.to(call.query.device)
-    _, eager = attention_kernels(type(call.module))
+    _, eager = attention_kernels(call.module.__class__)
     query = _rows_of(call.query, from_end)
     options = dict(call.options)
     if "dropout" in options:
@@ -96,13 +96,13 @@ def attention_rows(call: AttentionCall, from_end: Tensor) -> Tensor:
 
 
 def _watched_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The registered attention function: the kernel the module meant, and beside it the watchers."""
     tap = module.config._attn_implementation
     module.config = tap.config  # from here on nothing is different
     name = tap.config._attn_implementation or "eager"
-    interface, eager = attention_kernels(type(module))
+    interface, eager = attention_kernels(module.__class__)
     kernel = interface.get_interface(name, eager) if hasattr(interface, "get_interface") else interface.get(name, eager)
     output = kernel(module, query, key, value, attention_mask, *args, **kwargs)
     call = AttentionCall(module, name, query, key, value, attention_mask, args, kwargs)

@@ -21,7 +21,7 @@ IMAGE_TOKEN_ATTRIBUTES = ("image_placeholder_token", "boi_token", "image_token")
 NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomical
 
 # Processors that put the image before the text by themselves.
-IMAGE_COMES_FIRST = ("FuyuProcessor",)
+IMAGE_COMES_FIRST = ("Florence2Processor", "FuyuProcessor", "Pix2StructProcessor")
 
 
 def load_image(image: Image.Image | str | Path | np.ndarray | Tensor) -> Image.Image:
@@ -150,6 +150,8 @@ def build_inputs(
     # Not every processor gives by itself all that it says the model takes.
     names = getattr(processor, "model_input_names", ())
     asked = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in names else {}
+    if not _places_image(processor):
+        asked["add_special_tokens"] = not starts_itself
     try:
         inputs = _process(
             processor,
@@ -157,22 +159,22 @@ def build_inputs(
             text=texts,
             padding=len(texts) > 1 or tokenizer.pad_token is not None,
             padding_side="left",
-            add_special_tokens=not starts_itself,
             return_tensors="pt",
             **asked,
         )
     except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as error:
         raise InputError(_refusal(processor, images, error)) from error
-    if len(inputs["input_ids"]) != len(texts):
+    ids = inputs.get("input_ids", inputs.get("decoder_input_ids", ()))
+    if len(ids) != len(texts):
         raise InputError(
-            f"{type(processor).__name__} makes {len(inputs['input_ids'])} texts of {len(texts)}: it asks questions of "
+            f"{type(processor).__name__} makes {len(ids)} texts of {len(texts)}: it asks questions of "
             "its own, and prompts never reach the model. Use another processor class over the same image processor "
             "and tokenizer."
         )
-    length = inputs["input_ids"].shape[1]
+    length = ids.shape[1]
     limit = min(NO_LIMIT, tokenizer.model_max_length, max_length or NO_LIMIT)
     if length > limit:
-        row = inputs["attention_mask"].sum(1).argmax().item()
+        row = max(range(len(prompts)), key=lambda index: len(prompts[index]))
         raise InputError(
             f"A prompt is too long: image, template and prompt together make {length} tokens, and the model takes "
             f"{limit}. Shorten it; it starts with {prompts[row][:60]!r}."
@@ -206,6 +208,11 @@ def _process(processor: Any, images: Sequence[Any], **options: Any) -> BatchFeat
             raise error from None
 
 
+def _places_image(processor: Any) -> bool:
+    """Whether the processor puts the image before the text, and the sequence's first token there, by itself."""
+    return any(kind.__name__ in IMAGE_COMES_FIRST for kind in type(processor).__mro__)
+
+
 def _image_tokens(processor: Any) -> list[str]:
     """The texts that may stand for the image: which of them does, if there are two, shows in the chat template."""
     names = [getattr(processor, name, None) for name in IMAGE_TOKEN_ATTRIBUTES]
@@ -216,7 +223,7 @@ def _chat_text(processor: Any, question: str) -> str:
     """The user's turn, with image and question, up to where the answer starts."""
     image_tokens = _image_tokens(processor)
     tokenizer = processor.tokenizer
-    if type(processor).__name__ in IMAGE_COMES_FIRST:
+    if _places_image(processor):
         return question
     if not image_tokens and not getattr(processor, "chat_template", None):
         raise InputError(

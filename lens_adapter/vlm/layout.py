@@ -53,16 +53,15 @@ def token_layouts(
         InputError: the image tokens do not fit the images (text cut off, say), or `image_sizes` are not theirs.
     """
     anatomy = find_anatomy(model)
-    if anatomy.image_token_id is None:
-        raise UnsupportedModelError(f"{anatomy.architecture}: its config names no image token, so none can be found.")
     read = _reader(anatomy.architecture, anatomy.config)
     images = read(inputs)
-    if processor is None or image_sizes is None:
+    row = LAYOUTS[anatomy.architecture]
+    measurable = any(window.pixels is not None for image in images for window in image.windows)
+    if processor is None or image_sizes is None or not measurable:
         frames = [[WHOLE] * len(image.windows) for image in images]
     else:
-        from_text = LAYOUTS[anatomy.architecture].from_text
         sizes = [(int(height), int(width)) for height, width in image_sizes]
-        measured = [_measure(processor, from_text, read, size) for size in sizes]
+        measured = [_measure(processor, row.from_text, read, size) for size in sizes]
         counts = [one.pictures for one in measured]
         if sum(counts) != len(images):
             tiled = f" (by this processor, such images make {counts} of them)" if sum(counts) != len(sizes) else ""
@@ -74,7 +73,13 @@ def token_layouts(
         ends = list(accumulate(counts, initial=0))
         images = [joined(images[start:end]) for start, end in pairwise(ends)]
         frames = [_frames_of(*parts) for parts in zip(images, sizes, measured, strict=True)]
-    runs = _token_runs(require_tensor(inputs, "input_ids"), anatomy.image_token_id, [image.length for image in images])
+    lengths = [image.length for image in images]
+    if row.leads:
+        runs = [torch.arange(length) for length in lengths]
+    elif anatomy.image_token_id is None:
+        raise UnsupportedModelError(f"{anatomy.architecture}: its config names no image token, so none can be found.")
+    else:
+        runs = _token_runs(require_tensor(inputs, "input_ids"), anatomy.image_token_id, lengths)
     return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
 
 
@@ -113,7 +118,7 @@ def _measure(processor: Any, from_text: bool, read: partial[list[ImageTokens]], 
 
         def show(picture: Image) -> list[Tensor]:
             images[:] = read(_preprocess(processor, picture, from_text))
-            return [window.pixels for image in images for window in image.windows]
+            return [one.pixels for image in images for one in image.windows if one.pixels is not None]
 
         if len(known) >= MAX_CACHED:
             known.clear()

@@ -111,7 +111,7 @@ class MirrorLayers(nn.Module):
         for module in self._configured():
             module.config._attn_implementation = name
 
-    def _configured(self) -> list[nn.Module]:
+    def _configured(self) -> list[Any]:
         return [m for m in self.layers.modules() if isinstance(getattr(m, "config", None), PretrainedConfig)]
 
 

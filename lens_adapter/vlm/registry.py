@@ -9,9 +9,11 @@ from typing import Any
 from lens_adapter.vlm.windows import (
     Family,
     any_resolution,
+    class_led_tiles,
     convolved_grid,
     fixed_grid,
     flat_grid,
+    numbered_patches,
     packed_tiles,
     padded_columns,
     padded_tiles,
@@ -19,6 +21,7 @@ from lens_adapter.vlm.windows import (
     pooled_grids,
     rows_in_text,
     square_grid,
+    strided_grid,
     tiled,
     tiles_then_whole,
     variable_grid,
@@ -35,12 +38,14 @@ class LayoutRow:
         constants: values that the family takes by name, the same for every checkpoint.
         from_text: whether frames are measured with the whole processor, text and all: where the image processor alone
             does not make what the model sees.
+        leads: whether each sequence starts with the tokens of one image, whatever `input_ids` says.
     """
 
     family: Family
     fields: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     from_text: bool = False
+    leads: bool = False
 
 
 _FIXED = LayoutRow(
@@ -134,6 +139,16 @@ LAYOUTS: dict[str, LayoutRow] = {
     ),
     "paddleocr_vl": replace(_VARIABLE, constants={"blocks": False, "channels": 1}),
     "video_llama_3": LayoutRow(variable_grid, constants={"merge": "image_merge_sizes"}),
+    # Several residual streams.
+    "gemma3n": LayoutRow(square_grid, {"tokens": "vision_soft_tokens_per_image"}),
+    "glm5_next": _VARIABLE,
+    "qwen4_exp": _VARIABLE,
+    # In an encoder that sees image and prompt.
+    "florence2": LayoutRow(strided_grid, {"strides": "vision_config.patch_stride"}, {"start": 1}),  # 1: their mean
+    "t5gemma2": LayoutRow(square_grid, {"tokens": "encoder.mm_tokens_per_image"}),
+    # Attended to apart from the text.
+    "mllama": LayoutRow(class_led_tiles, {"patch": "vision_config.patch_size"}, leads=True),
+    "pix2struct": LayoutRow(numbered_patches, leads=True),
 }
 
 

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import Cache, PretrainedConfig
 
 from lens_adapter.errors import InputError, LensConfigError, LensError, UnsupportedModelError
 from lens_adapter.signals import LensSignals
-from lens_adapter.vlm.anatomy import Anatomy
+from lens_adapter.vlm.anatomy import Anatomy, CrossAttention
 from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, watched_config
 
 Query = Literal["last", "all"] | Sequence[int]
@@ -32,11 +33,11 @@ def tap_attention(attention: nn.Module, watcher: Watcher) -> Iterator[None]:
     """While open, `watcher` sees every kernel call of `attention`, whose outputs stay bit-identical. Taps may nest."""
     lent: list[PretrainedConfig] = []
 
-    def lend(module: nn.Module, _: Any) -> None:
+    def lend(module: Any, _: Any) -> None:
         lent.append(module.config)
         module.config = watched_config(module, watcher)
 
-    def hand_back(module: nn.Module, *_: Any) -> None:
+    def hand_back(module: Any, *_: Any) -> None:
         if lent:
             module.config = lent[0]
             lent.clear()
@@ -145,8 +146,9 @@ class _Recorder:
         self.query = query if isinstance(query, str) else tuple(query)
         self.signals = LensSignals()
         self.forwards = 0
-        self.current: LensSignals | None = None  # the forward that is running
+        self.current: Any = None  # the `LensSignals` of the forward that is running
         self.total = 0  # its tokens, cached ones included
+        self.image_states = 0  # how many stand before them where layers attend to those apart
         self.arguments: dict[nn.Module, dict[str, Any]] = {}  # what the running modules of the path were called with
         self._check()
 
@@ -193,21 +195,28 @@ class _Recorder:
     def _forget(self, module: nn.Module, *_: Any) -> None:
         self.arguments.pop(module, None)
 
-    def _noted(self, *names: str) -> Any:
-        calls = (self.arguments.get(module, {}) for module in self.anatomy.path)
-        values = (call.get(name) for call in calls for name in names)
-        return next((value for value in values if value is not None), None)
+    def _noted(self, *names: str, prefix: str = "") -> Any:
+        for module in self.anatomy.path:
+            for name in names:
+                own = prefix + name if module is self.anatomy.model else name
+                if (value := self.arguments.get(module, {}).get(own)) is not None:
+                    return value
+        return None
 
     def _begin(self, decoder: nn.Module, _: Any) -> None:
         own = self.arguments[decoder]
         tokens = own.get("input_ids") if own.get("inputs_embeds") is None else own["inputs_embeds"]  # (B, T, ...)
+        prefix = self.anatomy.cross.prefix if self.anatomy.cross else ""
         if tokens is None:
             raise UnsupportedModelError(
                 f"{self.anatomy.architecture!r}: {type(decoder).__name__} was called with neither "
                 "inputs_embeds nor input_ids."
             )
+        if self.anatomy.cross and not self.forwards and own.get(self.anatomy.cross.states) is None:
+            raise LensError(f"A forward of {type(self.anatomy.model).__name__} had no image to attend to.")
         batch, length = tokens.shape[:2]
-        mask, places, past = self._noted("attention_mask"), self._noted("cache_position"), self._noted(*_CACHES)
+        mask = self._noted("attention_mask", prefix=prefix)
+        places, past = self._noted("cache_position"), self._noted(*_CACHES)
         # Only a 2-D mask says which tokens are padding. Others are ready-made: then every token counts as attended.
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         if mask is not None:
@@ -219,7 +228,7 @@ class _Recorder:
         positions = self._positions(mask, batch, tokens.device)
         computed = (positions >= self.total - length).all(dim=0)
         self.current = LensSignals(
-            input_ids=_detached(self._noted("input_ids")),
+            input_ids=_detached(self._noted("input_ids", prefix=prefix)),
             attention_mask=_detached(mask),
             queries=positions[:, computed],
         )
@@ -240,7 +249,7 @@ class _Recorder:
             return
         arguments = _named(module, args, kwargs)
         name = "hidden_states" if "hidden_states" in arguments else next(iter(arguments))
-        self.current.hidden = arguments.pop(name).detach().clone()
+        self.current.hidden = self.anatomy.one_stream(arguments.pop(name).detach()).clone()
         self.current.layer_kwargs = _stateless(arguments, self.total)
         self._exit_if_complete()
 
@@ -250,9 +259,11 @@ class _Recorder:
             if self.current is None or layer in self.current.attention:
                 return
             rows = attention_rows(call, self.current.queries - self.total)
-            # One column per token: a static cache is longer than the sequence, and a sliding one drops the first keys.
-            dropped = max(self.total - rows.shape[-1], 0)
-            self.current.attention[layer] = nn.functional.pad(rows[..., : self.total], (dropped, 0))
+            if not self.anatomy.cross:
+                # One column per token: a static cache is longer than the sequence, a sliding one drops the first keys.
+                dropped = max(self.total - rows.shape[-1], 0)
+                rows = pad(rows[..., : self.total], (dropped, 0))
+            self.current.attention[layer] = rows
 
         return record
 
@@ -277,7 +288,33 @@ class _Recorder:
             )
         self._finish()
 
+    def _lead_with_image(self, cross: CrossAttention) -> None:
+        """Put the image states that the layers attend to before the text, so that there is one sequence."""
+        signals = self.current
+        states = signals.layer_kwargs.get(cross.states)
+        if not self.forwards:  # later forwards may leave the states to the cache
+            states = states.reshape(len(signals.hidden), -1, states.shape[-1]).to(signals.hidden)  # (B, N, D)
+            if states.shape[-1] != signals.hidden.shape[-1]:
+                raise UnsupportedModelError(
+                    f"{self.anatomy.architecture!r}: expected image states as wide as those of the text "
+                    f"({signals.hidden.shape[-1]}), got {states.shape[-1]}; one sequence cannot hold both."
+                )
+            signals.hidden = torch.cat([states, signals.hidden], dim=1)
+            self.image_states = states.shape[1]
+        count, batch = self.image_states, len(signals.queries)
+        seen = _seen_states(signals.layer_kwargs.get(cross.mask), signals.queries[:, -1] - self.total, count)
+        signals.queries = signals.queries + count
+        signals.attention = {layer: pad(rows, (0, self.total)) for layer, rows in signals.attention.items()}
+        if signals.input_ids is not None:
+            signals.input_ids = pad(signals.input_ids, (count, 0), value=-1)
+        if signals.attention_mask is not None or seen is not None:
+            text, image = signals.attention_mask, torch.ones(1, count) if seen is None else seen
+            text = torch.ones(batch, self.total, dtype=torch.long, device=image.device) if text is None else text
+            signals.attention_mask = torch.cat([image.to(text).expand(batch, count), text], dim=1)
+
     def _finish(self) -> None:
+        if self.anatomy.cross:
+            self._lead_with_image(self.anatomy.cross)
         if self.forwards:
             self.signals.steps.append(self.current)
         else:
@@ -346,6 +383,15 @@ def _stateless(arguments: dict[str, Any], total: int) -> dict[str, Any]:
     if isinstance(mask, Tensor) and mask.dim() == 4:
         kept["attention_mask"] = mask[..., :total]  # a static cache is longer than the sequence
     return kept
+
+
+def _seen_states(mask: Any, from_end: Tensor, count: int) -> Tensor | None:
+    """Which of `count` states a mask (B or 1, 1, q or 1, T) lets the tokens `from_end` (B) see: (B, N); None: all."""
+    if not isinstance(mask, Tensor) or mask.dim() != 4:
+        return None
+    rows = from_end[:, None, None, None] % mask.shape[2]  # 0 where one row is for all tokens
+    row = mask[..., :count].take_along_dim(rows.to(mask.device), dim=2)[:, 0, 0]
+    return row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
 
 
 def _detached(value: Any) -> Any:

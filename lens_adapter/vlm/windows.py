@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
-from math import isqrt, sqrt
+from math import isqrt, prod, sqrt
 from typing import Any
 
 import torch
@@ -27,12 +27,13 @@ class Window:
         start: index of its first token among the image's tokens.
         grid: (h, w) tokens.
         stride: tokens from one row to the next: more than w where a separator ends each row. Default: w.
-        pixels: float (rows, columns), the preprocessed values averaged over channels, at any resolution.
+        pixels: float (rows, columns), the preprocessed values averaged over channels, at any resolution. None: they
+            cannot tell what they show, and it is the whole image.
     """
 
     start: int
     grid: tuple[int, int]
-    pixels: Tensor
+    pixels: Tensor | None
     stride: int | None = None
 
 
@@ -95,6 +96,15 @@ def square_grid(inputs: Mapping[str, Any], *, tokens: int) -> list[ImageTokens]:
             "with register_layout."
         )
     return [_whole(picture, (side, side)) for picture in _pictures(inputs, "pixel_values")]
+
+
+def strided_grid(inputs: Mapping[str, Any], *, strides: Sequence[int], start: int = 0) -> list[ImageTokens]:
+    """As `fixed_grid`, for a tower whose stages have these strides; `start` tokens stand before the grid."""
+    cell = prod(strides)  # pixels
+    return [
+        _whole(picture, (picture.shape[1] // cell, picture.shape[2] // cell), start)
+        for picture in _pictures(inputs, "pixel_values")
+    ]
 
 
 def variable_grid(
@@ -378,6 +388,37 @@ def padded_columns(inputs: Mapping[str, Any], *, image_token: int) -> list[Image
         h = len(image) // w
         picture = image.mean(-1).reshape(h, w, *image.shape[1:3]).transpose(1, 2).flatten(2).flatten(0, 1)
         images.append(_whole(picture[None], (h, w)))
+    return images
+
+
+def class_led_tiles(inputs: Mapping[str, Any], *, patch: int) -> list[ImageTokens]:
+    """Tiles, `pixel_values` (B, 1, tiles, 3, S, S), of which `aspect_ratio_mask` (B, 1, tiles) says which are real.
+
+    The tokens of each tile are its class token and one per patch; those of tiles that are not real are there too.
+    """
+    pixel_values, real = require_tensor(inputs, "pixel_values"), require_tensor(inputs, "aspect_ratio_mask")
+    if pixel_values.shape[1] != 1:
+        raise InputError(f"pixel_values: expected one image per sequence, got {pixel_values.shape[1]}.")
+    side = pixel_values.shape[-1] // patch
+    length = 1 + side**2
+    images = []
+    for tiles, count in zip(pixel_values[:, 0].float().mean(2), real.sum((1, 2)).tolist(), strict=True):
+        seen = tiles[:count, : side * patch, : side * patch]
+        windows = [Window(1 + length * index, (side, side), tile) for index, tile in enumerate(seen)]
+        images.append(ImageTokens(length * len(tiles), tuple(windows)))
+    return images
+
+
+def numbered_patches(inputs: Mapping[str, Any]) -> list[ImageTokens]:
+    """Patches of the whole image, resized: `flattened_patches` (B, n, 2 + values), which begin with row and column.
+
+    Rows and columns count from 1; 0 is padding. Values are relative to the image's own mean and spread, so that
+    they cannot tell what they show.
+    """
+    patches = require_tensor(inputs, "flattened_patches")
+    images = []
+    for rows, columns in patches[..., :2].amax(1).int().tolist():
+        images.append(ImageTokens(patches.shape[1], (Window(0, (rows, columns), None),)))
     return images
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from lens_adapter import LensAdapter
@@ -83,7 +84,9 @@ def examine(specimen: Specimen) -> Report:
 def use_implementation(model: PreTrainedModel, name: str) -> None:
     """Run the decoder's attention by the kernel `name`: it may have another than the model as a whole can have."""
     text_config = model.config.get_text_config(decoder=True)
-    if (text_config._attn_implementation or "eager") != name:
+    if model.config.is_encoder_decoder:
+        model.set_attn_implementation(name)
+    elif (text_config._attn_implementation or "eager") != name:
         parts = [part for part in model.config.sub_configs if getattr(model.config, part, None) is text_config]
         model.set_attn_implementation(dict.fromkeys(parts, name) if parts else name)
 
@@ -122,17 +125,22 @@ def rows_difference(adapter: LensAdapter, inputs: dict[str, Tensor], signals: Le
 
     It is what the model collects as `output_attentions` (an encoder's may be left out there).
     """
-    given: dict[int, Tensor] = {}
+    given: dict[int, Tensor | None] = {}
+
+    def keep(layer: int, output: tuple) -> None:  # T5's attention gives its biases, too, before the rows
+        given[layer] = next((part for part in output[:0:-1] if isinstance(part, Tensor) and part.dim() == 4), None)
+
     attentions = adapter.attachment.anatomy.attentions
     handles = [
-        attentions[k].register_forward_hook(lambda _, args, output, k=k: given.update({k: output[1]}))
-        for k in signals.attention
+        attentions[k].register_forward_hook(lambda _, args, output, k=k: keep(k, output)) for k in signals.attention
     ]
     adapter.attachment.anatomy.model(**inputs, output_attentions=True)
     for handle in handles:
         handle.remove()
-    if any(not isinstance(rows, Tensor) for rows in given.values()):
+    if any(rows is None for rows in given.values()):
         return None
+    if adapter.attachment.anatomy.cross:  # captured rows go on over the text
+        given = {k: pad(given[k], (0, rows.shape[-1] - given[k].shape[-1])) for k, rows in signals.attention.items()}
     return max(float((rows - given[k].float()).abs().max()) for k, rows in signals.attention.items())
 
 

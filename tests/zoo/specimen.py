@@ -34,6 +34,7 @@ class Specimen:
         reach: how much of a token's box the probe paints, along each side.
         hits: fraction of the tokens that the probe must find exactly; below 1 only where a tower of convolutions or a
             coarse codebook blurs neighbors (then the best token is at most one cell away for all).
+        since: the major version of transformers from which its attention goes through the attention interface.
         requires: modules beside the library's own requirements without which transformers cannot build it.
         note: what is worth knowing for the table of supported models.
     """
@@ -44,5 +45,6 @@ class Specimen:
     no_segment: str | None = None
     reach: float = 0.5
     hits: float = 1.0
+    since: int = 4
     requires: tuple[str, ...] = ()
     note: str = ""

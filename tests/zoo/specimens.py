@@ -5,7 +5,7 @@ from __future__ import annotations
 import transformers
 from transformers.models.auto import modeling_auto
 
-from tests.zoo import square, stitched, tiles, uneven, variable
+from tests.zoo import elsewhere, square, stitched, tiles, uneven, variable
 
 ZOO = {
     **square.SPECIMENS,
@@ -13,6 +13,7 @@ ZOO = {
     **variable.SPECIMENS,
     **stitched.SPECIMENS,
     **tiles.SPECIMENS,
+    **elsewhere.SPECIMENS,
 }
 
 
