@@ -61,7 +61,7 @@ EASY_SPATIAL = {"relations": 4, "superlatives": 1, "where_spatial": 2, "where_or
 EVERYTHING = {
     "attributes": 3,
     "what_is_at": 0.5,
-    "where": 1.5,
+    "where": 3,
     "existence": 1.5,
     "counting": 4,
     "relations": 3,
@@ -72,6 +72,13 @@ EVERYTHING = {
     "where_absent": 0.5,
     "description": 1,
 }
+# What comes after all that the heads read: the rest of the last layer, whose queries and keys make its attention.
+_LAST = "model.language_model.layers.3."
+UNREAD = (
+    *(f"{_LAST}{part}" for part in ("self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp")),
+    "model.language_model.norm",
+    "lm_head",
+)
 LEVELS = (
     Level((2, 2), 10, {**SIMPLE, "relations": 4}, 0.88),
     Level((2, 3), 12, {**SIMPLE, "relations": 4, "existence": 1, "where_absent": 0.5}, 0.85),
@@ -149,7 +156,9 @@ def load_tower(model: LlavaForConditionalGeneration) -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0], minutes=150).parse_args()
+    parser = arguments(__doc__.splitlines()[0], minutes=150)
+    parser.add_argument("--unread", action="store_true", help="with --further: teach only what no head reads")
+    args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = build_model()
@@ -160,6 +169,9 @@ def main() -> None:
     model.train()
     for frozen in (model.model.vision_tower, model.model.multi_modal_projector):
         frozen.requires_grad_(False).eval()
+    for name, parameter in model.named_parameters():
+        if args.unread and not name.startswith(UNREAD):
+            parameter.requires_grad_(False)
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     peak = 0.5 if args.further else 1.0
     opts = optimizers(named, muon_lr=3e-3 * peak, adam_lr=1e-3 * peak)
