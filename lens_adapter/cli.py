@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--image", type=Path, help="a picture of your own (the built-in model knows only its world)")
     demo.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to find; may be repeated")
-    demo.add_argument("--head", choices=["mirror", "lite"], default="mirror", help="default: %(default)s")
+    demo.add_argument("--head", choices=["mirror", "lite"], default="lite", help="default: %(default)s")
     demo.add_argument("-o", "--output", type=_picture, default="lens-demo.png", help="default: %(default)s")
     demo.set_defaults(run=_demo, parser=demo)
 

@@ -45,28 +45,30 @@ class Shown:
     question: str
 
     def scene(self) -> Scene:
-        return sample_scene(self.index, "test", count=(5, 8))
+        return sample_scene(self.index, "test")
 
 
+# Chosen from scenes behind the 500 of the published figures: few enough objects to be read at a glance, and one prompt
+# of every kind among them.
 SHOWN = (
     Shown(
-        index=26,
-        prompts={"the striped heart": (6,), "the ring left of the red ring": (1,), "every white object": (2, 4, 5)},
-        question="how many rings ?",
+        index=537,
+        prompts={
+            "the triangle": (5,),
+            "the rightmost cyan object": (3,),
+            "the second cyan object from the right": (0,),
+        },
+        question="how many cyan objects ?",
     ),
     Shown(
-        index=19,
-        prompts={
-            "the triangle left of the striped diamond": (6,),
-            "the second ring from the top": (4,),
-            "the cyan object": (5,),
-        },
+        index=509,
+        prompts={"the large dotted green heart": (3,), "every star": (4, 5), "the plain yellow cross": ()},
         question="what is the topmost object ?",
     ),
     Shown(
-        index=6,
-        prompts={"every heart": (0, 1, 2, 5, 6), "the third heart from the left": (2,), "the blue heart": ()},
-        question="what color is the square ?",
+        index=523,
+        prompts={"the bottommost object": (4,), "the heart below the cross": (2,), "every heart": (0, 2)},
+        question="is there a red ring ?",
     ),
 )
 
@@ -84,7 +86,7 @@ class Request:
         return list(self.truths)
 
 
-def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, head: str = "mirror") -> None:
+def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, head: str) -> None:
     """Print a table of results, answers before and after attaching and where the time goes; write a contact sheet.
 
     Args:

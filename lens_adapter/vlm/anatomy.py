@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
@@ -16,7 +17,6 @@ from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AttentionInterface,
     AutoConfig,
-    AutoModelForImageTextToText,
     PretrainedConfig,
     PreTrainedModel,
     __version__,
@@ -220,7 +220,7 @@ def find_anatomy(model: Any) -> Anatomy:
     image_token_id = next(
         (value for name in IMAGE_TOKEN_NAMES if (value := getattr(config, name, None)) is not None), None
     )
-    if image_token_id is None and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    if image_token_id is None and auto_class(config) is None:
         raise UnsupportedModelError(
             f"{architecture!r} ({type(model).__name__}) is not a vision-language model: AutoModelForImageTextToText "
             "does not know it, and its config names no image token. Pass the whole model, not its language model or "
@@ -280,6 +280,18 @@ def attention_kernels(module_class: Any) -> Any:
     return None
 
 
+def auto_class(config: PretrainedConfig) -> Any:
+    """The auto class of vision-language models that knows this config; None: it is not one.
+
+    transformers 4 keeps some models in AutoModelForVision2Seq alone.
+    """
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
+    if type(config) in getattr(transformers, "MODEL_FOR_VISION_2_SEQ_MAPPING", ()):
+        return transformers.AutoModelForVision2Seq
+    return None
+
+
 def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.ModuleList:
     """Fresh, randomly initialised float32 copies of some decoder layers, built from a config alone.
 
@@ -299,14 +311,15 @@ def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.Modu
     if "model_type" not in base_config:
         raise LensConfigError("base_config must be the config of the base as a dict; got one without 'model_type'.")
     config = AutoConfig.for_model(base_config["model_type"], **facts)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    auto = auto_class(config)
+    if auto is None:
         raise UnsupportedModelError(
             f"{config.model_type!r} is not a model of AutoModelForImageTextToText in this version of transformers, so "
             'its decoder layers cannot be rebuilt from a config. Use fusion="lite".'
         )
     # Buffers are made for real, as no checkpoint holds them; parameters only for the layers that are kept.
     with init_empty_weights(include_buffers=False), torch.device("cpu"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        model = auto.from_config(config, dtype=torch.float32)
     anatomy = find_anatomy(model)
     anatomy.require_mirrorable()
     if not all(0 <= index < len(anatomy.layers) for index in indices):

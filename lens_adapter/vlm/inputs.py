@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -152,13 +153,13 @@ def build_inputs(
     asked = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in names else {}
     if not _places_image(processor):
         asked["add_special_tokens"] = not starts_itself
+    asked = _taken(processor, {"padding_side": "left", **asked})
     try:
         inputs = _process(
             processor,
             [_unambiguous(image) for image in images],
             text=texts,
             padding=len(texts) > 1 or tokenizer.pad_token is not None,
-            padding_side="left",
             return_tensors="pt",
             **asked,
         )
@@ -180,6 +181,14 @@ def build_inputs(
             f"{limit}. Shorten it; it starts with {prompts[row][:60]!r}."
         )
     return inputs if device is None else inputs.to(device)
+
+
+def _taken(processor: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `options` that the processor takes; a few, in transformers 4, leave the rest to their tokenizer."""
+    parameters = inspect.signature(processor).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return options
+    return {name: value for name, value in options.items() if name in parameters}
 
 
 def _check_prompt(prompt: Any, processor: Any) -> None:

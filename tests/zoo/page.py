@@ -53,6 +53,13 @@ def measure(architecture: str) -> dict[str, Any]:
     return {"works": True, "layout": LAYOUTS[architecture].family.__name__, **report}
 
 
+def agree(found: dict[str, Any], recorded: dict[str, Any]) -> bool:
+    """Whether what is found today is what the page says, but for numerical noise."""
+    noisy = {"rows", "hits"}
+    plain = [json.loads(json.dumps({key: facts[key] for key in facts.keys() - noisy})) for facts in (found, recorded)]
+    return plain[0] == plain[1]
+
+
 def records() -> dict[str, dict[str, dict[str, Any]]]:
     """{version of transformers: {architecture: facts}}, newest version first."""
     paths = sorted(RECORDS.glob("*.json"), key=lambda path: [int(part) for part in path.stem.split(".")], reverse=True)
@@ -91,8 +98,8 @@ def render(found: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def _row(name: str, facts: dict[str, Any], older: list[dict[str, Any] | None]) -> str:
-    rows = "not offered" if facts["rows"] is None else f"{facts['rows']:.0e}"
-    segment = "yes" if facts["segmented"] else facts["no_segment"]
+    rows = "not offered" if facts["rows"] is None else f"{facts['rows']:.0e}" if facts["rows"] else "0"
+    segment = "yes" if facts["segmented"] else "no"
     before = ", ".join("-" if table is None else "yes" if table["works"] else "no" for table in older)
     note = f" ({facts['note']})" if facts["note"] else ""
     cells = [

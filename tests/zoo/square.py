@@ -11,8 +11,9 @@ import transformers
 from packaging import version
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from lens_adapter.vlm.anatomy import auto_class
 from tests.tiny import processors
 from tests.tiny.pairs import tiny_pair
 from tests.zoo.specimen import Specimen, ask_processor
@@ -67,7 +68,8 @@ def chat(image: str) -> str:
 def random_model(architecture: str, seed: int = 0, **facts: Any) -> PreTrainedModel:
     """A model of the real class, in eval mode under its default attention implementation."""
     torch.manual_seed(seed)
-    return AutoModelForImageTextToText.from_config(AutoConfig.for_model(architecture, **facts)).eval()
+    config = AutoConfig.for_model(architecture, **facts)
+    return auto_class(config).from_config(config).eval()
 
 
 def token_id(processor: Any, token: str) -> int:
