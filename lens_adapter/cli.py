@@ -183,9 +183,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _probe(args: argparse.Namespace) -> None:
     from lens_adapter import builtin
-    from lens_adapter.probing import folder_examples, probe
+    from lens_adapter.probing import FolderExamples, probe
 
-    data = None if args.data is None else folder_examples(args.data)  # before anything large is loaded
+    data = None if args.data is None else FolderExamples(args.data)  # before anything large is loaded
     _check_device(args.device)
     if args.model == "builtin":
         args.model = builtin.VLM

@@ -32,7 +32,7 @@ from lens_adapter.attachment import Attachment
 from lens_adapter.builtin.exam import make_exam
 from lens_adapter.config import LensConfig
 from lens_adapter.data.folder import read_folder
-from lens_adapter.data.samples import Samples
+from lens_adapter.data.samples import Samples, one_per_prompt
 from lens_adapter.errors import InputError, LensError
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.inputs import build_inputs
@@ -181,7 +181,7 @@ def probe(
             "prompts.jsonl. Only the built-in model brings its own."
         )
     if isinstance(data, (str, Path)):
-        data = folder_examples(data)
+        data = FolderExamples(data)
     tally, skipped = Tally(), 0
     for example in builtin_examples(scenes) if data is None else tqdm(data, desc="examples"):
         if example.mask.any():
@@ -214,17 +214,22 @@ def builtin_examples(scenes: int = SCENES) -> Iterator[Example]:
                 yield Example(exam.picture, case.expression.text, case.truth)
 
 
-def folder_examples(folder: str | Path) -> Iterator[Example]:
+class FolderExamples:
     """What a folder holds, as `lens_adapter.data.folder` describes it. Lines are read now, pictures one by one later.
 
     Raises:
         InputError: a line or a file that cannot be used; names it.
     """
-    return (
-        Example(sample.image, prompt, mask)
-        for sample in Samples(read_folder(folder))
-        for prompt, mask in zip(sample.prompts, sample.masks, strict=True)
-    )
+
+    def __init__(self, folder: str | Path):
+        self._samples = Samples(one_per_prompt(read_folder(folder)))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[Example]:
+        for sample in self._samples:
+            yield Example(sample.image, sample.prompts[0], sample.masks[0])
 
 
 def _is_builtin(base: Attachment) -> bool:

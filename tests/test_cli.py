@@ -163,8 +163,9 @@ def test_demo_hands_everything_on(tmp_path, monkeypatch):
     monkeypatch.setattr("lens_adapter.demo.run_demo", lambda *arguments: calls.append(arguments))
     assert main(["demo"]) == 0
     sheet = tmp_path / "sheet.png"
-    assert main(["demo", "--image", "p.png", "--prompt", "a", "--prompt", "b", "--head", "lite", "-o", str(sheet)]) == 0
-    assert calls == [(None, [], Path("lens-demo.png"), "mirror"), (Path("p.png"), ["a", "b"], sheet, "lite")]
+    picture = ["--image", "p.png", "--prompt", "a", "--prompt", "b"]
+    assert main(["demo", *picture, "--head", "mirror", "-o", str(sheet)]) == 0
+    assert calls == [(None, [], Path("lens-demo.png"), "lite"), (Path("p.png"), ["a", "b"], sheet, "mirror")]
 
 
 def test_evaluate_writes_every_figure_it_prints(tmp_path, monkeypatch, capsys):

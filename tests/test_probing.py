@@ -244,4 +244,5 @@ def test_probe_of_a_model_and_a_folder(tmp_path, monkeypatch, capsys):
     assert "needs labelled images" in capsys.readouterr().err
     Path("data/masks/1.png").unlink()
     assert main(["probe", "--model", "base", "--data", "data"]) == 1
-    assert "prompts.jsonl, line 2: there is no file" in capsys.readouterr().err
+    complaint = capsys.readouterr().err
+    assert "prompts.jsonl" in complaint and "record 1" in complaint and "There is no file" in complaint

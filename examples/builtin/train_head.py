@@ -172,7 +172,11 @@ def score_threshold(adapter: LensAdapter) -> float:
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], minutes=25)
     parser.add_argument("fusion", choices=HEADS)
+    parser.add_argument("--tap-layer", type=int, help="another one than the shipped head's; to compare")
+    parser.add_argument("--output", type=Path, help="folder of the finished head; default: where the package has it")
     args = parser.parse_args()
+    output = args.output or SHIPPED / f"lens-{args.fusion}"
+    fields = HEADS[args.fusion] | ({} if args.tap_layer is None else {"tap_layer": args.tap_layer})
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = LlavaForConditionalGeneration.from_pretrained(SHIPPED / "vlm").eval().requires_grad_(False)
@@ -181,7 +185,7 @@ def main() -> None:
         build_processor(),
         load_sam=False,
         fusion=args.fusion,
-        **HEADS[args.fusion],
+        **fields,
         sam=TINY_SAM,
         num_keypoints=8,
         suppression_radius=1.5,
@@ -198,7 +202,7 @@ def main() -> None:
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
     rates = [group["lr"] for group in groups]
-    session = Session(args.fusion, args.minutes, {"adapter": adapter, "adam": optimizer})
+    session = Session(output.name, args.minutes, {"adapter": adapter, "adam": optimizer})
     stream = batches(make_sample, BATCH, session.step, collate, args.workers)
     index = torch.arange(BATCH).repeat_interleave(EXPRESSIONS)
     sizes = [(SIDE, SIDE)] * len(index)
@@ -220,7 +224,7 @@ def main() -> None:
         session.log(**{k: v.item() for k, v in parts.items()}, iou=iou[present].mean().item())
     adapter.eval()
     adapter.config.score_threshold = score_threshold(adapter)
-    adapter.save_pretrained(SHIPPED / f"lens-{args.fusion}")
+    adapter.save_pretrained(output)
 
 
 if __name__ == "__main__":
