@@ -5,7 +5,8 @@ SOURCES := $(wildcard lens_adapter tests examples benchmarks setup.py)
 BIN := .venv/bin
 # The part of the suite that touches transformers' inner workings.
 OLDEST_TESTS := $(wildcard tests/vlm tests/head/test_decoder.py tests/test_config.py tests/test_adapter.py \
-    tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py tests/test_shipped.py)
+    tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py tests/test_shipped.py tests/test_zoo.py \
+    tests/test_traps.py tests/training)
 
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -20,14 +21,14 @@ test: style .oldest/.ready
 	@PYTHONPATH=.oldest $(BIN)/python -c "import transformers; print('Again with transformers', transformers.__version__)"
 	PYTHONPATH=.oldest $(BIN)/python -m pytest $(TEST_FLAGS) $(OLDEST_TESTS)
 
-style: .venv/.ready
+style: .venv/.test-ready
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 
-types: .venv/.ready
+types: .venv/.test-ready
 	$(BIN)/mypy
 
-format: .venv/.ready
+format: .venv/.test-ready
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
@@ -37,11 +38,15 @@ clean:
 
 .venv/.ready: setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+.venv/.test-ready: .venv/.ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	touch $@
 
 # Laid over .venv by PYTHONPATH: torch and the rest are installed once.
-.oldest/.ready: .venv/.ready constraints-oldest.txt
+.oldest/.ready: .venv/.test-ready constraints-oldest.txt
 	rm -rf .oldest
 	$(BIN)/python -m pip install --quiet --no-deps --target .oldest -r constraints-oldest.txt
 	touch $@
