@@ -1,7 +1,7 @@
 """Where in the original image each image token looks.
 
-What differs between models is data: a row of `LAYOUTS` (registry.py) names a family (windows.py: how tokens tile the
-preprocessed pixels). What differs between processors (resizing, cropping, padding) is measured: see frame.py.
+What differs between models is data: a row of `LAYOUTS` (registry.py) names a family (windows.py, tiles.py: how tokens
+tile the preprocessed pixels). What differs between processors (resizing, cropping, padding) is measured: see frame.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.frame import MIN_SIDE, WHOLE, Frame, Line, is_enlarged, measure_frames
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.registry import LAYOUTS
-from lens_adapter.vlm.windows import ImageTokens, joined, require_tensor
+from lens_adapter.vlm.tiles import joined
+from lens_adapter.vlm.windows import ImageTokens, require_tensor
 
 
 def token_layouts(

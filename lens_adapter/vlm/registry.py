@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lens_adapter.vlm.windows import (
-    Family,
+from lens_adapter.vlm.tiles import (
     any_resolution,
     class_led_tiles,
+    packed_tiles,
+    padded_tiles,
+    pooled_grids,
+    tiled,
+    tiles_then_whole,
+)
+from lens_adapter.vlm.windows import (
+    Family,
     convolved_grid,
     fixed_grid,
     flat_grid,
     numbered_patches,
-    packed_tiles,
     padded_columns,
-    padded_tiles,
     placed_grid,
-    pooled_grids,
     rows_in_text,
     square_grid,
     strided_grid,
-    tiled,
-    tiles_then_whole,
     variable_grid,
 )
 

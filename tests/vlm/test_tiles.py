@@ -12,7 +12,7 @@ from torch import Tensor
 from lens_adapter.errors import InputError
 from lens_adapter.vlm.frame import NOWHERE, measure_frames
 from lens_adapter.vlm.layout import token_layouts
-from lens_adapter.vlm.windows import tiled
+from lens_adapter.vlm.tiles import tiled
 from tests.zoo.checks import noise_image
 from tests.zoo.tiles import SPECIMENS, TILE, make
 
