@@ -16,7 +16,7 @@ from transformers import (
     SamProcessor,
 )
 
-from lens_adapter import LensAdapter, builtin
+from lens_adapter import LensAdapter, LensConfig, builtin
 from lens_adapter.builtin.evaluation import examine, head_figures
 from lens_adapter.builtin.exam import make_exam
 from lens_adapter.head.sam_weights import rename_from_sam_model
@@ -73,3 +73,14 @@ def test_the_pages_quote_the_measured_figures(page, monkeypatch):
     figures = json.loads((ROOT / "results" / "builtin.json").read_text())
     text = (ROOT / page).read_text()
     assert report.with_tables(text, figures) == text
+
+
+def test_the_layer_that_probe_recommends_is_no_worse_than_the_default():
+    figures = json.loads((ROOT / "results" / "probe.json").read_text())
+    default, recommended = figures["default"], figures["recommended"]
+    assert recommended["tap_layer"] == LensConfig.from_pretrained(builtin.HEADS["lite"]).tap_layer
+    assert recommended["giou.all"] >= default["giou.all"]
+    best = max(figures["layers"], key=lambda layer: figures["layers"][layer]["mass_ratio"])
+    assert int(best) == recommended["tap_layer"] != default["tap_layer"]
+    page = (ROOT / "README.md").read_text()
+    assert f"{recommended['giou.all']:.3f} and {default['giou.all']:.3f}" in page
