@@ -250,6 +250,8 @@ class LensAdapter(PreTrainedModel):
     ) -> AbstractContextManager[LensSignals]:
         """Record every forward of the base that YOU run inside the context; outside it no hook exists.
 
+        A base compiled with torch.compile runs uncompiled meanwhile: compiled code does not see hooks.
+
         Args:
             query: tokens whose attention rows are kept: "last" (the last one that is not padding), "all", or positions
                 counted from the end, e.g. [-1, -2].
