@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers.trainer_callback import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.config import LensConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from lens_adapter.adapter import LensAdapter, LensPrediction
 from lens_adapter.errors import LensConfigError
 from lens_adapter.evaluation import Overlap, judge_predictions, overlap
 from lens_adapter.training.collate import Batch, LensCollator
-from lens_adapter.training.losses import Targets, lens_losses
+from lens_adapter.training.losses import lens_losses
+from lens_adapter.training.samples import Sample
 from lens_adapter.training.tuning import TUNINGS, DecoderTuning
 from lens_adapter.visualize import Panel, contact_sheet
 
@@ -117,6 +118,8 @@ class LensTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             self._tuning.end()
+            if self.args.decoder_tuning == "lora":  # what it was made for is merged
+                self.optimizer = self.lr_scheduler = None
             self.accelerator.unwrap_model(self.adapter, keep_fp32_wrapper=False)
             vars(self.adapter).pop("forward", None)
 
@@ -125,7 +128,7 @@ class LensTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, LensPrediction]:
         batch: Batch = inputs["batch"]
         found = self._predict(model, batch)
-        targets = _to(batch.targets, found.logits.device)
+        targets = batch.targets.to(found.logits.device)
         parts = lens_losses(found, targets, heat_needs_target=self.adapter.config.fusion == "mirror")
         loss = torch.stack([getattr(self.args, f"{name}_weight") * part for name, part in parts.items()]).sum()
         return (loss, found) if return_outputs else loss
@@ -155,10 +158,9 @@ class LensTrainer(Trainer):
         overlaps, has_target = [], []
         for logits, sample in zip(found.logits, inputs["batch"].samples, strict=True):
             mask = self.adapter.decoder.upsample(logits[None], sample["mask"].shape)[0].cpu().numpy() > threshold
-            counted = True if sample.get("ignore") is None else ~sample["ignore"]
-            measured = overlap(mask & counted, sample["mask"] & counted)
+            measured = _overlap(mask, sample)
             overlaps.append((measured.intersection, measured.union))
-            has_target.append(bool((sample["mask"] & counted).any()))
+            has_target.append(bool(_counted(sample["mask"], sample).any()))
         measured = torch.tensor(overlaps, device=loss.device)
         return loss, (measured, found.quality.clamp(0, 1)), torch.tensor(has_target, device=loss.device)
 
@@ -212,9 +214,12 @@ class SampleGrids(TrainerCallback):
     def _panel(self, index: int) -> Panel:
         sample = self.dataset[index]
         out = self.adapter.segment(sample["image"], [sample["prompt"]])
-        return Panel(out, [overlap(out.masks[0].numpy(), sample["mask"]).iou])
+        return Panel(out, [_overlap(out.masks[0].numpy(), sample).iou])
 
 
-def _to(targets: Targets, device: torch.device) -> Targets:
-    ignored = None if targets.ignored is None else tuple(part.to(device) for part in targets.ignored)
-    return replace(targets, masks=targets.masks.to(device), heat=targets.heat.to(device), ignored=ignored)
+def _overlap(mask: np.ndarray, sample: Sample) -> Overlap:
+    return overlap(_counted(mask, sample), _counted(sample["mask"], sample))
+
+
+def _counted(mask: np.ndarray, sample: Sample) -> np.ndarray:
+    return mask if sample.get("ignore") is None else mask & ~sample["ignore"]

@@ -42,8 +42,7 @@ class DecoderTuning:
     def end(self) -> None:
         """Merge the factors into the mask decoder, and let what was frozen learn again. Twice is as good as once."""
         if self.lora is not None:
-            self.lora.merge_and_unload()
-            del self.decoder.mask_decoder.peft_config
+            vars(self.lora.merge_and_unload()).pop("peft_config", None)  # not every version of peft takes it along
             self.lora = None
         for parameter in self._frozen:
             parameter.requires_grad_(True)

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import time
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -82,7 +83,9 @@ def test_the_loss_goes_down_and_the_base_stays(tmp_path, architecture, fusion):
     adapter, model, _ = tiny_trio(architecture, fusion)
     model.train()  # as somebody may hand it over: dropout must not blur what the head reads, and the mode is theirs
     base, before = weights_of(model), weights_of(adapter)
-    trainer = make_trainer(tmp_path, adapter, samples=toy_samples(4), max_steps=12, save_steps=12, save_strategy="steps")
+    trainer = make_trainer(
+        tmp_path, adapter, samples=toy_samples(4), max_steps=12, save_steps=12, save_strategy="steps"
+    )
     trainer.train()
     losses = curve(trainer)
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
@@ -96,12 +99,6 @@ def test_the_loss_goes_down_and_the_base_stays(tmp_path, architecture, fusion):
     saved = load_file(tmp_path / "checkpoint-12" / "model.safetensors")
     assert saved.keys() == adapter.state_dict().keys()
     LensAdapter.from_pretrained(tmp_path / "checkpoint-12")  # complains about anything that does not fit
-
-
-def in_optimizer(trainer: LensTrainer) -> set[str]:
-    """Names in the adapter of what the optimizer holds; "?" for all that is not the adapter's."""
-    names = {id(parameter): name for name, parameter in trainer.adapter.named_parameters()}
-    return {names.get(id(p), "?") for group in trainer.optimizer.param_groups for p in group["params"]}
 
 
 class Watch(TrainerCallback):
@@ -213,9 +210,13 @@ def test_resumed_in_the_middle_of_an_epoch(tmp_path, unbroken_folder, tuning):
     same_weights(resumed.adapter, whole.adapter)
 
 
-def _die(folder: Path) -> None:
-    torch.set_num_threads(1)  # no thread of the parent lives on in a fork
+# One clean process imports all this once, and those that the tests start are forked off it.
+SERVER = torch.multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload([__name__])
+PATIENCE = 120  # seconds
 
+
+def _die(folder: Path) -> None:
     class Killer(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
             if state.global_step == 7:
@@ -226,9 +227,9 @@ def _die(folder: Path) -> None:
 
 def test_killed_and_resumed(tmp_path, unbroken_folder):
     whole = unbroken("full", unbroken_folder / "full")
-    process = torch.multiprocessing.get_context("fork").Process(target=_die, args=(tmp_path,))
+    process = SERVER.Process(target=_die, args=(tmp_path,))
     process.start()
-    process.join(100)
+    process.join(PATIENCE)
     assert process.exitcode == -signal.SIGKILL
     (tmp_path / "checkpoint-99").mkdir()  # as a run leaves it that dies while it saves
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-6")
@@ -315,7 +316,7 @@ def test_bf16_is_the_adapters_alone(tmp_path, monkeypatch, dtype):
     assert {linear.dtype for linear in seen} == {torch.bfloat16}  # inside the adapter, in evaluation too
     assert {p.dtype for p in adapter.parameters()} == {torch.float32}
     assert {p.dtype for p in model.parameters()} == {dtype}
-    del adapter.prefill, adapter.decoder.forward
+    monkeypatch.undo()
     assert "forward" not in vars(adapter)
     copy.deepcopy(adapter)  # what accelerate wraps cannot be copied
 
@@ -381,7 +382,9 @@ def test_workers_are_sent_no_weights(tmp_path):
     NothingHeavy(sent).dump(collator)
     received = pickle.loads(sent.getvalue())
     samples = toy_samples(2)
-    for one, two in zip(collator(samples)["batch"].inputs.values(), received(samples)["batch"].inputs.values()):
+    for one, two in zip(
+        collator(samples)["batch"].inputs.values(), received(samples)["batch"].inputs.values(), strict=True
+    ):
         assert torch.equal(one, two)
 
 
@@ -393,12 +396,12 @@ def test_workers_change_nothing(tmp_path):
     assert curve(helped) == curve(alone)
 
 
-def test_spawned_workers():
+def test_workers_that_inherit_nothing():
     samples = toy_samples(3)
     samples[1] = {**samples[0], "prompt": "a cup"}
     collator = LensCollator(tiny_trio()[0])
     loader = DataLoader(
-        samples, batch_size=3, collate_fn=collator, num_workers=1, multiprocessing_context="spawn", timeout=120
+        samples, batch_size=3, collate_fn=collator, num_workers=1, multiprocessing_context=SERVER, timeout=PATIENCE
     )
     (loaded,) = [item["batch"] for item in loader]
     expected = collator(samples)["batch"]
@@ -410,10 +413,9 @@ PARALLEL = {"max_steps": 3, "optim": "sgd", "learning_rate": 0.02}
 
 
 def _one_of_two(rank: int, folder: Path, port: int) -> None:
-    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"MASTER_PORT": str(port)}
-    trainer = make_trainer(folder / str(rank), samples=toy_samples(12), ddp_backend="gloo", **PARALLEL)
+    trainer = make_trainer(folder / str(rank), samples=toy_samples(12), ddp_backend="gloo", ddp_timeout=60, **PARALLEL)
     assert trainer.args.world_size == 2
     trainer.train()
     held_out = toy_samples(5, absent=(2,))
@@ -430,7 +432,15 @@ def _one_of_two(rank: int, folder: Path, port: int) -> None:
 def test_two_processes_do_what_one_does(tmp_path, unused_port):
     single = make_trainer(tmp_path, samples=toy_samples(12), per_device_train_batch_size=4, **PARALLEL)
     single.train()
-    torch.multiprocessing.start_processes(_one_of_two, (tmp_path, unused_port), nprocs=2, start_method="fork")
+    two = torch.multiprocessing.start_processes(
+        _one_of_two, (tmp_path, unused_port), nprocs=2, start_method="forkserver", join=False
+    )
+    end = time.monotonic() + PATIENCE
+    while not two.join(timeout=1):
+        if time.monotonic() > end:
+            for process in two.processes:
+                process.kill()
+            pytest.fail("The two processes wait for each other.")
     expected = single.predict(toy_samples(5, absent=(2,)))
     for rank in range(2):
         got = torch.load(tmp_path / f"{rank}.pt")
