@@ -78,6 +78,9 @@ def run_training(config: dict[str, Any], load_base: LoadBase) -> dict[str, float
     """
     train_data = folder_samples(config["data"])  # before anything large is loaded
     validation = folder_samples(config["validation"]) if config.get("validation") else None
+    numbers = {entry.name for entry in fields(LensTrainingArguments) if type(entry.default) in (int, float)}
+    if wrong := {key: value for key, value in config["training"].items() if key in numbers and isinstance(value, str)}:
+        raise LensConfigError(f"training: expected numbers, got {wrong}.")
     try:
         args = LensTrainingArguments(**config["training"])
     except (TypeError, ValueError) as error:

@@ -134,7 +134,7 @@ def test_a_file_that_is_wrong(tmp_path, text, complaint, capsys):
         (["--training", "decoder_tuning=some"], "decoder_tuning must be one of"),
         (["--head", "tap_layer=99"], "tap_layer"),
         (["--data", "nowhere"], "nowhere"),
-        (["--model", "nowhere"], "nowhere"),
+        (["--model", "./nowhere/at-all"], "nowhere"),
     ],
 )
 def test_values_that_are_wrong(world, tmp_path, flags, complaint, capsys):
