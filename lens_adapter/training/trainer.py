@@ -99,6 +99,8 @@ class LensTrainer(Trainer):
         if model.decoder.image_encoder is None:
             model.decoder.load_image_encoder()
         model.decoder.freeze()
+        # As `save_pretrained` sets it: a checkpoint that is resumed from lacks these on purpose.
+        model._keys_to_ignore_on_save = {f"decoder.{key}" for key in model.decoder.unsaved_keys}
         self._tuning = DecoderTuning(model.decoder)
         super().__init__(
             model=model, args=args, data_collator=collator, compute_metrics=compute_metrics or self._judge, **kwargs

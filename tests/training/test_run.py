@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from lens_adapter import LensAdapter
 from lens_adapter.cli import main
@@ -38,7 +39,7 @@ def world(tmp_path_factory) -> Path:
         Image.fromarray(sample["mask"]).save(world / "data" / "masks" / f"{k}.png")
         lines.append(json.dumps({"image": f"{k}.png", "mask": f"{k}.png", "prompt": sample["prompt"]}))
     (world / "data" / "prompts.jsonl").write_text("\n".join(lines) + "\n")
-    sam = {**tiny_sam(), "weights": str(world / "sam")}
+    sam = {**tiny_sam(include_image_encoder=False), "weights": str(world / "sam")}
     training = {"per_device_train_batch_size": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
     config = {
         "model": str(world / "base"),
@@ -65,7 +66,9 @@ def test_a_file_flags_and_resume(world, tmp_path, capsys):
     with LensAdapter.from_pretrained(output).attach(model, processor) as adapter:
         assert adapter.config.fusion == "lite" and "use_cache" not in json.loads((output / "config.json").read_text())
         assert adapter.segment(noise_image(48, 60), "the cat").masks.shape == (1, 48, 60)
+    assert not any("image_encoder" in name for name in load_file(output / "checkpoint-2" / "model.safetensors"))
     assert main(["train", str(world / "train.yaml"), *flags, "max_steps=3", "--resume"]) == 0
+    assert "missing keys" not in capsys.readouterr().err
     state = json.loads((output / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["global_step"] == 3 and not (output / "checkpoint-9").exists()
     assert main(["train", str(world / "train.yaml"), "--adapter", str(output), "-o", str(tmp_path / "b"),
