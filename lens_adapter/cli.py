@@ -1,4 +1,4 @@
-"""`lens-adapter`: demo, segment, evaluate, probe, env. Exit code 0, 1 (failed), 2 (usage)."""
+"""`lens-adapter`: demo, segment, train, evaluate, probe, env. Exit code 0, 1 (failed), 2 (usage)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lens-adapter {args.command}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+_TRAIN_EXAMPLE = """\
+CONFIG.yaml:
+    model: llava-hf/llava-1.5-7b-hf
+    data: refcoco/train                  # a line of prompts.jsonl per example; see `lens-adapter probe --help`
+    validation: refcoco/val
+    dtype: bfloat16
+    head:                                # any field of LensConfig
+        fusion: lite                     # a small head of our own; mirror: copies of the model's layers, as the paper
+        tap_layer: 14                    # `lens-adapter probe` recommends one
+    training:                            # any of transformers' TrainingArguments, and LensTrainingArguments' own
+        output_dir: lens-llava
+        learning_rate: 1e-4
+        per_device_train_batch_size: 8
+        max_steps: 20000
+        bf16: true
+        eval_strategy: steps
+        eval_steps: 1000
+        save_steps: 1000
+        sample_grid_steps: 1000          # pictures of validation samples in lens-llava/samples
+        decoder_tuning: full             # of the mask decoder; or lora, or frozen
+        keypoint_dropout: 0.5            # share of samples that go without their keypoints
+
+The same with flags:
+    lens-adapter train --model llava-hf/llava-1.5-7b-hf --data refcoco/train -o lens-llava \\
+        --head fusion=lite tap_layer=14 --training learning_rate=1e-4 max_steps=20000 bf16=true
+
+A run that was killed goes on with:
+    lens-adapter train CONFIG.yaml --resume
+"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,6 +86,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_device_options(segment)
     segment.add_argument("-o", "--output", type=_picture, default="overlay.png", help="default: %(default)s")
     segment.set_defaults(run=_segment)
+
+    train = commands.add_parser(
+        "train",
+        help="train a head for any model on a folder of labelled images",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Trains a LENS head and its mask decoder; the model itself stays frozen. Give a file, flags, or\n"
+        "both: flags come first. Several devices: `accelerate launch -m lens_adapter train CONFIG.yaml`.",
+        epilog=_TRAIN_EXAMPLE,
+    )
+    train.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="the training as a file, see below")
+    train.add_argument("--model", metavar="ID_OR_FOLDER", help="the frozen vision-language model")
+    train.add_argument("--adapter", metavar="ID_OR_FOLDER", help="start from this head; default: a new one")
+    train.add_argument("--data", metavar="FOLDER", help="images/, masks/ and prompts.jsonl, as for `probe`")
+    train.add_argument("--validation", metavar="FOLDER", help="the same, to evaluate on")
+    train.add_argument("--dtype", metavar="TYPE", help="of the frozen model; default: as it was saved")
+    train.add_argument("--head", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of LensConfig")
+    train.add_argument(
+        "--training", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of LensTrainingArguments"
+    )
+    train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint, if there is one")
+    train.add_argument("-o", "--output", metavar="FOLDER", help="where the head goes: training.output_dir")
+    train.set_defaults(run=_train)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -138,7 +191,7 @@ def _segment(args: argparse.Namespace) -> None:
         adapter = LensAdapter.from_pretrained(args.adapter)
     except HFValidationError as error:
         raise InputError(f"--adapter {args.adapter} is neither a folder nor a Hub repository. {error}") from error
-    with adapter.attach(*_load_base(args)):
+    with adapter.attach(*_load_base(args.model, args.dtype, args.device)):
         out = adapter.segment(image, args.prompts)
     for prompt, score, mask in zip(out.prompts, out.scores.tolist(), out.masks, strict=True):
         print(f"{prompt}\tscore {score:.2f}\t{mask.float().mean().item():.1%} of the image")
@@ -156,18 +209,29 @@ def _check_device(name: str) -> None:
         raise InputError(f"--device {name} cannot be used here; try cpu. {_first_line(error)}") from error
 
 
-def _load_base(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The frozen model of --model, --dtype and --device, and its processor."""
+def _load_base(name: str, dtype: str, device: Any) -> tuple[Any, Any]:
+    """The frozen model and its processor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     try:
-        model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
     except ValueError as error:
         raise UnsupportedModelError(
-            f"--model {args.model} is nothing that AutoModelForImageTextToText loads; name a vision-language model. "
+            f"--model {name} is nothing that AutoModelForImageTextToText loads; name a vision-language model. "
             f"{_first_line(error)}"
         ) from error
-    return model.to(args.device).eval(), AutoProcessor.from_pretrained(args.model)
+    return model.to(device).eval(), AutoProcessor.from_pretrained(name)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from lens_adapter.training.run import parse_pairs, read_config, run_training
+
+    training = parse_pairs(args.training) | ({"output_dir": args.output} if args.output else {})
+    flags = {key: getattr(args, key) for key in ("model", "adapter", "data", "validation", "dtype", "resume")}
+    config = read_config(args.config, {**flags, "head": parse_pairs(args.head), "training": training})
+    for name, value in run_training(config, _load_base).items():
+        print(f"{name:<52} {value:.4f}")
+    print(f"Wrote {config['training']['output_dir']}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -191,7 +255,9 @@ def _probe(args: argparse.Namespace) -> None:
         args.model = builtin.VLM
     for file in filter(None, (args.output, args.json)):
         file.parent.mkdir(parents=True, exist_ok=True)
-    result = probe(*_load_base(args), data, prompt_template=args.template, scenes=args.scenes)
+    result = probe(
+        *_load_base(args.model, args.dtype, args.device), data, prompt_template=args.template, scenes=args.scenes
+    )
     print(result.summary())
     result.save(args.output)
     print(f"Wrote {args.output}")

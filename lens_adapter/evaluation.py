@@ -66,21 +66,28 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def judge_predictions(
-    overlaps: Sequence[Overlap], has_target: Sequence[bool], scores: Sequence[float]
+    overlaps: Sequence[Overlap], has_target: Sequence[bool], scores: Sequence[float], score_threshold: float
 ) -> dict[str, float]:
     """What a head is judged by, as far as the predictions hold a case of it.
 
+    Args:
+        overlaps, has_target, scores: of each prompt.
+        score_threshold: a score below it says "not there", as an empty mask does.
+
     Returns:
-        `mask_metrics` of the prompts with a target; "no_target_accuracy": share of the others whose mask is empty;
-        "score_rank_correlation" of score and IoU.
+        `mask_metrics` of the prompts with a target; "no_target_accuracy": share of the others of which the head says
+        "not there"; "score_rank_correlation" of score and IoU.
     """
     present = [o for o, there in zip(overlaps, has_target, strict=True) if there]
     absent = [o for o, there in zip(overlaps, has_target, strict=True) if not there]
     figures = mask_metrics(present) if present else {}
+    sure, unsure = (
+        [float(s) for s, there in zip(scores, has_target, strict=True) if there == t] for t in (True, False)
+    )
     if absent:
-        figures["no_target_accuracy"] = float(np.mean([o.union == 0 for o in absent]))
+        refused = [o.union == 0 or score < score_threshold for o, score in zip(absent, unsure, strict=True)]
+        figures["no_target_accuracy"] = float(np.mean(refused))
     ious = [o.iou for o in present]
-    sure = [float(s) for s, there in zip(scores, has_target, strict=True) if there]
     if len(set(ious)) > 1 and len(set(sure)) > 1:
         figures["score_rank_correlation"] = rank_correlation(sure, ious)
     return figures

@@ -19,7 +19,7 @@ from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam
 from tests.tiny.shipped import ship_tiny, use_shipped
 
-COMMANDS = ("demo", "segment", "evaluate", "probe", "env")
+COMMANDS = ("demo", "segment", "train", "evaluate", "probe", "env")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pycocotools import mask as coco
 from scipy.stats import spearmanr
 
 from lens_adapter.errors import InputError
-from lens_adapter.evaluation import Overlap, mask_metrics, overlap, rank_correlation
+from lens_adapter.evaluation import Overlap, judge_predictions, mask_metrics, overlap, rank_correlation
 
 
 def box(top: int, left: int, bottom: int, right: int, size: tuple[int, int] = (10, 12)) -> np.ndarray:
@@ -76,3 +76,17 @@ def test_rank_correlation_is_that_of_scipy(seed):
 def test_no_rank_correlation_is_invented(a, b):
     with pytest.raises(InputError, match="at least two different numbers"):
         rank_correlation(a, b)
+
+
+def test_an_absent_object_is_refused_by_an_empty_mask_or_a_low_score():
+    overlaps = [Overlap(0, 0), Overlap(0, 9), Overlap(0, 9), Overlap(5, 10), Overlap(9, 10)]
+    figures = judge_predictions(overlaps, [False] * 3 + [True] * 2, [0.9, 0.3, 0.5, 0.6, 0.7], score_threshold=0.5)
+    assert figures == {
+        "giou": pytest.approx(0.7),
+        "ciou": pytest.approx(14 / 20),
+        "precision_at_50": 0.5,
+        "no_target_accuracy": pytest.approx(2 / 3),
+        "score_rank_correlation": pytest.approx(1.0),
+    }
+    assert set(judge_predictions(overlaps[3:4], [True], [0.6], 0.5)) == {"giou", "ciou", "precision_at_50"}
+    assert judge_predictions(overlaps[:1], [False], [0.6], 0.5) == {"no_target_accuracy": 1.0}

@@ -241,29 +241,39 @@ class SamDecoder(nn.Module):
         return logits
 
     def downsample(self, masks: Tensor) -> Tensor:
-        """The reverse of `upsample`: masks of ONE image, as the decoder is to put them out.
-
-        Args:
-            masks: bool (N, H, W).
-
-        Returns:
-            float32 (N, 4g, 4g), the covered fraction of each cell of the padded square; 0 in the padding.
-        """
-        side, cell = self.sam["image_size"], self.sam["patch_size"] // 4
-        height, width = self._resized(masks.shape[-2:])
-        covered = F.interpolate(masks[:, None].float(), (height, width), mode="area")  # (N, 1, h, w)
-        square = F.pad(covered, (0, side - width, 0, side - height))
-        return F.avg_pool2d(square, cell)[:, 0]
+        """The reverse of `upsample`: masks of ONE image, as the decoder is to put them out; see `downsample_masks`."""
+        return downsample_masks(masks, self.sam)
 
     def _resized(self, image_size: Sequence[int] | Tensor) -> tuple[int, int]:
-        """(height, width) of the image within the square; at least one pixel, however thin the image."""
-        height, width = (int(length) for length in image_size)
-        height, width = ResizeLongestSide.get_preprocess_shape(height, width, self.sam["image_size"])
-        return max(height, 1), max(width, 1)
+        return _resized(image_size, self.sam["image_size"])
 
     def _position_layer(self) -> PositionEmbeddingRandom:
         # Always in float32, as SAM's is: half precision, by `.to()` or by autocast, would blur where a point is.
         return copy.deepcopy(self.prompt_encoder.pe_layer).float()
+
+
+def downsample_masks(masks: Tensor, sam: dict[str, Any]) -> Tensor:
+    """Masks of ONE image, as the decoder of `sam` is to put them out; needs no weights.
+
+    Args:
+        masks: bool (N, H, W).
+        sam: the complete dict `LensConfig.sam`.
+
+    Returns:
+        float32 (N, 4g, 4g), the covered fraction of each cell of the padded square; 0 in the padding.
+    """
+    side, cell = sam["image_size"], sam["patch_size"] // 4
+    height, width = _resized(masks.shape[-2:], side)
+    covered = F.interpolate(masks[:, None].float(), (height, width), mode="area")  # (N, 1, h, w)
+    square = F.pad(covered, (0, side - width, 0, side - height))
+    return F.avg_pool2d(square, cell)[:, 0]
+
+
+def _resized(image_size: Sequence[int] | Tensor, side: int) -> tuple[int, int]:
+    """(height, width) of the image within the square; at least one pixel, however thin the image."""
+    height, width = (int(length) for length in image_size)
+    height, width = ResizeLongestSide.get_preprocess_shape(height, width, side)
+    return max(height, 1), max(width, 1)
 
 
 def _build_image_encoder(sam: dict[str, Any]) -> ImageEncoderViT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +14,10 @@ from torch import Tensor
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import InputError
+from lens_adapter.head.decoder import downsample_masks
 from lens_adapter.training.losses import HEAT_SIDE, Targets
+from lens_adapter.training.samples import Sample
 from lens_adapter.vlm.inputs import build_inputs
-
-
-class Sample(TypedDict, total=False):
-    """One prompt about one picture.
-
-    `image`: RGB (the same object in several samples is encoded once) · `prompt` · `mask`: bool (H, W), all False where
-    the prompt names nothing · `ignore` (optional): bool (H, W), pixels that do not count.
-    """
-
-    image: Image.Image
-    prompt: str
-    mask: np.ndarray
-    ignore: np.ndarray | None
 
 
 @dataclass
@@ -58,50 +47,54 @@ class Batch:
 class LensCollator:
     """Samples -> `{"input_ids", "batch"}`; the ids tell transformers' Trainer how many rows there are.
 
+    Holds no weights, so that sending it to the processes of a DataLoader costs nothing.
+
     Args:
-        adapter: attached; its processor and prompt template ask the questions. Runs in the processes of a DataLoader
-            too, where it touches no weight.
+        adapter: attached; its processor and prompt template ask the questions.
     """
 
     def __init__(self, adapter: LensAdapter):
         self.processor, self.max_length = adapter.processor, adapter.attachment.max_length
-        self.template, self.decoder = adapter.config.prompt_template, adapter.decoder
+        self.template, self.sam = adapter.config.prompt_template, adapter.config.sam
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         for sample in samples:
-            size = (sample["image"].height, sample["image"].width)
-            if sample["mask"].shape != size or sample["mask"].dtype != bool:
-                raise InputError(
-                    f"A mask must be bool and as large as its picture, {size}; got {sample['mask'].dtype} "
-                    f"{sample['mask'].shape} for the prompt {sample['prompt']!r}."
-                )
-        pictures = list({id(sample["image"]): sample["image"] for sample in samples}.values())
-        place = {id(picture): index for index, picture in enumerate(pictures)}
-        inputs = build_inputs(
-            self.processor,
-            [sample["image"] for sample in samples],
-            [sample["prompt"] for sample in samples],
-            self.template,
-            max_length=self.max_length,
-        )
-        index = torch.tensor([place[id(sample["image"])] for sample in samples])
-        batch = Batch(inputs, pictures, index, self._targets(samples), list(samples))
+            _check(sample)
+        images = [sample["image"] for sample in samples]
+        prompts = [sample["prompt"] for sample in samples]
+        inputs = build_inputs(self.processor, images, prompts, self.template, max_length=self.max_length)
+        pictures = {id(image): image for image in images}
+        index = torch.tensor([list(pictures).index(id(image)) for image in images])
+        batch = Batch(inputs, list(pictures.values()), index, self._targets(samples), list(samples))
         return {"input_ids": inputs["input_ids"], "batch": batch}
 
     def _targets(self, samples: Sequence[Sample]) -> Targets:
         masks, heat = self._fit([sample["mask"] for sample in samples])
-        ignored = [sample.get("ignore") for sample in samples]
-        if all(region is None for region in ignored):
+        regions = [sample.get("ignore") for sample in samples]
+        if all(region is None for region in regions):
             return Targets(masks, heat)
-        regions = [
-            np.zeros_like(sample["mask"]) if region is None else region
-            for sample, region in zip(samples, ignored, strict=True)
-        ]
-        return Targets(masks, heat, tuple(part > 0 for part in self._fit(regions)))
+        pairs = zip(samples, regions, strict=True)
+        ignored = self._fit([np.zeros_like(sample["mask"]) if r is None else r for sample, r in pairs])
+        return Targets(masks, heat, tuple(part > 0 for part in ignored))
 
     def _fit(self, masks: list[np.ndarray]) -> tuple[Tensor, Tensor]:
         """bool N times (H, W) -> covered fractions (N, s, s) of SAM's square and (N, 128, 128) of the picture."""
         tensors = [torch.from_numpy(mask)[None] for mask in masks]
-        square = torch.cat([self.decoder.downsample(mask) for mask in tensors])
+        square = torch.cat([downsample_masks(mask, self.sam) for mask in tensors])
         whole = [F.interpolate(mask[None].float(), (HEAT_SIDE, HEAT_SIDE), mode="area")[0] for mask in tensors]
         return square, torch.cat(whole)
+
+
+def _check(sample: Sample) -> None:
+    """Masks are bool and as large as their picture."""
+    size = (sample["image"].height, sample["image"].width)
+    for key in ("mask", "ignore"):
+        mask = sample.get(key)
+        if (mask is not None or key == "mask") and not (
+            isinstance(mask, np.ndarray) and mask.shape == size and mask.dtype == bool
+        ):
+            got = f"{mask.dtype} {mask.shape}" if hasattr(mask, "shape") else type(mask).__name__
+            raise InputError(
+                f"{key!r} of a sample must be a bool array as large as its picture, {size}; got {got} for the prompt "
+                f"{sample['prompt']!r}."
+            )

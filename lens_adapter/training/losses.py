@@ -33,6 +33,10 @@ class Targets:
         """bool (N,): the prompt names something."""
         return self.masks.flatten(1).amax(1) > 0
 
+    def to(self, device: torch.device) -> Targets:
+        ignored = None if self.ignored is None else tuple(part.to(device) for part in self.ignored)
+        return Targets(self.masks.to(device), self.heat.to(device), ignored)
+
 
 def lens_losses(found: LensPrediction, targets: Targets, *, heat_needs_target: bool) -> dict[str, Tensor]:
     """The unweighted parts of the loss, each a mean over the prompts it is about.

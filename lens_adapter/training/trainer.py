@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from lens_adapter.adapter import LensAdapter, LensPrediction
 from lens_adapter.errors import LensConfigError
-from lens_adapter.evaluation import Overlap, judge_predictions
+from lens_adapter.evaluation import Overlap, judge_predictions, overlap
 from lens_adapter.training.collate import Batch, LensCollator
 from lens_adapter.training.losses import lens_losses
+from lens_adapter.training.samples import Sample
+from lens_adapter.training.tuning import TUNINGS, DecoderTuning
+from lens_adapter.visualize import Panel, contact_sheet
+
+GRID_SAMPLES = 6
 
 
 @dataclass
@@ -26,6 +32,10 @@ class LensTrainingArguments(TrainingArguments):
         attention_weight, bce_weight, dice_weight: of the parts of the loss; LENS (arXiv 2510.16785): 1, 2, 4.
         quality_weight: of the squared error of the mask decoder's own estimate of its IoU, which becomes `scores`.
         keypoint_dropout: probability that a sample goes without its keypoint prompts, leaving the query token alone.
+        decoder_tuning: of the mask decoder learns everything ("full"), LoRA factors ("lora") or nothing ("frozen").
+        lora_rank: of these factors; they are scaled by 2.
+        sample_grid_steps: every so many steps a picture of validation samples is written to `output_dir`/samples; 0:
+            never.
     """
 
     attention_weight: float = field(default=1.0)
@@ -33,29 +43,42 @@ class LensTrainingArguments(TrainingArguments):
     dice_weight: float = field(default=4.0)
     quality_weight: float = field(default=1.0)
     keypoint_dropout: float = field(default=0.0)
+    decoder_tuning: str = field(default="full")
+    lora_rank: int = field(default=8)
+    sample_grid_steps: int = field(default=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.remove_unused_columns = False  # the columns are the collator's, not arguments of `forward`
-        if not 0 <= self.keypoint_dropout < 1:
-            raise LensConfigError(f"keypoint_dropout must be in [0, 1); got {self.keypoint_dropout}.")
+        for key, good, allowed in (
+            ("keypoint_dropout", 0 <= self.keypoint_dropout < 1, "in [0, 1)"),
+            ("decoder_tuning", self.decoder_tuning in TUNINGS, f"one of {TUNINGS}"),
+            ("lora_rank", self.lora_rank >= 1, "at least 1"),
+            ("sample_grid_steps", self.sample_grid_steps >= 0, "0 (never) or more"),
+        ):
+            if not good:
+                raise LensConfigError(f"{key} must be {allowed}; got {getattr(self, key)!r}.")
 
 
 class LensTrainer(Trainer):
     """Trains head and mask decoder of an attached `LensAdapter`; the base stays frozen, in evaluation mode and outside.
 
     Datasets hold `Sample`s: picture, prompt, mask. Everything else is transformers' Trainer: checkpoints and resume,
-    accumulation, mixed precision, logging, several processes, the Hub.
+    accumulation, mixed precision (of the adapter: the base keeps its own), logging, several processes, the Hub.
+    Predictions are, per prompt, (intersection, union) with the truth in pixels of the picture, and the score.
 
     Args:
         model: attached.
         args: `LensTrainingArguments`.
-        as for `transformers.Trainer` otherwise. Without `compute_metrics`, evaluation reports `giou`, `ciou`,
-        `precision_at_50` and so on at the pictures' own resolution.
+        as for `transformers.Trainer` otherwise. Without `compute_metrics`, evaluation reports what
+            `evaluation.judge_predictions` does (`giou`, `ciou`, ...).
 
     Raises:
         NotAttachedError: the adapter has no base.
+        LensConfigError: sample grids are asked for without an `eval_dataset`, or one process is to use several GPUs.
     """
+
+    args: LensTrainingArguments
 
     def __init__(
         self,
@@ -66,70 +89,139 @@ class LensTrainer(Trainer):
         data_collator: Any = None,
         **kwargs: Any,
     ):
+        if args.n_gpu > 1:
+            raise LensConfigError(
+                f"One process cannot train on {args.n_gpu} devices. Start one process per device with "
+                "`accelerate launch`, or show this one a single device (CUDA_VISIBLE_DEVICES=0)."
+            )
         self.adapter = model
+        collator = data_collator or LensCollator(model)  # says so if there is no base
+        if model.decoder.image_encoder is None:
+            model.decoder.load_image_encoder()
+        model.decoder.freeze()
+        # As `save_pretrained` sets it: a checkpoint that is resumed from lacks these on purpose.
+        model._keys_to_ignore_on_save = {f"decoder.{key}" for key in model.decoder.unsaved_keys}
+        self._tuning = DecoderTuning(model.decoder)
         super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator or LensCollator(model),
-            compute_metrics=compute_metrics or judge,
-            **kwargs,
+            model=model, args=args, data_collator=collator, compute_metrics=compute_metrics or self._judge, **kwargs
         )
+        vars(model.config).pop("use_cache", None)  # Trainer's, for models that generate
+        if args.sample_grid_steps:
+            if not self.eval_dataset:
+                raise LensConfigError("sample_grid_steps needs an eval_dataset to draw samples of.")
+            self.add_callback(SampleGrids(model, self.eval_dataset))
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers'. The adapter comes out plain: LoRA factors merged, no autocast left on its `forward`."""
+        self._tuning = DecoderTuning(self.adapter.decoder, self.args.decoder_tuning, self.args.lora_rank)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._tuning.end()
+            if self.args.decoder_tuning == "lora":  # what it was made for is merged
+                self.optimizer = self.lr_scheduler = None
+            self.accelerator.unwrap_model(self.adapter, keep_fp32_wrapper=False)
+            vars(self.adapter).pop("forward", None)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, LensPrediction]:
         batch: Batch = inputs["batch"]
         found = self._predict(model, batch)
-        needs_target = self.adapter.config.fusion == "mirror"
-        targets = _to(batch.targets, found.logits.device)
-        parts = lens_losses(found, targets, heat_needs_target=needs_target)
-        weights: LensTrainingArguments = self.args
-        loss = sum(getattr(weights, f"{name}_weight") * part for name, part in parts.items())
+        targets = batch.targets.to(found.logits.device)
+        parts = lens_losses(found, targets, heat_needs_target=self.adapter.config.fusion == "mirror")
+        loss = torch.stack([getattr(self.args, f"{name}_weight") * part for name, part in parts.items()]).sum()
         return (loss, found) if return_outputs else loss
 
     def _predict(self, model: nn.Module, batch: Batch) -> LensPrediction:
         """Through `model`, which several processes wrap; the base and SAM's image encoder run outside it."""
         adapter = self.adapter
-        signals, layouts = adapter.prefill(batch.inputs), adapter.layout(batch.inputs, batch.sizes)
-        embeddings = adapter.decoder.encode_images(batch.pictures)
-        index = batch.image_index.to(embeddings.device)
+        with torch.autocast(self.args.device.type, enabled=False):  # the base keeps its own precision
+            signals, layouts = adapter.prefill(batch.inputs), adapter.layout(batch.inputs, batch.sizes)
         dropout = self.args.keypoint_dropout if model.training else 0.0
-        return model(signals, layouts, embeddings, index, batch.sizes, keypoint_dropout=dropout)
+        with self.accelerator.autocast():
+            embeddings = adapter.decoder.encode_images(batch.pictures)
+            index = batch.image_index.to(embeddings.device)
+            return model(signals, layouts, embeddings, index, batch.sizes, keypoint_dropout=dropout)
+
+    # -- judging ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Loss and, per prompt, what `judge` reads: numbers of the mask at its picture's own resolution."""
-        with self.compute_loss_context_manager():
-            loss, found = self.compute_loss(model, inputs, return_outputs=True)
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor | None]:
+        """Loss; overlaps long (N, 2) and scores (N,); whether the prompts have a target, bool (N,)."""
+        loss, found = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss, None, None
-        judged = self._judged(found, inputs["batch"]).to(loss.device)  # (N, 4)
-        return loss, judged, judged[:, 2:3]
-
-    def _judged(self, found: LensPrediction, batch: Batch) -> Tensor:
         threshold = torch.logit(torch.tensor(self.adapter.config.mask_threshold)).item()
-        rows = []
-        for logits, quality, sample in zip(found.logits, found.quality, batch.samples, strict=True):
+        overlaps, has_target = [], []
+        for logits, sample in zip(found.logits, inputs["batch"].samples, strict=True):
             mask = self.adapter.decoder.upsample(logits[None], sample["mask"].shape)[0].cpu().numpy() > threshold
-            truth, ignore = sample["mask"], sample.get("ignore")
-            if ignore is not None:
-                mask, truth = mask & ~ignore, truth & ~ignore
-            rows.append([(mask & truth).sum(), (mask | truth).sum(), truth.sum(), float(quality.clamp(0, 1))])
-        return torch.tensor(rows, dtype=torch.float64)
+            measured = _overlap(mask, sample)
+            overlaps.append((measured.intersection, measured.union))
+            has_target.append(bool(_counted(sample["mask"], sample).any()))
+        measured = torch.tensor(overlaps, device=loss.device)
+        return loss, (measured, found.quality.clamp(0, 1)), torch.tensor(has_target, device=loss.device)
+
+    def _judge(self, predicted: EvalPrediction) -> dict[str, float]:
+        overlaps, scores = predicted.predictions
+        pairs = [Overlap(int(intersection), int(union)) for intersection, union in overlaps]
+        has_target = np.asarray(predicted.label_ids, bool).tolist()
+        return judge_predictions(pairs, has_target, scores.tolist(), self.adapter.config.score_threshold)
+
+    # -- checkpoints: always those of a plain LensAdapter, whatever the tuning ----------------------------------------
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with self._tuning.merged():
+            super()._save(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        with self._tuning.merged():
+            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+        self._tuning.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._tuning.end()
+        super()._load_best_model()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self._tuning.save(output_dir)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Nothing: `LensAdapter.save_pretrained` writes the card."""
 
 
-def judge(predicted: EvalPrediction) -> dict[str, float]:
-    """Rows (intersection, union, pixels of the truth, score) of every prompt -> the field's metrics."""
-    rows = np.asarray(predicted.predictions)
-    overlaps = [Overlap(int(intersection), int(union)) for intersection, union, *_ in rows]
-    return judge_predictions(overlaps, has_target=rows[:, 2] > 0, scores=rows[:, 3])
+class SampleGrids(TrainerCallback):
+    """Every `sample_grid_steps` steps, a page of some validation samples: heatmap, keypoints, mask and IoU."""
+
+    def __init__(self, adapter: LensAdapter, dataset: Any):
+        self.adapter = adapter
+        self.dataset = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+
+    def on_step_end(self, args: LensTrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % args.sample_grid_steps or not state.is_world_process_zero:
+            return
+        count = len(self.dataset)
+        picked = np.linspace(0, count - 1, min(count, GRID_SAMPLES)).round().astype(int).tolist()
+        page = contact_sheet([self._panel(index) for index in picked], title=f"Step {state.global_step}")
+        file = Path(args.output_dir, "samples", f"step-{state.global_step:06}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        page.save(file)
+
+    def _panel(self, index: int) -> Panel:
+        sample = self.dataset[index]
+        out = self.adapter.segment(sample["image"], [sample["prompt"]])
+        return Panel(out, [_overlap(out.masks[0].numpy(), sample).iou])
 
 
-def _to(targets: Any, device: torch.device) -> Any:
-    ignored = None if targets.ignored is None else tuple(part.to(device) for part in targets.ignored)
-    return replace(targets, masks=targets.masks.to(device), heat=targets.heat.to(device), ignored=ignored)
+def _overlap(mask: np.ndarray, sample: Sample) -> Overlap:
+    return overlap(_counted(mask, sample), _counted(sample["mask"], sample))
+
+
+def _counted(mask: np.ndarray, sample: Sample) -> np.ndarray:
+    return mask if sample.get("ignore") is None else mask & ~sample["ignore"]

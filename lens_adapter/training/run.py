@@ -1,0 +1,106 @@
+"""A training as one dict: what `lens-adapter train` reads from its file and its flags."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers.trainer import TRAINER_STATE_NAME
+
+from lens_adapter.adapter import LensAdapter
+from lens_adapter.config import LensConfig
+from lens_adapter.errors import LensConfigError
+from lens_adapter.training.samples import folder_samples
+from lens_adapter.training.trainer import LensTrainer, LensTrainingArguments
+
+LoadBase = Callable[[str, str, torch.device], tuple[Any, Any]]
+KNOWN = {
+    "": {"model", "adapter", "data", "validation", "dtype", "resume", "head", "training"},
+    "head": set(inspect.signature(LensConfig.__init__).parameters) - {"self", "kwargs"},
+    "training": {entry.name for entry in fields(LensTrainingArguments) if entry.init},
+}
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # 1e-4, which YAML takes for a text
+
+
+def read_config(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """The file's keys, and over them the flags that were given; `head` and `training` are merged key by key.
+
+    Raises:
+        LensConfigError: no YAML, an unknown key, or a key that is missing.
+    """
+    try:
+        config = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LensConfigError(f"{file} is no YAML: {error}") from error
+    if not isinstance(config, dict) or any(not isinstance(config.get(key) or {}, dict) for key in ("head", "training")):
+        raise LensConfigError(f"{file} must hold keys and values, and so must its `head` and `training`.")
+    for section in ("head", "training"):
+        given = {**(config.get(section) or {}), **flags.get(section, {})}
+        config[section] = {key: _number(value) for key, value in given.items()}
+    config |= {key: value for key, value in flags.items() if key not in ("head", "training") and value}
+    for section, known in KNOWN.items():
+        if unknown := sorted(set(config[section] if section else config) - known, key=str):
+            raise LensConfigError(
+                f"Unknown keys {unknown}{f' in {section}' if section else ''}; known: {sorted(known)}."
+            )
+    missing = [key for key in ("model", "data") if not config.get(key)]
+    missing += [] if config["training"].get("output_dir") else ["training.output_dir"]
+    if missing:
+        raise LensConfigError(f"A training needs {', '.join(missing)} too; `lens-adapter train --help` shows how.")
+    return config
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """["fusion=lite", "tap_layer=14"] -> their dict; values are read as YAML."""
+    split = [pair.partition("=") for pair in pairs]
+    if wrong := [key for key, equals, _ in split if not key or not equals]:
+        raise LensConfigError(f"Expected KEY=VALUE, got {wrong}.")
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in split}
+    except yaml.YAMLError as error:
+        raise LensConfigError(f"A value in {list(pairs)} is no YAML: {error}") from error
+
+
+def run_training(config: dict[str, Any], load_base: LoadBase) -> dict[str, float]:
+    """Train as `read_config` says, and write the head to its `output_dir`.
+
+    Args:
+        load_base: the frozen model's name, dtype and device -> the model and its processor.
+
+    Returns:
+        What the validation data say about it, if there are any.
+    """
+    train_data = folder_samples(config["data"])  # before anything large is loaded
+    validation = folder_samples(config["validation"]) if config.get("validation") else None
+    numbers = {entry.name for entry in fields(LensTrainingArguments) if type(entry.default) in (int, float)}
+    if wrong := {key: value for key, value in config["training"].items() if key in numbers and isinstance(value, str)}:
+        raise LensConfigError(f"training: expected numbers, got {wrong}.")
+    try:
+        args = LensTrainingArguments(**config["training"])
+    except (TypeError, ValueError) as error:
+        raise LensConfigError(f"training: {error}") from error
+    model, processor = load_base(config["model"], config.get("dtype") or "auto", args.device)
+    if config.get("adapter"):
+        adapter = LensAdapter.from_pretrained(config["adapter"], **config["head"]).attach(model, processor)
+    else:
+        adapter = LensAdapter.from_model(model, processor, **config["head"])
+    trainer = LensTrainer(adapter, args, train_dataset=train_data, eval_dataset=validation)
+    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir) if config.get("resume") else None)
+    trainer.save_model()
+    return trainer.evaluate() if validation is not None else {}
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The last checkpoint that is whole: a run killed while it wrote one leaves it without its last file."""
+    written = (state.parent for state in Path(output_dir).glob(f"checkpoint-*/{TRAINER_STATE_NAME}"))
+    return max(map(str, written), key=lambda name: int(name.rpartition("-")[2]), default=None)
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value

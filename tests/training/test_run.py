@@ -1,0 +1,147 @@
+"""`lens-adapter train`: from a file and flags to a head on disk; and the example."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from lens_adapter import LensAdapter
+from lens_adapter.cli import main
+from lens_adapter.errors import LensConfigError
+from lens_adapter.training.run import parse_pairs, read_config
+from tests.tiny.pairs import tiny_pair
+from tests.tiny.sam import noise_image, tiny_sam, tiny_sam_model
+from tests.training.test_trainer import toy_samples
+
+FULL = {"model": "m", "data": "d", "training": {"output_dir": "o"}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A base, a SAM and a labelled folder on disk, and a training of them."""
+    world = tmp_path_factory.mktemp("world")
+    model, processor = tiny_pair("llava")
+    model.save_pretrained(world / "base")
+    processor.save_pretrained(world / "base")
+    tiny_sam_model(tiny_sam()).save_pretrained(world / "sam")
+    for name in ("images", "masks"):
+        (world / "data" / name).mkdir(parents=True)
+    lines = []
+    for k, sample in enumerate(toy_samples(4)):
+        sample["image"].save(world / "data" / "images" / f"{k}.png")
+        Image.fromarray(sample["mask"]).save(world / "data" / "masks" / f"{k}.png")
+        lines.append(json.dumps({"image": f"{k}.png", "mask": f"{k}.png", "prompt": sample["prompt"]}))
+    (world / "data" / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    sam = {**tiny_sam(include_image_encoder=False), "weights": str(world / "sam")}
+    training = {"per_device_train_batch_size": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    config = {
+        "model": str(world / "base"),
+        "data": str(world / "data"),
+        "validation": str(world / "data"),
+        "head": {"fusion": "mirror", "fusion_layers": 1, "sam": sam},
+        "training": {**training, "output_dir": str(world / "unused"), "max_steps": 9, "save_steps": 1},
+    }
+    (world / "train.yaml").write_text(
+        yaml.safe_dump(config).replace("max_steps: 9", "max_steps: 9\n  learning_rate: 1e-3")
+    )
+    return world
+
+
+def test_a_file_flags_and_resume(world, tmp_path, capsys):
+    output = tmp_path / "head"
+    flags = ["--head", "fusion=lite", "fusion_width=32", "-o", str(output), "--training"]
+    assert main(["train", str(world / "train.yaml"), *flags, "max_steps=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "eval_giou" in printed and printed.endswith(f"Wrote {output}\n")
+    state = json.loads((output / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2 and not (world / "unused").exists()
+    model, processor = tiny_pair("llava")
+    with LensAdapter.from_pretrained(output).attach(model, processor) as adapter:
+        assert adapter.config.fusion == "lite" and "use_cache" not in json.loads((output / "config.json").read_text())
+        assert adapter.segment(noise_image(48, 60), "the cat").masks.shape == (1, 48, 60)
+    assert not any("image_encoder" in name for name in load_file(output / "checkpoint-2" / "model.safetensors"))
+    assert main(["train", str(world / "train.yaml"), *flags, "max_steps=3", "--resume"]) == 0
+    assert "missing keys" not in capsys.readouterr().err
+    state = json.loads((output / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["global_step"] == 3 and not (output / "checkpoint-9").exists()
+    assert main(["train", str(world / "train.yaml"), "--adapter", str(output), "-o", str(tmp_path / "b"),
+                 "--training", "max_steps=1"]) == 1  # fmt: skip
+    assert "head" in capsys.readouterr().err  # an existing head has its fusion
+
+
+def test_the_example(world, tmp_path, monkeypatch):
+    make = LensAdapter.from_model.__func__
+    sam = {**tiny_sam(), "weights": str(world / "sam")}
+    monkeypatch.setattr(
+        LensAdapter, "from_model", classmethod(lambda cls, *args, **fields: make(cls, *args, sam=sam, **fields))
+    )
+    example = Path(__file__).parents[2] / "examples" / "train_on_a_folder.py"
+    monkeypatch.setattr(sys, "argv", [example.name, str(world / "base"), str(world / "data"), str(tmp_path / "head")])
+    runpy.run_path(str(example))
+    assert (tmp_path / "head" / "first-sample.png").is_file()
+    assert LensAdapter.from_pretrained(tmp_path / "head").config.fusion == "lite"
+
+
+def test_flags_go_before_the_file(tmp_path):
+    file = tmp_path / "train.yaml"
+    file.write_text("model: a\ndata: b\nhead: {tap_layer: 3}\ntraining:\n  output_dir: c\n  learning_rate: 1e-4\n")
+    flags = {"model": "other", "data": None, "resume": False, "head": {"fusion": "lite"}, "training": {"max_steps": 5}}
+    assert read_config(file, flags) == {
+        "model": "other",
+        "data": "b",
+        "head": {"tap_layer": 3, "fusion": "lite"},
+        "training": {"output_dir": "c", "learning_rate": 1e-4, "max_steps": 5},
+    }
+    assert read_config(None, FULL) == {**FULL, "head": {}}
+
+
+def test_pairs():
+    assert parse_pairs(["a=1", "b=x=y", "c=true", "d=[1, 2]"]) == {"a": 1, "b": "x=y", "c": True, "d": [1, 2]}
+    for wrong, complaint in (("a", "KEY=VALUE"), ("=1", "KEY=VALUE"), ("a=[", "no YAML")):
+        with pytest.raises(LensConfigError, match=complaint):
+            parse_pairs([wrong])
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("learning_rate: 1\n", r"Unknown keys \['learning_rate'\]"),
+        ("head: {fusoin: lite}\n", r"Unknown keys \['fusoin'\] in head; known: .*'fusion'"),
+        ("training: {learning_rat: 1, 7: 2}\n", r"Unknown keys \[7, 'learning_rat'\] in training"),
+        ("head: lite\n", "must hold keys and values"),
+        ("- model\n", "must hold keys and values"),
+        ("model: [\n", "is no YAML"),
+        ("model: m\n", "needs data, training.output_dir too"),
+    ],
+)
+def test_a_file_that_is_wrong(tmp_path, text, complaint, capsys):
+    file = tmp_path / "train.yaml"
+    file.write_text(text)
+    with pytest.raises(LensConfigError, match=complaint):
+        read_config(file, {})
+    assert main(["train", str(file)]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        (["--training", "learning_rate=fast"], "learning_rate"),
+        (["--training", "decoder_tuning=some"], "decoder_tuning must be one of"),
+        (["--head", "tap_layer=99"], "tap_layer"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--model", "./nowhere/at-all"], "nowhere"),
+    ],
+)
+def test_values_that_are_wrong(world, tmp_path, flags, complaint, capsys):
+    flags = [flags[0], *flags[1:], "-o", str(tmp_path)]
+    assert main(["train", str(world / "train.yaml"), *flags]) == 1
+    _, said, message = capsys.readouterr().err.rpartition("lens-adapter train: ")
+    assert said and complaint in message
