@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lens_adapter.data.folder import LabelledFolder
+from lens_adapter.data import samples as loaded
+from lens_adapter.data.folder import read_folder
 
 
 class Sample(TypedDict, total=False):
@@ -44,10 +45,11 @@ class Samples(Dataset):
         return self.convert(self.reader[index])
 
 
-def folder_samples(folder: str | Path) -> Samples:
-    """The samples of a folder laid out as `lens_adapter.data.folder` says."""
-    return Samples(LabelledFolder(folder), _from_example)
+def folder_samples(folder: str | Path, on_error: loaded.OnError = "raise") -> Samples:
+    """The samples of a folder laid out as `lens_adapter.data.folder` says; broken lines stop it, or are skipped."""
+    records = loaded.one_per_prompt(read_folder(folder, on_error), on_error)
+    return Samples(loaded.Samples(records, on_error), _of_one_prompt)
 
 
-def _from_example(example: Any) -> Sample:
-    return Sample(image=example.image, prompt=example.prompt, mask=example.mask)
+def _of_one_prompt(read: Any) -> Sample:
+    return Sample(image=read.image, prompt=read.prompts[0], mask=read.masks[0], ignore=read.ignore)
