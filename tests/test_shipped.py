@@ -75,6 +75,18 @@ def test_the_pages_quote_the_measured_figures(page, monkeypatch):
     assert report.with_tables(text, figures) == text
 
 
+@pytest.mark.parametrize("name", builtin.HEADS)
+def test_the_card_of_a_head_says_what_it_is_and_what_was_measured(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "builtin"))
+    sys.modules.pop("report", None)
+    import report
+
+    figures = json.loads((ROOT / "results" / "builtin.json").read_text())
+    card = (builtin.HEADS[name] / "README.md").read_text()
+    assert card == str(report.head_card(builtin.HEADS[name], figures))
+    assert f"decoder layer {LensConfig.from_pretrained(builtin.HEADS[name]).tap_layer} of 4" in card
+
+
 def test_the_layer_that_probe_recommends_is_no_worse_than_the_default():
     figures = json.loads((ROOT / "results" / "probe.json").read_text())
     default, recommended = figures["default"], figures["recommended"]
