@@ -187,7 +187,8 @@ class LensConfig(PretrainedConfig):
             "hidden_size": anatomy.hidden_size,
             "num_hidden_layers": len(anatomy.layers),
             "num_attention_heads": anatomy.num_heads,
-            "base_config": anatomy.config.to_dict(),
+            # Without the folder that it was loaded from, which is nobody else's business.
+            "base_config": {k: v for k, v in anatomy.config.to_dict().items() if k != "_name_or_path"},
             "base_model_name_or_path": anatomy.config.name_or_path or None,
             "base_model_revision": getattr(anatomy.config, "_commit_hash", None),
         }

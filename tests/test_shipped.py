@@ -40,6 +40,21 @@ def test_together_under_40_megabytes_and_no_pickle():
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".md"}
 
 
+def test_no_file_names_a_place_on_the_machine_it_was_made_on():
+    for folder in FOLDERS:
+        for path in folder.glob("*.json"):
+            texts = [value for value in _texts(json.loads(path.read_text())) if Path(value).is_absolute()]
+            assert [text for text in texts if len(Path(text).parts) > 2] == []
+
+
+def _texts(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_folder_has_a_card(folder):
     data = ModelCard.load(folder / "README.md").data
