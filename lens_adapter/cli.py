@@ -247,9 +247,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _probe(args: argparse.Namespace) -> None:
     from lens_adapter import builtin
-    from lens_adapter.probing import FolderExamples, probe
+    from lens_adapter.data.examples import Examples
+    from lens_adapter.data.folder import read_folder
+    from lens_adapter.probing import probe
 
-    data = None if args.data is None else FolderExamples(args.data)  # before anything large is loaded
+    data = None if args.data is None else Examples(read_folder(args.data))  # before anything large is loaded
     _check_device(args.device)
     if args.model == "builtin":
         args.model = builtin.VLM

@@ -79,15 +79,30 @@ def judge_predictions(
         "not there"; "score_rank_correlation" of score and IoU.
     """
     present = [o for o, there in zip(overlaps, has_target, strict=True) if there]
-    absent = [o for o, there in zip(overlaps, has_target, strict=True) if not there]
+    refused = [o.union == 0 or score < score_threshold for o, score in zip(overlaps, scores, strict=True)]
     figures = mask_metrics(present) if present else {}
-    sure, unsure = (
-        [float(s) for s, there in zip(scores, has_target, strict=True) if there == t] for t in (True, False)
-    )
-    if absent:
-        refused = [o.union == 0 or score < score_threshold for o, score in zip(absent, unsure, strict=True)]
-        figures["no_target_accuracy"] = float(np.mean(refused))
-    ious = [o.iou for o in present]
+    return figures | self_knowledge(overlaps, has_target, scores, refused)
+
+
+def self_knowledge(
+    overlaps: Sequence[Overlap], has_target: Sequence[bool], scores: Sequence[float], refused: Sequence[bool]
+) -> dict[str, float]:
+    """How well a head knows what it did, as far as the predictions hold a case of it.
+
+    Args:
+        overlaps, has_target, scores: of each prompt.
+        refused: whether the head says "not there"; counts for prompts without a target.
+
+    Returns:
+        "no_target_accuracy" and "score_rank_correlation", as `judge_predictions` has them.
+    """
+    figures = {}
+    if not all(has_target):
+        figures["no_target_accuracy"] = float(
+            np.mean([r for r, there in zip(refused, has_target, strict=True) if not there])
+        )
+    pairs = [(float(s), o.iou) for s, o, there in zip(scores, overlaps, has_target, strict=True) if there]
+    sure, ious = [score for score, _ in pairs], [iou for _, iou in pairs]
     if len(set(ious)) > 1 and len(set(sure)) > 1:
         figures["score_rank_correlation"] = rank_correlation(sure, ious)
     return figures

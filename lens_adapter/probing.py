@@ -31,8 +31,8 @@ from lens_adapter import builtin
 from lens_adapter.attachment import Attachment
 from lens_adapter.builtin.exam import make_exam
 from lens_adapter.config import LensConfig
+from lens_adapter.data.examples import Example, Examples
 from lens_adapter.data.folder import read_folder
-from lens_adapter.data.samples import Samples, one_per_prompt
 from lens_adapter.errors import InputError, LensError
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.inputs import build_inputs
@@ -41,15 +41,6 @@ from lens_adapter.vlm.taps import prefill
 
 SCENES = 100  # of the built-in world
 _LEAST = 1e-12  # what no attention is divided by less than
-
-
-@dataclass(frozen=True)
-class Example:
-    """An RGB image, a prompt about it, and the pixels that the prompt names: bool (H, W), all False for none."""
-
-    image: Image.Image
-    prompt: str
-    mask: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -181,7 +172,7 @@ def probe(
             "prompts.jsonl. Only the built-in model brings its own."
         )
     if isinstance(data, (str, Path)):
-        data = FolderExamples(data)
+        data = Examples(read_folder(data))
     tally, skipped = Tally(), 0
     for example in builtin_examples(scenes) if data is None else tqdm(data, desc="examples"):
         if example.mask.any():
@@ -212,24 +203,6 @@ def builtin_examples(scenes: int = SCENES) -> Iterator[Example]:
         for case in exam.cases:
             if case.has_target:
                 yield Example(exam.picture, case.expression.text, case.truth)
-
-
-class FolderExamples:
-    """What a folder holds, as `lens_adapter.data.folder` describes it. Lines are read now, pictures one by one later.
-
-    Raises:
-        InputError: a line or a file that cannot be used; names it.
-    """
-
-    def __init__(self, folder: str | Path):
-        self._samples = Samples(one_per_prompt(read_folder(folder)))
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __iter__(self) -> Iterator[Example]:
-        for sample in self._samples:
-            yield Example(sample.image, sample.prompts[0], sample.masks[0])
 
 
 def _is_builtin(base: Attachment) -> bool:

@@ -14,9 +14,10 @@ from PIL import Image
 import lens_adapter
 from lens_adapter import LensAdapter, LensConfig, builtin
 from lens_adapter.cli import main
+from lens_adapter.data.examples import Example
 from lens_adapter.errors import InputError, LensConfigError, LensError
 from lens_adapter.head.raster import rasterize
-from lens_adapter.probing import Example, ProbeResult, Score, Tally, probe, tokens_in
+from lens_adapter.probing import ProbeResult, Score, Tally, probe, tokens_in
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.taps import prefill

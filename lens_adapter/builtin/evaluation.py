@@ -15,7 +15,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.builtin.baselines import Baselines, with_target
 from lens_adapter.builtin.exam import Case, Exam, make_exam
 from lens_adapter.data.expressions import Question
-from lens_adapter.evaluation import Overlap, mask_metrics, overlap, rank_correlation
+from lens_adapter.evaluation import Overlap, mask_metrics, overlap, self_knowledge
 from lens_adapter.signals import LensOutput
 
 VALIDATION_SCENES = 40  # to choose the baselines' layer and share of the peak on
@@ -127,17 +127,16 @@ def _finding(out: LensOutput, index: int, case: Case, score_threshold: float) ->
 def head_figures(findings: Sequence[Finding]) -> dict[str, float]:
     """Figure -> value: `mask_figures`, and how well the head judges itself."""
     present = [finding for finding in findings if finding.has_target]
-    absent = [finding for finding in findings if not finding.has_target]
     figures = mask_figures([(finding.kind, finding.overlap) for finding in present])
-    if absent:
-        figures["no_target_accuracy"] = fmean(finding.refused for finding in absent)
     if present:
         figures["target_accepted"] = fmean(not finding.refused for finding in present)
         figures["keypoint_on_target"] = fmean(finding.peak_on_target for finding in present)
-    scores, ious = [finding.score for finding in present], [finding.overlap.iou for finding in present]
-    if len(set(scores)) > 1 and len(set(ious)) > 1:
-        figures["score_rank_correlation"] = rank_correlation(scores, ious)
-    return figures
+    return figures | self_knowledge(
+        [finding.overlap for finding in findings],
+        [finding.has_target for finding in findings],
+        [finding.score for finding in findings],
+        [finding.refused for finding in findings],
+    )
 
 
 def mask_figures(overlaps: Sequence[tuple[str, Overlap]]) -> dict[str, float]:

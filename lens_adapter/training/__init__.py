@@ -1,6 +1,5 @@
 """Training a LENS head on masks, with transformers' Trainer."""
 
-from lens_adapter.training.samples import Sample, Samples, folder_samples
 from lens_adapter.training.trainer import LensTrainer, LensTrainingArguments
 
-__all__ = ["LensTrainer", "LensTrainingArguments", "Sample", "Samples", "folder_samples"]
+__all__ = ["LensTrainer", "LensTrainingArguments"]

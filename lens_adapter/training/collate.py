@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from lens_adapter.adapter import LensAdapter
+from lens_adapter.data.examples import Example
 from lens_adapter.errors import InputError
 from lens_adapter.head.decoder import downsample_masks
 from lens_adapter.training.losses import HEAT_SIDE, Targets
-from lens_adapter.training.samples import Sample
 from lens_adapter.vlm.inputs import build_inputs
 
 
@@ -36,12 +36,12 @@ class Batch:
     pictures: list[Image.Image]
     image_index: Tensor
     targets: Targets
-    samples: list[Sample]
+    samples: list[Example]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of each prompt's picture."""
-        return [(sample["image"].height, sample["image"].width) for sample in self.samples]
+        return [(sample.image.height, sample.image.width) for sample in self.samples]
 
 
 class LensCollator:
@@ -57,24 +57,24 @@ class LensCollator:
         self.processor, self.max_length = adapter.processor, adapter.attachment.max_length
         self.template, self.sam = adapter.config.prompt_template, adapter.config.sam
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def __call__(self, samples: Sequence[Example]) -> dict[str, Any]:
         for sample in samples:
             _check(sample)
-        images = [sample["image"] for sample in samples]
-        prompts = [sample["prompt"] for sample in samples]
+        images = [sample.image for sample in samples]
+        prompts = [sample.prompt for sample in samples]
         inputs = build_inputs(self.processor, images, prompts, self.template, max_length=self.max_length)
         pictures = {id(image): image for image in images}
         index = torch.tensor([list(pictures).index(id(image)) for image in images])
         batch = Batch(inputs, list(pictures.values()), index, self._targets(samples), list(samples))
         return {"input_ids": inputs["input_ids"], "batch": batch}
 
-    def _targets(self, samples: Sequence[Sample]) -> Targets:
-        masks, heat = self._fit([sample["mask"] for sample in samples])
-        regions = [sample.get("ignore") for sample in samples]
+    def _targets(self, samples: Sequence[Example]) -> Targets:
+        masks, heat = self._fit([sample.mask for sample in samples])
+        regions = [sample.ignore for sample in samples]
         if all(region is None for region in regions):
             return Targets(masks, heat)
         pairs = zip(samples, regions, strict=True)
-        ignored = self._fit([np.zeros_like(sample["mask"]) if r is None else r for sample, r in pairs])
+        ignored = self._fit([np.zeros_like(sample.mask) if r is None else r for sample, r in pairs])
         return Targets(masks, heat, tuple(part > 0 for part in ignored))
 
     def _fit(self, masks: list[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -85,16 +85,16 @@ class LensCollator:
         return square, torch.cat(whole)
 
 
-def _check(sample: Sample) -> None:
+def _check(sample: Example) -> None:
     """Masks are bool and as large as their picture."""
-    size = (sample["image"].height, sample["image"].width)
+    size = (sample.image.height, sample.image.width)
     for key in ("mask", "ignore"):
-        mask = sample.get(key)
+        mask = getattr(sample, key)
         if (mask is not None or key == "mask") and not (
             isinstance(mask, np.ndarray) and mask.shape == size and mask.dtype == bool
         ):
             got = f"{mask.dtype} {mask.shape}" if hasattr(mask, "shape") else type(mask).__name__
             raise InputError(
                 f"{key!r} of a sample must be a bool array as large as its picture, {size}; got {got} for the prompt "
-                f"{sample['prompt']!r}."
+                f"{sample.prompt!r}."
             )

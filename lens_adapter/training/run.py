@@ -15,8 +15,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.config import LensConfig
+from lens_adapter.data.examples import Examples
+from lens_adapter.data.folder import read_folder
 from lens_adapter.errors import LensConfigError
-from lens_adapter.training.samples import folder_samples
 from lens_adapter.training.trainer import LensTrainer, LensTrainingArguments
 
 LoadBase = Callable[[str, str, torch.device], tuple[Any, Any]]
@@ -76,8 +77,8 @@ def run_training(config: dict[str, Any], load_base: LoadBase) -> dict[str, float
     Returns:
         What the validation data say about it, if there are any.
     """
-    train_data = folder_samples(config["data"])  # before anything large is loaded
-    validation = folder_samples(config["validation"]) if config.get("validation") else None
+    train_data = Examples(read_folder(config["data"]))  # before anything large is loaded
+    validation = Examples(read_folder(config["validation"])) if config.get("validation") else None
     numbers = {entry.name for entry in fields(LensTrainingArguments) if type(entry.default) in (int, float)}
     if wrong := {key: value for key, value in config["training"].items() if key in numbers and isinstance(value, str)}:
         raise LensConfigError(f"training: expected numbers, got {wrong}.")

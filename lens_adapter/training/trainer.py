@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from lens_adapter.adapter import LensAdapter, LensPrediction
+from lens_adapter.data.examples import Example
 from lens_adapter.errors import LensConfigError
 from lens_adapter.evaluation import Overlap, judge_predictions, overlap
 from lens_adapter.training.collate import Batch, LensCollator
 from lens_adapter.training.losses import lens_losses
-from lens_adapter.training.samples import Sample
 from lens_adapter.training.tuning import TUNINGS, DecoderTuning
 from lens_adapter.visualize import Panel, contact_sheet
 
@@ -63,7 +63,7 @@ class LensTrainingArguments(TrainingArguments):
 class LensTrainer(Trainer):
     """Trains head and mask decoder of an attached `LensAdapter`; the base stays frozen, in evaluation mode and outside.
 
-    Datasets hold `Sample`s: picture, prompt, mask. Everything else is transformers' Trainer: checkpoints and resume,
+    Datasets hold `Example`s: picture, prompt, mask. Everything else is transformers' Trainer: checkpoints and resume,
     accumulation, mixed precision (of the adapter: the base keeps its own), logging, several processes, the Hub.
     Predictions are, per prompt, (intersection, union) with the truth in pixels of the picture, and the score.
 
@@ -159,10 +159,10 @@ class LensTrainer(Trainer):
         threshold = torch.logit(torch.tensor(self.adapter.config.mask_threshold)).item()
         overlaps, has_target = [], []
         for logits, sample in zip(found.logits, inputs["batch"].samples, strict=True):
-            mask = self.adapter.decoder.upsample(logits[None], sample["mask"].shape)[0].cpu().numpy() > threshold
+            mask = self.adapter.decoder.upsample(logits[None], sample.mask.shape)[0].cpu().numpy() > threshold
             measured = _overlap(mask, sample)
             overlaps.append((measured.intersection, measured.union))
-            has_target.append(bool(_counted(sample["mask"], sample).any()))
+            has_target.append(bool(_counted(sample.mask, sample).any()))
         measured = torch.tensor(overlaps, device=loss.device)
         return loss, (measured, found.quality.clamp(0, 1)), torch.tensor(has_target, device=loss.device)
 
@@ -215,13 +215,13 @@ class SampleGrids(TrainerCallback):
 
     def _panel(self, index: int) -> Panel:
         sample = self.dataset[index]
-        out = self.adapter.segment(sample["image"], [sample["prompt"]])
+        out = self.adapter.segment(sample.image, [sample.prompt])
         return Panel(out, [_overlap(out.masks[0].numpy(), sample).iou])
 
 
-def _overlap(mask: np.ndarray, sample: Sample) -> Overlap:
-    return overlap(_counted(mask, sample), _counted(sample["mask"], sample))
+def _overlap(mask: np.ndarray, sample: Example) -> Overlap:
+    return overlap(_counted(mask, sample), _counted(sample.mask, sample))
 
 
-def _counted(mask: np.ndarray, sample: Sample) -> np.ndarray:
-    return mask if sample.get("ignore") is None else mask & ~sample["ignore"]
+def _counted(mask: np.ndarray, sample: Example) -> np.ndarray:
+    return mask if sample.ignore is None else mask & ~sample.ignore

@@ -35,9 +35,9 @@ def world(tmp_path_factory) -> Path:
         (world / "data" / name).mkdir(parents=True)
     lines = []
     for k, sample in enumerate(toy_samples(4)):
-        sample["image"].save(world / "data" / "images" / f"{k}.png")
-        Image.fromarray(sample["mask"]).save(world / "data" / "masks" / f"{k}.png")
-        lines.append(json.dumps({"image": f"{k}.png", "mask": f"{k}.png", "prompt": sample["prompt"]}))
+        sample.image.save(world / "data" / "images" / f"{k}.png")
+        Image.fromarray(sample.mask).save(world / "data" / "masks" / f"{k}.png")
+        lines.append(json.dumps({"image": f"{k}.png", "mask": f"{k}.png", "prompt": sample.prompt}))
     (world / "data" / "prompts.jsonl").write_text("\n".join(lines) + "\n")
     sam = {**tiny_sam(include_image_encoder=False), "weights": str(world / "sam")}
     training = {"per_device_train_batch_size": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}

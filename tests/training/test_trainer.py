@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import time
+from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -22,9 +23,10 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from lens_adapter import LensAdapter
+from lens_adapter.data.examples import Example
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, NotAttachedError
 from lens_adapter.evaluation import judge_predictions, overlap
-from lens_adapter.training import LensTrainer, LensTrainingArguments, Sample
+from lens_adapter.training import LensTrainer, LensTrainingArguments
 from lens_adapter.training.collate import LensCollator
 from lens_adapter.training.run import last_checkpoint
 from tests.tiny.adapters import assert_close, tiny_adapter, tiny_trio, weights_of
@@ -35,7 +37,7 @@ PROMPTS = ("the cat", "a dog on the left", "the red one", "what flies", "a cup")
 TUNED = {"full": ("head.", "decoder.mask_decoder."), "frozen": ("head.",)}
 
 
-def toy_samples(count: int = 7, *, absent: tuple[int, ...] = ()) -> list[Sample]:
+def toy_samples(count: int = 7, *, absent: tuple[int, ...] = ()) -> list[Example]:
     """`count` pictures with a box each, but for those that do not show what is asked for."""
     samples = []
     for k in range(count):
@@ -43,7 +45,7 @@ def toy_samples(count: int = 7, *, absent: tuple[int, ...] = ()) -> list[Sample]
         mask = np.zeros((image.height, image.width), bool)
         if k not in absent:
             mask[8 + 3 * k : 30 + 3 * k, 5 * k : 5 * k + 25] = True
-        samples.append(Sample(image=image, prompt=PROMPTS[k % len(PROMPTS)], mask=mask))
+        samples.append(Example(image=image, prompt=PROMPTS[k % len(PROMPTS)], mask=mask))
     return samples
 
 
@@ -143,19 +145,18 @@ def test_it_can_train_again(tmp_path):
 
 def test_ignored_pixels_do_not_count(tmp_path):
     one, other = toy_samples(1)[0], toy_samples(1)[0]
-    other["mask"] = other["mask"].copy()
-    other["mask"][30:, 40:] = True
-    ignore = np.zeros_like(one["mask"])
+    other.mask[30:, 40:] = True
+    ignore = np.zeros_like(one.mask)
     ignore[30:, 40:] = True
     trainer = make_trainer(tmp_path, max_steps=1)
     trainer.adapter.eval()
 
-    def loss(sample: Sample, **more: Any) -> float:
-        return trainer.compute_loss(trainer.adapter, trainer.data_collator([{**sample, **more}])).item()
+    def loss(sample: Example, **more: Any) -> float:
+        return trainer.compute_loss(trainer.adapter, trainer.data_collator([replace(sample, **more)])).item()
 
     assert loss(one) != loss(other)
     assert loss(one, ignore=ignore) == loss(other, ignore=ignore)
-    of_both = trainer.predict([{**one, "ignore": ignore}, {**other, "ignore": ignore}])
+    of_both = trainer.predict([replace(one, ignore=ignore), replace(other, ignore=ignore)])
     overlaps = of_both.predictions[0]
     np.testing.assert_array_equal(overlaps[0], overlaps[1])
     assert overlaps[0, 1] <= (~ignore).sum()
@@ -172,7 +173,7 @@ def test_keypoints_are_dropped_in_training_alone(tmp_path):
 
 def test_prompts_about_one_picture_encode_it_once(tmp_path, monkeypatch):
     first, second = toy_samples(2)
-    third = Sample(image=first["image"], prompt="a cup", mask=~first["mask"])
+    third = Example(image=first.image, prompt="a cup", mask=~first.mask)
     trainer = make_trainer(tmp_path, max_steps=1)
     adapter, counts = trainer.adapter.eval(), []
     encode = adapter.decoder.encode_images
@@ -321,11 +322,11 @@ def test_bf16_is_the_adapters_alone(tmp_path, monkeypatch, dtype):
     copy.deepcopy(adapter)  # what accelerate wraps cannot be copied
 
 
-def by_hand(adapter: LensAdapter, samples: list[Sample]) -> dict[str, float]:
-    found = [adapter.segment(sample["image"], sample["prompt"]) for sample in samples]
-    overlaps = [overlap(out.masks[0].numpy(), sample["mask"]) for out, sample in zip(found, samples, strict=True)]
+def by_hand(adapter: LensAdapter, samples: list[Example]) -> dict[str, float]:
+    found = [adapter.segment(sample.image, sample.prompt) for sample in samples]
+    overlaps = [overlap(out.masks[0].numpy(), sample.mask) for out, sample in zip(found, samples, strict=True)]
     scores = [out.scores[0].item() for out in found]
-    return judge_predictions(overlaps, [s["mask"].any() for s in samples], scores, adapter.config.score_threshold)
+    return judge_predictions(overlaps, [s.mask.any() for s in samples], scores, adapter.config.score_threshold)
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
@@ -398,7 +399,7 @@ def test_workers_change_nothing(tmp_path):
 
 def test_workers_that_inherit_nothing():
     samples = toy_samples(3)
-    samples[1] = {**samples[0], "prompt": "a cup"}
+    samples[1] = replace(samples[0], prompt="a cup")
     collator = LensCollator(tiny_trio()[0])
     loader = DataLoader(
         samples, batch_size=3, collate_fn=collator, num_workers=1, multiprocessing_context=SERVER, timeout=PATIENCE
@@ -497,4 +498,4 @@ def test_what_it_cannot_start_with(tmp_path, monkeypatch):
 )
 def test_samples_that_do_not_fit(wrong, complaint):
     with pytest.raises(InputError, match=complaint):
-        LensCollator(tiny_trio()[0])([{**toy_samples(1)[0], **wrong}])
+        LensCollator(tiny_trio()[0])([replace(toy_samples(1)[0], **wrong)])

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -24,6 +22,7 @@ from lens_adapter.vlm.registry import LAYOUTS, register_layout
 from tests.tiny.pairs import tiny_pair, tiny_processor
 from tests.tiny.processors import IMAGE_PAD, IMAGE_TOKEN
 from tests.zoo import variable
+from tests.zoo.checks import noise_image, with_patch
 
 QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # One shallow vision layer: attention must not drown a token's own patch.
@@ -39,23 +38,6 @@ FAMILY_CASES = pytest.mark.parametrize(
     ("architecture", "framing"),
     [("llava", "crop"), ("llava", "squash"), ("llava", "pad"), *((name, "crop") for name in QWENS)],
 )
-
-
-def noise_image(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(64, 192, (*size, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def with_patch(image: Image.Image, box: Sequence[float], shrink: float = 0.5) -> Image.Image:
-    """The image with the middle of a box (fractions) turned white."""
-    pixels = np.array(image)
-    height, width = pixels.shape[:2]
-    x0, y0, x1, y1 = box
-    middle_x, middle_y = (x0 + x1) / 2 * width, (y0 + y1) / 2 * height
-    half_x, half_y = max((x1 - x0) * width * shrink / 2, 1), max((y1 - y0) * height * shrink / 2, 1)
-    top, left = max(round(middle_y - half_y), 0), max(round(middle_x - half_x), 0)
-    pixels[top : round(middle_y + half_y), left : round(middle_x + half_x)] = 255
-    return Image.fromarray(pixels)
 
 
 def first_embeddings(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
@@ -80,7 +62,7 @@ def ask(processor: ProcessorMixin, images: list[Image.Image]) -> dict[str, Tenso
 
 def probe(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, layout: TokenLayout) -> float:
     """Paint the middle of every token's box, one at a time: how often is it this very token that changes most?"""
-    painted = [with_patch(image, box) for box in layout.boxes.tolist()]
+    painted = [with_patch(image, box)[0] for box in layout.boxes.tolist()]
     embeddings = first_embeddings(model, ask(processor, [image, *painted]))
     change = (embeddings[1:] - embeddings[:1]).norm(dim=-1)  # (tokens, T)
     return (change.argmax(-1) == layout.positions).float().mean().item()
@@ -126,7 +108,7 @@ def test_what_the_crop_cuts_off_reaches_no_token():
     image = noise_image((70, 140))
     boxes = layout_of(model, processor, image).boxes
     for box in ([0, 0, 0.2, 1], [0.8, 0, 1, 1]):
-        before, after = first_embeddings(model, ask(processor, [image, with_patch(image, box, shrink=1)]))
+        before, after = first_embeddings(model, ask(processor, [image, with_patch(image, box, reach=1)[0]]))
         assert torch.equal(before, after)
         assert not ((boxes[:, 0] < box[2]) & (boxes[:, 2] > box[0])).any()
 
@@ -330,7 +312,7 @@ def test_several_images_in_one_sequence(architecture, token):
     for index, row in ((0, 0), (1, 0), (2, 1)):
         layout = layouts[index]
         images = [small, wide, tall]
-        images[index] = with_patch(images[index], layout.boxes[-1].tolist())
+        images[index] = with_patch(images[index], layout.boxes[-1].tolist())[0]
         change = (first_embeddings(model, process(images)) - before).norm(dim=-1)  # (B, T)
         assert change[1 - row].max() == 0
         assert change[row].argmax() == layout.positions[-1]

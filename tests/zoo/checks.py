@@ -205,7 +205,7 @@ def noise_image(size: tuple[int, int], seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def with_patch(image: Image.Image, box: list[float], reach: float) -> tuple[Image.Image, Tensor]:
+def with_patch(image: Image.Image, box: list[float], reach: float = 0.5) -> tuple[Image.Image, Tensor]:
     """The image with the middle of a box (fractions) turned white, and what was painted: x0 y0 x1 y1, fractions."""
     pixels = np.array(image)
     height, width = pixels.shape[:2]
