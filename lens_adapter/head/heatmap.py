@@ -95,8 +95,8 @@ class LiteFusion(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
-        self.scale = nn.Parameter(torch.tensor(1.0))
-        self.bias = nn.Parameter(torch.tensor(-2.0))  # most tokens do not show the object
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.full((1,), -2.0))  # most tokens do not show the object
 
     def forward(self, signals: LensSignals, raster: Raster) -> FusionOutput:
         dtype = self.place.weight.dtype

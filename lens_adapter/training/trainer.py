@@ -75,7 +75,8 @@ class LensTrainer(Trainer):
 
     Raises:
         NotAttachedError: the adapter has no base.
-        LensConfigError: sample grids are asked for without an `eval_dataset`, or one process is to use several GPUs.
+        LensConfigError: sample grids are asked for without an `eval_dataset`, one process is to use several GPUs, or
+            the adapter is to be sharded (FSDP, DeepSpeed ZeRO-3): what can be sharded is the base, see docs/train.md.
     """
 
     args: LensTrainingArguments
@@ -106,10 +107,21 @@ class LensTrainer(Trainer):
             model=model, args=args, data_collator=collator, compute_metrics=compute_metrics or self._judge, **kwargs
         )
         vars(model.config).pop("use_cache", None)  # Trainer's, for models that generate
+        self._refuse_sharding()
         if args.sample_grid_steps:
             if not self.eval_dataset:
                 raise LensConfigError("sample_grid_steps needs an eval_dataset to draw samples of.")
             self.add_callback(SampleGrids(model, self.eval_dataset))
+
+    def _refuse_sharding(self) -> None:
+        """The adapter is small, and parts of it are called outside its `forward`."""
+        zero3 = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
+        if self.is_fsdp_enabled or zero3:
+            raise LensConfigError(
+                f"{'DeepSpeed ZeRO-3' if zero3 else 'FSDP'} would shard the adapter, which every process needs whole. "
+                "Use plain data parallelism or DeepSpeed ZeRO-1 or 2. A base that does not fit on one device is "
+                "sharded before `attach`: device_map='auto', or torch's fully_shard; docs/train.md shows both."
+            )
 
     # -- learning -----------------------------------------------------------------------------------------------------
 

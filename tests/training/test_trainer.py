@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
@@ -413,10 +415,19 @@ def test_workers_that_inherit_nothing():
 PARALLEL = {"max_steps": 3, "optim": "sgd", "learning_rate": 0.02}
 
 
-def _one_of_two(rank: int, folder: Path, port: int) -> None:
+def _one_of_two(rank: int, folder: Path, port: int, sharded: bool) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"MASTER_PORT": str(port)}
-    trainer = make_trainer(folder / str(rank), samples=toy_samples(12), ddp_backend="gloo", ddp_timeout=240, **PARALLEL)
+    adapter, model, processor = tiny_trio()
+    if sharded:  # a base that is too large for one device
+        torch.distributed.init_process_group("gloo")
+        for layer in model.model.language_model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+        adapter.attach(model, processor)
+    trainer = make_trainer(
+        folder / str(rank), adapter, samples=toy_samples(12), ddp_backend="gloo", ddp_timeout=240, **PARALLEL
+    )
     assert trainer.args.world_size == 2
     trainer.train()
     held_out = toy_samples(5, absent=(2,))
@@ -430,11 +441,12 @@ def _one_of_two(rank: int, folder: Path, port: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_do_what_one_does(tmp_path, unused_port):
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_two_processes_do_what_one_does(tmp_path, unused_port, sharded):
     single = make_trainer(tmp_path, samples=toy_samples(12), per_device_train_batch_size=4, **PARALLEL)
     single.train()
     two = torch.multiprocessing.start_processes(
-        _one_of_two, (tmp_path, unused_port), nprocs=2, start_method="forkserver", join=False
+        _one_of_two, (tmp_path, unused_port, sharded), nprocs=2, start_method="forkserver", join=False
     )
     end = time.monotonic() + PATIENCE
     while not two.join(timeout=1):
@@ -484,6 +496,21 @@ def test_what_it_cannot_start_with(tmp_path, monkeypatch):
         make_trainer(tmp_path, adapter)
     monkeypatch.setattr(LensTrainingArguments, "n_gpu", 2)
     with pytest.raises(LensConfigError, match="accelerate launch"):
+        make_trainer(tmp_path)
+
+
+@pytest.mark.parametrize("stage, name", [(None, "FSDP"), (3, "ZeRO-3")])
+def test_the_adapter_is_not_sharded(tmp_path, monkeypatch, stage, name):
+    make = LensTrainer.create_accelerator_and_postprocess
+
+    def sharding(trainer: LensTrainer) -> None:  # as `accelerate launch` sets it up where there are GPUs
+        make(trainer)
+        trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled = stage is None, stage is not None
+        plugin = SimpleNamespace(zero_stage=stage)
+        trainer.accelerator.state = SimpleNamespace(deepspeed_plugin=plugin)
+
+    monkeypatch.setattr(LensTrainer, "create_accelerator_and_postprocess", sharding)
+    with pytest.raises(LensConfigError, match=f"{name} would shard the adapter"):
         make_trainer(tmp_path)
 
 
