@@ -61,6 +61,25 @@ SAM_VARIANTS: dict[str, dict[str, Any]] = {
         "global_attention_layers": [7, 15, 23, 31],
         "weights": "facebook/sam-vit-huge",
     },
+    # SlimSAM (arXiv 2312.05284): vit_b with 50 % and 77 % of its image encoder pruned away.
+    "slimsam_50": {
+        **_SAM_COMMON,
+        "embed_dim": 384,
+        "depth": 12,
+        "num_heads": 12,
+        "mlp_ratio": 4.0,
+        "global_attention_layers": [2, 5, 8, 11],
+        "weights": "nielsr/slimsam-50-uniform",
+    },
+    "slimsam_77": {
+        **_SAM_COMMON,
+        "embed_dim": 168,
+        "depth": 12,
+        "num_heads": 12,
+        "mlp_ratio": 696 / 168,
+        "global_attention_layers": [2, 5, 8, 11],
+        "weights": "nielsr/slimsam-77-uniform",
+    },
 }
 
 
@@ -84,9 +103,10 @@ class LensConfig(PretrainedConfig):
         mask_threshold: a pixel is foreground where the mask's probability is above this.
         score_threshold: a prompt whose `score` is below this is judged to name nothing in the image.
         prompt_template: what is asked of the base; `{prompt}` is replaced by the expression.
-        sam: a variant's name (`"vit_b"`, `"vit_l"`, `"vit_h"`) or a dict: `variant` and / or any dimension, `weights`
-            (an original `.pth`, a folder or a Hub repository in transformers' `SamModel` layout; None: none) and
-            `include_image_encoder` (True: the frozen image encoder travels in the checkpoint).
+        sam: a variant's name (a key of `SAM_VARIANTS`, e.g. `"vit_b"` or the small `"slimsam_77"`) or a dict: `variant`
+            and / or any dimension, `weights` (an original `.pth`, a folder or a Hub repository in transformers'
+            `SamModel` layout; None: none) and `include_image_encoder` (True: the frozen image encoder travels in the
+            checkpoint).
         base_model_name_or_path, base_model_revision: the frozen model this head was trained for.
         base_config: its configuration as a dict; the mirror rebuilds its layers from it.
         hidden_size, num_hidden_layers, num_attention_heads: of the base's decoder.

@@ -114,7 +114,7 @@ def test_the_message_names_value_and_what_is_allowed():
         LensConfig(num_hidden_layers=8, tap_layer=8)
 
 
-@pytest.mark.parametrize("variant", ["vit_b", "vit_l", "vit_h"])
+@pytest.mark.parametrize("variant", SAM_VARIANTS)
 def test_a_variant_of_sam_is_spelt_out(variant):
     sam = LensConfig(sam=variant).sam
     assert sam == {"variant": variant, "include_image_encoder": False, **SAM_VARIANTS[variant]}

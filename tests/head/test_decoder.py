@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from segment_anything import SamPredictor, sam_model_registry
 from torch.testing import assert_close
-from transformers import SamConfig, SamModel
+from transformers import SamConfig, SamModel, SamVisionConfig
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
@@ -234,6 +234,20 @@ def test_shards_subfolders_and_tied_copies(tmp_path: Path):
 def test_published_sam_model_names_fit_vit_b():
     with torch.device("meta"):
         theirs, ours = SamModel(SamConfig()), sam_model_registry["vit_b"]()
+    renamed = rename_from_sam_model(theirs.state_dict())
+    assert {name: tensor.shape for name, tensor in renamed.items()} == {
+        name: tensor.shape for name, tensor in ours.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("variant, width, mlp", [("slimsam_50", 384, 1536), ("slimsam_77", 168, 696)])
+def test_published_dimensions_of_slimsam(variant: str, width: int, mlp: int):
+    config = SamConfig(vision_config=SamVisionConfig(hidden_size=width, mlp_dim=mlp))
+    with torch.device("meta"):
+        theirs, ours = (
+            SamModel(config),
+            SamDecoder(LensConfig(sam={"variant": variant, "include_image_encoder": True}).sam),
+        )
     renamed = rename_from_sam_model(theirs.state_dict())
     assert {name: tensor.shape for name, tensor in renamed.items()} == {
         name: tensor.shape for name, tensor in ours.state_dict().items()
