@@ -1,0 +1,65 @@
+"""Draw, step by step, how a prompt becomes a mask: image tokens, raw attention, heatmap and keypoints, mask.
+
+    python examples/how_it_works.py docs/how-it-works.png
+
+Shown for the models that ship with the package. With a model and a head of your own, load those in the place of
+`builtin.load_base()` and `builtin.load_head()`; nothing else changes.
+"""
+
+import sys
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from lens_adapter import LensAdapter, builtin
+from lens_adapter.data.scenes import sample_scene
+from lens_adapter.vlm.inputs import build_inputs
+from lens_adapter.visualize import heatmap_overlay, mask_overlay
+
+SCENE, PROMPTS = 606, ["the yellow heart", "the leftmost diamond", "every diamond"]  # behind the scenes of the figures
+TITLES = (
+    "image and prompt",
+    "where each image token looks",
+    "attention of the last token\nin the frozen model",
+    "the head's heatmap,\nits keypoints",
+    "SAM's mask",
+)
+
+
+def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> plt.Figure:
+    """A row per prompt, a column per step."""
+    figure, axes = plt.subplots(len(prompts), len(TITLES), figsize=(14, 3 * len(prompts) + 0.6), layout="constrained")
+    out = adapter.segment(image, prompts)
+    layer = adapter.config.attention_layers[-1]
+    for row, prompt in zip(range(len(prompts)), prompts, strict=True):
+        inputs = build_inputs(adapter.processor, [image], [prompt], adapter.config.prompt_template)
+        (layout,) = adapter.layout(inputs, [(image.height, image.width)])
+        attention = adapter.prefill(inputs, layers=[layer]).attention[layer]  # (1, heads, 1, T)
+        raw = attention[0, :, 0].mean(0)[layout.positions].view(layout.grid)
+        steps = (
+            image,
+            image,
+            heatmap_overlay(image, raw / raw.max()),
+            heatmap_overlay(image, out.heatmaps[row], out.keypoints[row]),
+            mask_overlay(image, out.masks[row : row + 1], first_color=row),
+        )
+        for ax, picture in zip(axes[row], steps, strict=True):
+            ax.imshow(picture)
+            ax.set(xticks=[], yticks=[])
+        for x0, y0, x1, y1 in (layout.boxes * torch.tensor([image.width, image.height] * 2)).tolist():
+            axes[row, 1].add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color="white", linewidth=0.8))
+        axes[row, 0].set_xlabel(f"“{prompt}”", fontsize=11)
+        axes[row, 4].set_xlabel(f"score {out.scores[row]:.2f}", fontsize=11)
+    for ax, title in zip(axes[0], TITLES, strict=True):
+        ax.set_title(title, fontsize=11)
+    return figure
+
+
+if __name__ == "__main__":
+    scene = sample_scene(SCENE, "test")
+    with builtin.load_head("lite").attach(*builtin.load_base()) as adapter:
+        figure = draw_steps(adapter, scene.draw(384), PROMPTS)
+    figure.savefig(sys.argv[1], dpi=80)
+    print(f"Wrote {sys.argv[1]}")
