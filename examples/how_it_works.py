@@ -15,8 +15,8 @@ from PIL import Image
 
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.data.scenes import sample_scene
-from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.visualize import heatmap_overlay, mask_overlay
+from lens_adapter.vlm.inputs import build_inputs
 
 SCENE, PROMPTS = 606, ["the yellow heart", "the leftmost diamond", "every diamond"]  # behind the scenes of the figures
 TITLES = (
