@@ -25,6 +25,10 @@ class InputError(LensError):
     """An image or a prompt cannot be used as given."""
 
 
+class HubError(LensError):
+    """The Hugging Face Hub refuses, or cannot be reached."""
+
+
 class BrokenRecordError(InputError):
     """A record of a data set cannot be used.
 
