@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_adapter import __version__
-from lens_adapter.errors import InputError, LensError, UnsupportedModelError
+from lens_adapter.errors import InputError, LensError, UnsupportedModelError, one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not isinstance(error, (LensError, OSError, *_http_errors())):
             raise
-        print(f"lens-adapter {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"lens-adapter {args.command}: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

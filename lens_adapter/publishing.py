@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from lens_adapter.card import CARD_FILE, is_generated, model_card
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import HubError, InputError, LensError
+from lens_adapter.errors import HubError, InputError, LensError, one_line
 from lens_adapter.results import RESULTS_FILE, benchmark_files, load_results
 
 # What a checkpoint is made of: what else lies in its folder (optimizer states, pickles, logs) stays at home ...
@@ -140,10 +140,6 @@ _ADVICE = {
     403: "Use a token that may write there, or a repository of your own.",
     404: "Check the name of repository and branch, and that the token may see them.",
 }
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:
