@@ -74,7 +74,7 @@ def model_card(
         location: repository or folder that the usage snippet loads.
         license: identifier that the Hub knows, e.g. "apache-2.0"; None: the card states none.
         tags: beside the usual ones.
-        notes: Markdown instead of "nothing is recorded", where there are no records.
+        notes: somebody's own Markdown, instead of "nothing is recorded" where there are no records.
     """
     base = config.base_model_name_or_path
     runs = config.training or []
@@ -110,7 +110,7 @@ def model_card(
         sections=text + (f"\n{notes}\n" if text and notes else f"{notes}\n" if notes else ""),
         score_threshold=config.score_threshold,
     )
-    return f"{body}\n{_SEAL.format(digest=_digest(body))}"
+    return body if notes else f"{body}\n{_SEAL.format(digest=_digest(body))}"
 
 
 def write_model_card(
