@@ -78,10 +78,10 @@ def model_card(
     """
     base = config.base_model_name_or_path
     runs = config.training or []
-    datasets = list(dict.fromkeys(name for run in runs for name in run.get("datasets", []) if _is_hub_id(name)))
+    datasets = list(dict.fromkeys(name for run in runs for name in run.get("datasets", []) if is_hub_id(name)))
     data = ModelCardData(
-        base_model=base if _is_hub_id(base) else None,
-        base_model_relation="adapter" if _is_hub_id(base) else None,
+        base_model=base if is_hub_id(base) else None,
+        base_model_relation="adapter" if is_hub_id(base) else None,
         library_name="lens-adapter",
         license=license,
         pipeline_tag="image-segmentation",
@@ -102,7 +102,7 @@ def model_card(
         fusion_layers=config.fusion_layers,
         tap_layer=config.tap_layer,
         num_hidden_layers=config.num_hidden_layers,
-        attention_layers=", ".join(map(str, config.attention_layers)) or "none",
+        attention_layers=", ".join(map(str, config.attention_layers or [])) or "none",
         prompt_template=config.prompt_template,
         num_keypoints=config.num_keypoints,
         sam=config.sam["variant"],
@@ -134,7 +134,7 @@ def write_model_card(
         earlier = path.read_text(encoding="utf-8")
         if not is_generated(earlier):
             return
-        more["license"] = more.get("license") or ModelCard(earlier).data.license
+        more["license"] = more.get("license") or ModelCard(earlier).data.get("license")
     results = load_results(folder) if results is None else results
     text = model_card(config, results, location=location or folder.as_posix(), **more)
     path.write_text(text, encoding="utf-8", newline="\n")
@@ -164,7 +164,7 @@ def _training_table(run: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _is_hub_id(name: str | None) -> bool:
+def is_hub_id(name: str | None) -> bool:
     """Whether `name` can be an "owner/name" of the Hub and is no folder here."""
     if not isinstance(name, str) or name.count("/") != 1 or Path(name).exists():
         return False

@@ -301,12 +301,13 @@ def _probe(args: argparse.Namespace) -> None:
 
 def _push(args: argparse.Namespace) -> None:
     from lens_adapter.adapter import LensAdapter
+    from lens_adapter.card import is_hub_id
     from lens_adapter.publishing import files_to_publish, publish
-    from lens_adapter.results import read_record, save_results
+    from lens_adapter.results import RESULTS_FILE, read_record, save_results
 
     records = [read_record(file) for file in args.results]
     kept = files_to_publish(args.folder)
-    LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about anything that does not fit
+    adapter = LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about what does not fit
     if records:
         save_results(args.folder, records)
     commit = publish(
@@ -319,7 +320,10 @@ def _push(args: argparse.Namespace) -> None:
         create_pr=args.create_pr,
         license=args.license,
     )
-    if left := sorted({path.name for path in args.folder.iterdir()} - {*kept, "evaluation.json"}):
+    base = adapter.config.base_model_name_or_path
+    if not is_hub_id(base):
+        print(f"Nobody else can find its base: base_model_name_or_path in config.json is {base!r}, no name of the Hub.")
+    if left := sorted({path.name for path in args.folder.iterdir()} - {*kept, RESULTS_FILE}):
         print(f"Not part of a head, not uploaded: {', '.join(left)}")
     print(f"Published at {commit.pr_url or commit.repo_url}")
 

@@ -46,9 +46,10 @@ class BrokenRecordError(InputError):
 def one_line(error: BaseException) -> str:
     """The message without line breaks; behind "couldn't connect", what the server said if it did answer."""
     text = " ".join(str(error).split()) or type(error).__name__
-    cause: BaseException | None = error
-    while cause := cause.__cause__:
+    cause = error.__cause__
+    while cause is not None:
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status not in (None, 401, 404) and str(status) not in text:
             return f"{text} The server said: {' '.join(str(cause).split())}"
+        cause = cause.__cause__
     return text

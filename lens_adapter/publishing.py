@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
@@ -24,7 +25,7 @@ _BESIDE = (CARD_FILE, "LICENSE*", "*.png", "*.jpg", "*.jpeg", "*.webp", "*.gif")
 # ... and what of it an earlier push left in the repository goes.
 _OURS = (*_CHECKPOINT, ".eval_results/lens_adapter-*.yaml")
 # huggingface_hub lets through what its HTTP library raises: requests' errors are OSErrors, those of httpx are not.
-HTTP_ERRORS: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)  # type: ignore[assignment]
+HTTP_ERRORS: tuple[type[Exception], ...] = (OSError, *cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__))
 
 
 def publish(
@@ -72,12 +73,13 @@ def publish(
         if local and not is_generated(local.read_text(encoding="utf-8")):
             files[CARD_FILE] = local
         elif remote is None or not is_written_by_hand(remote):
-            earlier = [ModelCard(text) for text in (local and local.read_text(encoding="utf-8"), remote) if text]
-            license = license or next((card.data.license for card in earlier if card.data.license), None)
-            files[CARD_FILE] = model_card(config, results, location=repo_id, license=license).encode()
+            earlier = [ModelCard(text).data for text in (local and local.read_text(encoding="utf-8"), remote) if text]
+            license = license or next((data.get("license") for data in earlier if data.get("license")), None)
+            tags = [tag for data in earlier for tag in data.get("tags", [])]
+            files[CARD_FILE] = model_card(config, results, location=repo_id, license=license, tags=tags).encode()
         there = api.list_repo_files(repo_id, revision=revision)
-        changes = [CommitOperationDelete(path) for path in there if path not in files and _matches(path, _OURS)]
-        changes += [CommitOperationAdd(path, content) for path, content in files.items()]
+        gone = [path for path in there if path not in files and _matches(path, _OURS)]
+        changes = [*map(CommitOperationDelete, gone), *(CommitOperationAdd(*file) for file in files.items())]
         return api.create_commit(
             repo_id, changes, commit_message=commit_message, revision=revision, create_pr=create_pr
         )
@@ -109,7 +111,7 @@ def remote_card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
 
 def is_written_by_hand(card: str) -> bool:
     """Whether somebody wrote it: neither we nor the Hub, whose own holds metadata alone."""
-    return not is_generated(card) and bool(ModelCard(card, ignore_metadata_errors=True).text.strip())
+    return not is_generated(card) and bool(re.sub(r"\A---\n.*?\n---(\n|\Z)", "", card, flags=re.DOTALL).strip())
 
 
 @contextmanager
@@ -129,7 +131,7 @@ def explained_errors(repo_id: str) -> Iterator[None]:
     except (RuntimeError, ValueError, *HTTP_ERRORS) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error  # of an upload
         status = getattr(getattr(cause, "response", None), "status_code", None)
-        advice = _ADVICE.get(status, "" if isinstance(cause, ValueError) else "Try again later.")
+        advice = _ADVICE.get(status or 0, "" if isinstance(cause, ValueError) else "Try again later.")
         raise HubError(
             f"Publishing to {repo_id} failed; the repository holds no half of it. {one_line(cause)} {advice}".rstrip()
         ) from error

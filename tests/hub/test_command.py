@@ -34,6 +34,7 @@ def test_push(hub, folder, tmp_path, capsys):
     flags = ["--results", str(tmp_path / "test.json"), "--license", "mit", "--private", "--message", "One head"]
     assert main(["push", str(folder), HEAD, *flags]) == 0
     printed = capsys.readouterr().out.splitlines()
+    assert printed.pop(0).startswith("Nobody else can find its base: base_model_name_or_path in config.json is None")
     assert printed == ["Not part of a head, not uploaded: training_args.bin", f"Published at {hub.url}/{HEAD}"]
     assert hub.repositories[HEAD].private and hub.repositories[HEAD].messages == ["initial commit", "One head"]
     files = hub.files(HEAD)

@@ -143,8 +143,10 @@ def test_ours_is_written_anew_and_metadata_that_the_website_made_are_kept(hub, s
     files = hub.create(HEAD).commits[hub.repositories[HEAD].branches["main"]]
     files["README.md"] = b"---\nlicense: gemma\n---\n"
     adapter = LensAdapter.from_pretrained(saved)
+    adapter.add_model_tags(["cats"])
     adapter.push_to_hub(HEAD)
-    assert ModelCard(hub.files(HEAD)["README.md"].decode()).data.license == "gemma"
+    data = ModelCard(hub.files(HEAD)["README.md"].decode()).data
+    assert data.license == "gemma" and "cats" in data.tags and len(data.tags) == len(set(data.tags))
     adapter.config.num_keypoints = 5
     adapter.push_to_hub(HEAD)
     assert "up to 5" in hub.files(HEAD)["README.md"].decode()
