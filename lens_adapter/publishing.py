@@ -78,8 +78,8 @@ def publish(
             tags = [tag for data in earlier for tag in data.get("tags", [])]
             files[CARD_FILE] = model_card(config, results, location=repo_id, license=license, tags=tags).encode()
         there = api.list_repo_files(repo_id, revision=revision)
-        gone = [path for path in there if path not in files and _matches(path, _OURS)]
-        changes = [*map(CommitOperationDelete, gone), *(CommitOperationAdd(*file) for file in files.items())]
+        gone = [CommitOperationDelete(path) for path in there if path not in files and _matches(path, _OURS)]
+        changes = [*gone, *(CommitOperationAdd(path, content) for path, content in files.items())]
         return api.create_commit(
             repo_id, changes, commit_message=commit_message, revision=revision, create_pr=create_pr
         )

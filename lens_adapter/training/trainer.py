@@ -231,13 +231,14 @@ class LensTrainer(Trainer):
         """The card of `output_dir`, as `LensAdapter.save_pretrained` writes it, under its name on the Hub."""
         if self.is_world_process_zero():
             tags = [tags] if isinstance(tags, str) else tags or ()
-            location = self.hub_model_id
-            write_model_card(
-                Path(self.args.output_dir), self.adapter.config, (), location=location, license=license, tags=tags
-            )
+            folder, config = Path(self.args.output_dir), self.adapter.config
+            write_model_card(folder, config, (), location=self.hub_model_id, license=license, tags=tags)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        self.create_model_card()  # what is pushed while a training runs has its card too
+        # What is pushed while a training runs has its card too; what is being uploaded must not change.
+        under_way = getattr(self, "push_in_progress", None)  # the first process alone has it
+        if under_way is None or under_way.is_done():
+            self.create_model_card()
         super()._push_from_checkpoint(checkpoint_folder)
 
 

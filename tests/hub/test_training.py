@@ -22,7 +22,7 @@ def pushing(folder: Path, **options: object):
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "end"])
 def test_pushing_while_it_trains(hub, tmp_path, monkeypatch, strategy):
     monkeypatch.delenv("HF_TOKEN")  # the token of the arguments is enough
-    trainer = pushing(tmp_path, hub_strategy=strategy, hub_always_push=True, hub_private_repo=True)
+    trainer = pushing(tmp_path, hub_strategy=strategy, hub_private_repo=True)
     trainer.train()
     trainer.push_to_hub(license="mit", blocking=True)
     repository = hub.repositories[HEAD]
