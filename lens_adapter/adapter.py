@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,6 +22,8 @@ from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, NotAttachedError
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.head.head import HeadOutput, LensHead
+from lens_adapter.publishing import publish
+from lens_adapter.results import Record, save_results
 from lens_adapter.segmentation import assemble, draft_all, read_requests
 from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 from lens_adapter.vlm.anatomy import Anatomy, build_layers, find_anatomy
@@ -135,39 +137,60 @@ class LensAdapter(PreTrainedModel):
         adapter.decoder.freeze()
         return (adapter, info) if wants_info else adapter
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Write `config.json`, `model.safetensors` and, unless there is one, the model card `README.md`."""
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        results: Sequence[Record] | None = None,
+        license: str | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write `config.json`, `model.safetensors` and the model card `README.md`; a card that somebody wrote stays.
+
+        Args:
+            save_directory: made if there is none.
+            results: records of measurements of these very weights (see `lens_adapter.results`), for the card.
+            license: for the card, e.g. "apache-2.0"; default: that of our earlier card there, or none.
+            push_to_hub, repo_id: publish the folder too (default: under its own name), with what else
+                `publishing.publish` takes.
+            kwargs: as for `PreTrainedModel.save_pretrained`.
+        """
+        folder = Path(save_directory)
+        hub = {key: kwargs.pop(key) for key in ("private", "commit_message", "revision", "create_pr") if key in kwargs}
         self._keys_to_ignore_on_save = {f"decoder.{key}" for key in self.decoder.unsaved_keys}
-        write_model_card(Path(save_directory), self.config)
         super().save_pretrained(save_directory, **kwargs)
+        if not kwargs.get("is_main_process", True):
+            return
+        if results is not None:
+            save_results(folder, results)
+        write_model_card(folder, self.config, license=license, tags=self.model_tags or ())
+        if push_to_hub:
+            publish(folder, repo_id or folder.name, token=kwargs.get("token"), **hub)
 
     def push_to_hub(
         self,
         repo_id: str,
         *,
-        commit_message: str = "Upload LENS head",
-        revision: str | None = None,
-        private: bool | None = None,
-        token: bool | str | None = None,
-        create_pr: bool = False,
+        results: Sequence[Record] | None = None,
+        license: str | None = None,
+        **kwargs: Any,
     ) -> CommitInfo:
-        """Upload what `save_pretrained` writes; a model card that the repository already has stays.
+        """Upload what `save_pretrained` writes, in one commit; a model card that somebody wrote stays.
 
         (transformers' own would put a generic card in the place of ours.)
+
+        Args:
+            results, license: as for `save_pretrained`.
+            kwargs: `commit_message`, `private`, `revision`, `token` and `create_pr`, as for `publishing.publish`.
+
+        Raises:
+            HubError: the Hub refuses, or cannot be reached.
         """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        keep = ["README.md"] if api.file_exists(repo_id, "README.md", revision=revision) else None
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message,
-                revision=revision,
-                create_pr=create_pr,
-                ignore_patterns=keep,
-            )
+            self.save_pretrained(folder, results=results, license=license)
+            return publish(folder, repo_id, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are detached: they never take the base along."""

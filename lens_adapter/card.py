@@ -1,15 +1,21 @@
-"""The model card that travels with a checkpoint."""
+"""The model card that travels with a checkpoint: written from its config and what was measured, never from hope."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from lens_adapter.config import LensConfig
+from lens_adapter.results import Record, eval_results, load_results, results_table
 
+CARD_FILE = "README.md"
 _BODY = """---
-{card_data}
+{metadata}
 ---
 
 # LENS head for {base}
@@ -25,59 +31,145 @@ from lens_adapter import LensAdapter
 
 model = AutoModelForImageTextToText.from_pretrained("{base}")
 processor = AutoProcessor.from_pretrained("{base}")
-adapter = LensAdapter.from_pretrained("<this repository>").attach(model, processor)
+adapter = LensAdapter.from_pretrained("{location}").attach(model, processor)
 adapter.segment("picture.jpg", "the dog on the left").save("overlay.png")
 ```
 
 | | |
 |---|---|
+| base model | {base}{revision} |
 | fusion | {fusion}, {fusion_layers} layers |
 | reads | the input of decoder layer {tap_layer} of {num_hidden_layers}; attention rows of layers {attention_layers} |
 | prompt | `{prompt_template}` |
 | keypoints | up to {num_keypoints} |
 | mask decoder | SAM {sam}; image encoder {encoder} |
 
-{results}
+{sections}
+## Limits
+
+- It fits this base model alone: `attach` refuses another architecture or size.
+- The base is always asked with the prompt above; other wordings are untested.
+- A score is the mask decoder's own estimate. One below {score_threshold} means "not in the picture"; the mask may not
+  be empty all the same.
 """
-_NO_RESULTS = "No evaluation results are recorded in this card."
+_NO_RESULTS = "No evaluation results are recorded for this checkpoint."
+_NO_TRAINING = "How it was trained is not recorded."
+_SEAL = "<!-- Written by lens_adapter ({digest}). A card that anybody edits is theirs, and stays. -->\n"
 
 
-def model_card(config: LensConfig, results: str | None = None) -> ModelCard:
-    """The card of a head: what it is, what it was made for, how to use it.
+def model_card(
+    config: LensConfig,
+    results: Sequence[Record] = (),
+    *,
+    location: str = "path/to/this/head",
+    license: str | None = None,
+    tags: Sequence[str] = (),
+    notes: str | None = None,
+) -> str:
+    """The card of a head: what it is, how to use it, how it was trained, what was measured, what it cannot do.
 
     Args:
         config: of the head.
-        results: Markdown to end with (data, measured figures, limits).
+        results: records of measurements, see `lens_adapter.results`.
+        location: repository or folder that the usage snippet loads.
+        license: identifier that the Hub knows, e.g. "apache-2.0"; None: the card states none.
+        tags: beside the usual ones.
+        notes: somebody's own Markdown, instead of "nothing is recorded" where there are no records.
     """
-    base = config.base_model_name_or_path or "the base model"
+    base = config.base_model_name_or_path
+    runs = config.training or []
+    datasets = list(dict.fromkeys(name for run in runs for name in run.get("datasets", []) if is_hub_id(name)))
     data = ModelCardData(
-        base_model=config.base_model_name_or_path,
+        base_model=base if is_hub_id(base) else None,
+        base_model_relation="adapter" if is_hub_id(base) else None,
         library_name="lens-adapter",
-        license="apache-2.0",
+        license=license,
         pipeline_tag="image-segmentation",
-        tags=["lens", "referring-segmentation", "adapter", "frozen-base"],
-        base_model_relation="adapter" if config.base_model_name_or_path else None,
+        tags=["lens", "referring-segmentation", "adapter", "frozen-base", *tags],
+        datasets=datasets or None,
+        model_name=Path(location).name if results else None,
+        eval_results=eval_results(results) or None,
     )
-    text = _BODY.format(
-        card_data=data.to_yaml(),
-        base=base,
+    sections = [("Results", [results_table(record) for record in results] or ([] if notes else [_NO_RESULTS]))]
+    sections += [("Training", [_training_table(run) for run in runs] or ([] if notes else [_NO_TRAINING]))]
+    text = "\n".join(f"## {title}\n\n" + "\n\n".join(parts) + "\n" for title, parts in sections if parts)
+    body = _BODY.format(
+        metadata=data.to_yaml(),
+        base=base or "the base model",
+        revision=f" at revision `{config.base_model_revision}`" if config.base_model_revision else "",
+        location=location,
         fusion=config.fusion,
         fusion_layers=config.fusion_layers,
         tap_layer=config.tap_layer,
         num_hidden_layers=config.num_hidden_layers,
-        attention_layers=", ".join(map(str, config.attention_layers)) or "none",
+        attention_layers=", ".join(map(str, config.attention_layers or [])) or "none",
         prompt_template=config.prompt_template,
         num_keypoints=config.num_keypoints,
         sam=config.sam["variant"],
         encoder="included" if config.sam["include_image_encoder"] else f"from `{config.sam['weights']}`",
-        results=results or _NO_RESULTS,
+        sections=text + (f"\n{notes}\n" if text and notes else f"{notes}\n" if notes else ""),
+        score_threshold=config.score_threshold,
     )
-    return ModelCard(text)
+    return body if notes else f"{body}\n{_SEAL.format(digest=_digest(body))}"
 
 
-def write_model_card(folder: Path, config: LensConfig) -> None:
-    """Write `README.md` into `folder` unless there is one: a card somebody wrote is worth more than ours."""
+def write_model_card(
+    folder: Path,
+    config: LensConfig,
+    results: Sequence[Record] | None = None,
+    *,
+    location: str | None = None,
+    **more: Any,
+) -> None:
+    """Write `README.md` into `folder`, unless somebody wrote or edited the one that is there.
+
+    Args:
+        results: default: those in the folder.
+        location: default: the folder.
+        more: as for `model_card`. A license that our earlier card stated stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "README.md"
-    if not path.exists():
-        model_card(config).save(path)
+    path = folder / CARD_FILE
+    if path.exists():
+        earlier = path.read_text(encoding="utf-8")
+        if not is_generated(earlier):
+            return
+        more["license"] = more.get("license") or ModelCard(earlier).data.get("license")
+    results = load_results(folder) if results is None else results
+    text = model_card(config, results, location=location or folder.as_posix(), **more)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def is_generated(card: str) -> bool:
+    """Whether `card` is ours to the letter: nobody wrote or edited it."""
+    body, _, seal = card.rpartition("\n<!--")
+    return f"<!--{seal}" == _SEAL.format(digest=_digest(body))
+
+
+def _digest(body: str) -> str:
+    return sha256(body.encode()).hexdigest()[:16]
+
+
+def _training_table(run: Mapping[str, Any]) -> str:
+    """Markdown: what `LensTrainer` recorded of one training."""
+    lines = ["| | |", "|---|---|"]
+    for key, value in run.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{name.replace('_', ' ')} {part}" for name, part in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        if value in (None, ""):
+            value = "not recorded"
+        lines.append(f"| {key.replace('_', ' ')} | {value} |")
+    return "\n".join(lines)
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether `name` can be an "owner/name" of the Hub and is no folder here."""
+    if not isinstance(name, str) or name.count("/") != 1 or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

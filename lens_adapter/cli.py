@@ -1,4 +1,4 @@
-"""`lens-adapter`: demo, segment, train, evaluate, probe, env. Exit code 0, 1 (failed), 2 (usage)."""
+"""`lens-adapter`: demo, segment, train, evaluate, probe, push, env. Exit code 0, 1 (failed), 2 (usage)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_adapter import __version__
-from lens_adapter.errors import InputError, LensError, UnsupportedModelError
+from lens_adapter.errors import InputError, LensError, UnsupportedModelError, one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,10 +18,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         args.run(args)
-    except (LensError, OSError) as error:
-        print(f"lens-adapter {args.command}: {error}", file=sys.stderr)
+    except Exception as error:
+        if not isinstance(error, (LensError, OSError, *_http_errors())):
+            raise
+        print(f"lens-adapter {args.command}: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    from lens_adapter.publishing import HTTP_ERRORS
+
+    return HTTP_ERRORS
 
 
 _TRAIN_EXAMPLE = """\
@@ -144,6 +152,31 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--json", type=Path, metavar="FILE", help="write every figure here too")
     probe.set_defaults(run=_probe)
 
+    push = commands.add_parser(
+        "push",
+        help="publish a trained head on the Hugging Face Hub",
+        description="Checks a head's folder and uploads it in one commit: config, weights, model card and results. "
+        "Other files of a training (optimizer states, logs) stay at home. Log in first with `hf auth login`, or set "
+        "HF_TOKEN. Example: lens-adapter push lens-llava me/lens-llava --results refcoco.json --license apache-2.0",
+    )
+    push.add_argument("folder", type=Path, metavar="FOLDER", help="what `train` wrote, or LensAdapter.save_pretrained")
+    push.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made if there is none")
+    push.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="what `evaluate --json` wrote about these very weights: kept beside them, and shown in the card",
+    )
+    push.add_argument("--license", metavar="ID", help="for the card, e.g. apache-2.0; default: none is stated")
+    push.add_argument("--private", action="store_true", help="make a private repository, if it has to be made")
+    push.add_argument("--revision", metavar="BRANCH", help="default: main")
+    push.add_argument("--token", metavar="TOKEN", help="default: that of `hf auth login`, or HF_TOKEN")
+    push.add_argument("--create-pr", action="store_true", help="propose the upload as a pull request")
+    push.add_argument("--message", metavar="TEXT", default="Upload LENS head", help="of the commit")
+    push.set_defaults(run=_push)
+
     env = commands.add_parser("env", help="versions and devices, for bug reports")
     env.set_defaults(run=_env)
     return parser
@@ -264,6 +297,35 @@ def _probe(args: argparse.Namespace) -> None:
     result.save(args.output)
     print(f"Wrote {args.output}")
     _write_json(result.to_dict(), args.json)
+
+
+def _push(args: argparse.Namespace) -> None:
+    from lens_adapter.adapter import LensAdapter
+    from lens_adapter.card import is_hub_id
+    from lens_adapter.publishing import files_to_publish, publish
+    from lens_adapter.results import RESULTS_FILE, read_record, save_results
+
+    records = [read_record(file) for file in args.results]
+    kept = files_to_publish(args.folder)
+    adapter = LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about what does not fit
+    if records:
+        save_results(args.folder, records)
+    commit = publish(
+        args.folder,
+        args.repo_id,
+        commit_message=args.message,
+        revision=args.revision,
+        private=args.private or None,
+        token=args.token,
+        create_pr=args.create_pr,
+        license=args.license,
+    )
+    base = adapter.config.base_model_name_or_path
+    if not is_hub_id(base):
+        print(f"Nobody else can find its base: base_model_name_or_path in config.json is {base!r}, no name of the Hub.")
+    if left := sorted({path.name for path in args.folder.iterdir()} - {*kept, RESULTS_FILE}):
+        print(f"Not part of a head, not uploaded: {', '.join(left)}")
+    print(f"Published at {commit.pr_url or commit.repo_url}")
 
 
 def _write_json(figures: dict[str, Any], file: Path | None) -> None:

@@ -110,6 +110,7 @@ class LensConfig(PretrainedConfig):
         base_model_name_or_path, base_model_revision: the frozen model this head was trained for.
         base_config: its configuration as a dict; the mirror rebuilds its layers from it.
         hidden_size, num_hidden_layers, num_attention_heads: of the base's decoder.
+        training: what `LensTrainer` notes about each training of this head, earliest first; the model card shows it.
 
     Raises:
         LensConfigError: an impossible value.
@@ -138,6 +139,7 @@ class LensConfig(PretrainedConfig):
         hidden_size: int = 4096,
         num_hidden_layers: int = 32,
         num_attention_heads: int = 32,
+        training: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**self._without_unknown(kwargs))
@@ -159,6 +161,7 @@ class LensConfig(PretrainedConfig):
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
+        self.training = training
         self._check()
         if self.attention_layers is None:
             before = max(self.tap_layer - 1, 0)
@@ -311,6 +314,8 @@ class LensConfig(PretrainedConfig):
         for key in ("base_model_name_or_path", "base_model_revision"):
             require(key, getattr(self, key) is None or isinstance(getattr(self, key), str), "a text or None")
         require("base_config", self.base_config is None or isinstance(self.base_config, dict), "a dict or None")
+        runs = [] if self.training is None else self.training
+        require("training", isinstance(runs, list) and all(isinstance(run, dict) for run in runs), "a list of dicts")
 
 
 def _is_int(value: Any) -> bool:

@@ -25,6 +25,10 @@ class InputError(LensError):
     """An image or a prompt cannot be used as given."""
 
 
+class HubError(LensError):
+    """The Hugging Face Hub refuses, or cannot be reached."""
+
+
 class BrokenRecordError(InputError):
     """A record of a data set cannot be used.
 
@@ -37,3 +41,15 @@ class BrokenRecordError(InputError):
         super().__init__(f"{file}, record {index} (counted from 0): {reason}" if file else reason)
         self.file = file
         self.index = index
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks; behind "couldn't connect", what the server said if it did answer."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    cause = error.__cause__
+    while cause is not None:
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status not in (None, 401, 404) and str(status) not in text:
+            return f"{text} The server said: {' '.join(str(cause).split())}"
+        cause = cause.__cause__
+    return text

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
 
 from lens_adapter import LensAdapter, LensConfig
@@ -354,48 +353,3 @@ def test_remote_code_is_not_run(tmp_path, where, trust):
     loaded = LensAdapter.from_pretrained(tmp_path, **trust)
     loaded.attach(model, processor).segment(IMAGE, PROMPTS)
     assert not (tmp_path / "exploded").exists()
-
-
-# -- the card
-
-
-def test_card(tmp_path):
-    model, processor = tiny_pair("llava")
-    model.config.name_or_path = "llava-hf/llava-1.5-7b-hf"
-    adapter = tiny_adapter(model, processor)
-    adapter.save_pretrained(tmp_path)
-    card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.base_model == "llava-hf/llava-1.5-7b-hf" and card.data.base_model_relation == "adapter"
-    assert card.data.library_name == "lens-adapter" and card.data.pipeline_tag == "image-segmentation"
-    assert {"lens", "adapter"} <= set(card.data.tags) and card.data.license == "apache-2.0"
-    assert "llava-hf/llava-1.5-7b-hf" in card.text and "{" not in card.text.replace("{prompt}", "")
-    assert adapter.config.prompt_template in card.text
-
-
-def test_card_of_a_base_without_a_name(saved):
-    card = ModelCard.load(saved / "README.md")
-    assert card.data.base_model is None and card.data.get("base_model_relation") is None and card.data.tags
-
-
-def test_a_card_that_is_there_stays(folder):
-    (folder / "README.md").write_text("mine")
-    LensAdapter.from_pretrained(folder).save_pretrained(folder)
-    assert (folder / "README.md").read_text() == "mine"
-
-
-@pytest.mark.parametrize("has_card", [False, True])
-def test_push_uploads_the_three_files_and_no_generic_card(saved, monkeypatch, has_card):
-    uploads = []
-
-    class Repository:
-        repo_id = "me/lens"
-
-    def upload(self, *, folder_path, ignore_patterns, **_):
-        names = sorted(set(os.listdir(folder_path)) - set(ignore_patterns or []))
-        uploads.append({name: Path(folder_path, name).read_bytes() for name in names})
-
-    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: Repository)
-    monkeypatch.setattr(HfApi, "file_exists", lambda *_, **__: has_card)
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
-    LensAdapter.from_pretrained(saved).push_to_hub("lens", private=True)
-    assert uploads == [{name: (saved / name).read_bytes() for name in FILES if not (has_card and name == "README.md")}]

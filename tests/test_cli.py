@@ -19,7 +19,7 @@ from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam
 from tests.tiny.shipped import ship_tiny, use_shipped
 
-COMMANDS = ("demo", "segment", "train", "evaluate", "probe", "env")
+COMMANDS = ("demo", "segment", "train", "evaluate", "probe", "push", "env")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,7 @@ def test_as_a_module():
         (["evaluate"], "--builtin"),
         (["evaluate", "--builtin", "--scenes", "0"], "at least 1"),
         (["evaluate", "--builtin", "--scenes", "many"], "at least 1"),
+        (["push", "head"], "REPO_ID"),
         (["probe", "--data", "folder"], "--model"),
         (["probe", "--model", "builtin", "--scenes", "0"], "at least 1"),
         (["probe", "--model", "builtin", "-o", "layers.txt"], "must end like a picture"),

@@ -64,6 +64,8 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
     ("base_model_name_or_path", 3),
     ("base_model_revision", 3),
     ("base_config", "llava"),
+    ("training", {"steps": 3}),
+    ("training", ["much"]),
     ("hidden_size", 0),
     ("num_hidden_layers", "32"),
     ("num_hidden_layers", None),

@@ -98,7 +98,7 @@ def test_the_card_of_a_head_says_what_it_is_and_what_was_measured(name, monkeypa
 
     figures = json.loads((ROOT / "results" / "builtin.json").read_text())
     card = (builtin.HEADS[name] / "README.md").read_text()
-    assert card == str(report.head_card(builtin.HEADS[name], figures))
+    assert card == report.head_card(builtin.HEADS[name], figures)
     assert f"decoder layer {LensConfig.from_pretrained(builtin.HEADS[name]).tap_layer} of 4" in card
 
 

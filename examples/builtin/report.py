@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from huggingface_hub import ModelCard
-
 from lens_adapter import LensConfig
 from lens_adapter.card import model_card
 
@@ -66,7 +64,7 @@ def with_tables(text: str, figures: dict[str, float]) -> str:
     return f"{before}{BEGIN}\n{tables(figures)}\n{END}{after}"
 
 
-def head_card(folder: Path, figures: dict[str, float]) -> ModelCard:
+def head_card(folder: Path, figures: dict[str, float]) -> str:
     """The card of a shipped head: what its config says, and what was measured."""
     prefix = folder.name.replace("lens-", "heads.")
     kinds = {**COLUMNS, **JUDGEMENT}
@@ -77,7 +75,9 @@ def head_card(folder: Path, figures: dict[str, float]) -> ModelCard:
         "It knows one synthetic world of colored shapes; on photographs it is useless. Data, training, baselines and"
     ]
     lines += ["limits: MODEL_CARD.md of lens_adapter."]
-    return model_card(LensConfig.from_pretrained(folder), "\n".join(lines))
+    place = folder.relative_to(ROOT).as_posix()
+    config = LensConfig.from_pretrained(folder)
+    return model_card(config, location=place, license="apache-2.0", notes="\n".join(lines))
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def main() -> None:
         path.write_text(with_tables(path.read_text(), figures))
         print(f"updated {name}")
     for folder in HEADS:
-        head_card(folder, figures).save(folder / "README.md")
+        (folder / "README.md").write_text(head_card(folder, figures), encoding="utf-8")
         print(f"wrote the card of {folder.name}")
 
 

@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from lens_adapter.adapter import LensAdapter, LensPrediction
+from lens_adapter.card import CARD_FILE, is_generated, write_model_card
 from lens_adapter.data.examples import Example
 from lens_adapter.errors import LensConfigError
 from lens_adapter.evaluation import Overlap, judge_predictions, overlap
+from lens_adapter.publishing import is_written_by_hand, remote_card
 from lens_adapter.training.collate import Batch, LensCollator
 from lens_adapter.training.losses import lens_losses
+from lens_adapter.training.record import training_record
 from lens_adapter.training.tuning import TUNINGS, DecoderTuning
 from lens_adapter.visualize import Panel, contact_sheet
 
@@ -36,6 +40,7 @@ class LensTrainingArguments(TrainingArguments):
         lora_rank: of these factors; they are scaled by 2.
         sample_grid_steps: every so many steps a picture of validation samples is written to `output_dir`/samples; 0:
             never.
+        dataset_names: what the training data are called, by Hub id where they have one; for the model card.
     """
 
     attention_weight: float = field(default=1.0)
@@ -46,9 +51,12 @@ class LensTrainingArguments(TrainingArguments):
     decoder_tuning: str = field(default="full")
     lora_rank: int = field(default=8)
     sample_grid_steps: int = field(default=0)
+    dataset_names: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.dataset_names, str):
+            self.dataset_names = [self.dataset_names]
         self.remove_unused_columns = False  # the columns are the collator's, not arguments of `forward`
         for key, good, allowed in (
             ("keypoint_dropout", 0 <= self.keypoint_dropout < 1, "in [0, 1)"),
@@ -58,6 +66,10 @@ class LensTrainingArguments(TrainingArguments):
         ):
             if not good:
                 raise LensConfigError(f"{key} must be {allowed}; got {getattr(self, key)!r}.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: Trainer pickles its arguments into the folder that it pushes."""
+        return {**vars(self), "hub_token": None}
 
 
 class LensTrainer(Trainer):
@@ -128,9 +140,11 @@ class LensTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers'. The adapter comes out plain: LoRA factors merged, no autocast left on its `forward`."""
         self._tuning = DecoderTuning(self.adapter.decoder, self.args.decoder_tuning, self.args.lora_rank)
+        self._earlier_trainings = list(self.adapter.config.training or [])
         try:
             return super().train(*args, **kwargs)
         finally:
+            self._note_training()
             self._tuning.end()
             if self.args.decoder_tuning == "lora":  # what it was made for is merged
                 self.optimizer = self.lr_scheduler = None
@@ -187,8 +201,15 @@ class LensTrainer(Trainer):
     # -- checkpoints: always those of a plain LensAdapter, whatever the tuning ----------------------------------------
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
+        self._note_training()
         with self._tuning.merged():
             super()._save(*args, **kwargs)
+
+    def _note_training(self) -> None:
+        """Into the head's config, which its card is written from."""
+        if self.state.global_step:
+            run = training_record(self.args, self.state, self.train_dataset)
+            self.adapter.config.training = [*self._earlier_trainings, run]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
         with self._tuning.merged():
@@ -204,8 +225,33 @@ class LensTrainer(Trainer):
         if self.args.should_save:
             self._tuning.save(output_dir)
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Nothing: `LensAdapter.save_pretrained` writes the card."""
+    # -- the Hub ------------------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, **kwargs: Any) -> None:
+        """As transformers'; a card that somebody wrote in the repository becomes that of `output_dir`, and stays."""
+        super().init_hf_repo(token=token, **kwargs)
+        if not self.is_world_process_zero():
+            return
+        file = Path(self.args.output_dir, CARD_FILE)
+        card = remote_card(HfApi(token=token or self.args.hub_token), self.hub_model_id, self.args.hub_revision)
+        ours = not file.exists() or is_generated(file.read_text(encoding="utf-8"))
+        if card is not None and is_written_by_hand(card) and ours:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(card, encoding="utf-8")
+
+    def create_model_card(self, license: str | None = None, tags: Any = None, **_: Any) -> None:
+        """The card of `output_dir`, as `LensAdapter.save_pretrained` writes it, under its name on the Hub."""
+        if self.is_world_process_zero():
+            tags = [tags] if isinstance(tags, str) else tags or ()
+            folder, config = Path(self.args.output_dir), self.adapter.config
+            write_model_card(folder, config, (), location=self.hub_model_id, license=license, tags=tags)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # What is pushed while a training runs has its card too; what is being uploaded must not change.
+        under_way = getattr(self, "push_in_progress", None)  # the first process alone has it
+        if under_way is None or under_way.is_done():
+            self.create_model_card()
+        super()._push_from_checkpoint(checkpoint_folder)
 
 
 class SampleGrids(TrainerCallback):

@@ -1,0 +1,115 @@
+"""`lens-adapter push`, and heads of the Hub on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+from lens_adapter.cli import main
+from tests.hub.server import OWNER, STRANGER
+from tests.test_results import RECORD
+from tests.tiny.pairs import tiny_pair
+from tests.tiny.sam import noise_image
+
+HEAD = "me/lens"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "head"))
+
+
+def test_push(hub, folder, tmp_path, capsys):
+    (folder / "training_args.bin").write_bytes(b"1")
+    (tmp_path / "test.json").write_text(json.dumps(RECORD))
+    flags = ["--results", str(tmp_path / "test.json"), "--license", "mit", "--private", "--message", "One head"]
+    assert main(["push", str(folder), HEAD, *flags]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed.pop(0).startswith("Nobody else can find its base: base_model_name_or_path in config.json is None")
+    assert printed == ["Not part of a head, not uploaded: training_args.bin", f"Published at {hub.url}/{HEAD}"]
+    assert hub.repositories[HEAD].private and hub.repositories[HEAD].messages == ["initial commit", "One head"]
+    files = hub.files(HEAD)
+    assert files.keys() == {".gitattributes", "README.md", "config.json", "evaluation.json", "model.safetensors"}
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "mit" and card.data.model_name == "lens" and len(card.data.eval_results) == 3
+    assert main(["push", str(folder), HEAD, "--create-pr", "--license", "gpl-3.0"]) == 0
+    assert capsys.readouterr().out.endswith(f"Published at {hub.url}/{HEAD}/discussions/1\n")
+    assert main(["push", str(folder), HEAD, "--revision", "next"]) == 0
+    assert hub.files(HEAD, "next").keys() == files.keys()
+
+
+def spoil_weights(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("head.descriptors.text_vector")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "spoil, flags, complaint",
+    [
+        (spoil_weights, [], "missing_keys: 'head.descriptors.text_vector'"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"1"), [], "damaged"),
+        (lambda folder: (folder / "config.json").write_text("{"), [], "config.json"),
+        (lambda folder: (folder / "README.md").write_text("---\na: [\n---\nMine."), [], "metadata"),
+        (lambda folder: (folder / "figures.json").write_text("{}"), ["--results", "figures.json"], "figures.json"),
+        (lambda folder: None, ["--results", "nowhere.json"], "nowhere.json"),
+        (lambda folder: None, ["--token", STRANGER], "Use a token that may write there"),
+    ],
+)
+def test_what_cannot_be_pushed_is_said_in_one_line(hub, folder, capsys, monkeypatch, spoil, flags, complaint):
+    spoil(folder)
+    monkeypatch.chdir(folder)
+    assert main(["push", str(folder), HEAD, *flags]) == 1
+    _, said, message = capsys.readouterr().err.rpartition("lens-adapter push: ")
+    assert said and complaint in message and message.count("\n") == 1
+    assert HEAD not in hub.repositories
+
+
+@pytest.mark.parametrize("adapter", ["me/nothing", "me/not/a/name"])
+def test_segment_with_a_head_that_is_not_there(hub, folder, tmp_path, capsys, adapter):
+    noise_image(40, 50).save(tmp_path / "photo.png")
+    assert main(["segment", str(tmp_path / "photo.png"), "a dog", "--model", "me/base", "--adapter", adapter]) == 1
+    captured = capsys.readouterr()
+    _, said, message = captured.err.rpartition("lens-adapter segment: ")
+    assert said and adapter in message and message.count("\n") == 1 and "Traceback" not in captured.err
+
+
+def test_segment_while_the_hub_breaks_down(hub, folder, tmp_path, capsys, naps):
+    noise_image(40, 50).save(tmp_path / "photo.png")
+    assert main(["push", str(folder), HEAD]) == 0
+    hub.fail(r"GET /cdn/", drop_after=0, times=99)
+    assert main(["segment", str(tmp_path / "photo.png"), "a dog", "--model", "me/base", "--adapter", HEAD]) == 1
+    _, said, message = capsys.readouterr().err.rpartition("lens-adapter segment: ")
+    assert said and message.count("\n") == 1
+
+
+def test_with_the_environment_that_users_set(hub, folder, tmp_path):
+    """HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE, in processes of their own: push, load, then offline."""
+    model, processor = tiny_pair("llava")
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    noise_image(40, 50).save(tmp_path / "photo.png")
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": OWNER}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
+    code = (
+        "import sys; from lens_adapter.cli import main; "
+        "push, segment = sys.argv[1:4], sys.argv[4:]; sys.exit(main(push) or main(segment))"
+    )
+    segment = ["segment", str(tmp_path / "photo.png"), "a dog", "--model", str(tmp_path / "base"), "--adapter", HEAD]
+    segment += ["-o", str(tmp_path / "out.png")]
+    run = subprocess.run(
+        [sys.executable, "-c", code, "push", str(folder), HEAD, *segment],
+        env=environment, capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert f"Published at {hub.url}/{HEAD}" in run.stdout and (tmp_path / "out.png").is_file()
