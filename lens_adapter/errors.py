@@ -25,6 +25,10 @@ class InputError(LensError):
     """An image or a prompt cannot be used as given."""
 
 
+class StaleFeaturesError(LensError):
+    """Cached features are damaged, unfinished, or of another base, head or data than those in hand."""
+
+
 class BrokenRecordError(InputError):
     """A record of a data set cannot be used.
 
