@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from accelerate import PartialState
-from pycocotools import mask as coco
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example
+from lens_adapter.data.shapes import fill_runs
 from lens_adapter.errors import InputError, LensConfigError, StaleFeaturesError
 from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.training.feature_store import FeatureStore
@@ -73,8 +72,8 @@ class CachedFeatures(Dataset):
         self.store = FeatureStore(folder)
         self.store.require_complete()
         if verify:
-            state = PartialState()
-            self.store.verify(state.process_index, state.num_processes)
+            several = distributed.is_initialized()
+            self.store.verify(*((distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)))
         self.key: dict[str, Any] = self.store.index["key"]
         constants = [self.store.index["shards"][name]["layer_constants"] for name in self.store.names("samples")]
         if other := next((one for one in constants if one != constants[0]), None):
@@ -305,10 +304,8 @@ def _layout(tensors: Mapping[str, Tensor], total: int) -> TokenLayout:
 def _example(truth: Mapping[str, Tensor], size: tuple[int, int]) -> Example:
     texts, runs, ignored = (truth[name].numpy().tobytes() for name in ("texts", "runs", "ignored.runs"))
 
-    def drawn(counts: bytes) -> np.ndarray:
-        return coco.decode({"size": list(size), "counts": counts}).astype(bool)
-
-    return Example(image=None, mask=drawn(runs), ignore=drawn(ignored) if ignored else None, **json.loads(texts))
+    ignore = fill_runs(ignored, size) if ignored else None
+    return Example(image=None, mask=fill_runs(runs, size), ignore=ignore, **json.loads(texts))
 
 
 def _targets(tensors: Sequence[Mapping[str, Tensor]]) -> Targets:

@@ -96,7 +96,7 @@ def _fill(
     num_workers: int,
     shard_size: int,
 ) -> None:
-    state = PartialState()
+    state = PartialState(cpu=adapter.device.type == "cpu")  # what accelerate launched, unless that is known already
     if store.index:
         require_same(store.folder, store.index["key"], key)
     read = partial(_read, examples, workers=num_workers, state=state)
@@ -274,17 +274,18 @@ def _take(adapter: LensAdapter, batch: Batch) -> tuple[list[dict[str, Tensor]], 
     for row, kept in enumerate(tokens):
         place = mask[row].cumsum(0) - 1  # of each token among those that are kept
         layout, example = layouts[row], batch.samples[row]
-        ignored = (
-            [part[row] for part in batch.targets.ignored] if example.ignore is not None else [mask.new_empty(0, 0)] * 2
-        )
+        masks, heat = batch.targets.masks[row], batch.targets.heat[row]
+        ignored = masks[:0] > 0, heat[:0] > 0
+        if example.ignore is not None:
+            ignored = batch.targets.ignored[0][row], batch.targets.ignored[1][row]
         sample = {
             "hidden": signals.hidden[row].cpu()[kept],  # (t, D)
             "positions": place[layout.positions.cpu()].int(),
             "boxes": layout.boxes.float().cpu(),
             "grid": torch.tensor(layout.grid or (), dtype=torch.int32),
             "size": torch.tensor(batch.sizes[row], dtype=torch.int32),
-            "masks": batch.targets.masks[row],
-            "heat": batch.targets.heat[row],
+            "masks": masks,
+            "heat": heat,
             "ignored.masks": ignored[0],
             "ignored.heat": ignored[1],
             "runs": _runs(example.mask),
