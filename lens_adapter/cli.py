@@ -38,6 +38,7 @@ CONFIG.yaml:
     data: refcoco/train                  # a line of prompts.jsonl per example; see `lens-adapter probe --help`
     validation: refcoco/val
     dtype: bfloat16
+    features: features/refcoco           # what the frozen parts say, computed once and kept here; see below
     head:                                # any field of LensConfig
         fusion: lite                     # a small head of our own; mirror: copies of the model's layers, as the paper
         tap_layer: 14                    # `lens-adapter probe` recommends one
@@ -50,7 +51,7 @@ CONFIG.yaml:
         eval_strategy: steps
         eval_steps: 1000
         save_steps: 1000
-        sample_grid_steps: 1000          # pictures of validation samples in lens-llava/samples
+        sample_grid_steps: 0             # 1000: pictures of samples in lens-llava/samples; not with `features`
         decoder_tuning: full             # of the mask decoder; or lora, or frozen
         keypoint_dropout: 0.5            # share of samples that go without their keypoints
 
@@ -60,6 +61,12 @@ The same with flags:
 
 A run that was killed goes on with:
     lens-adapter train CONFIG.yaml --resume
+
+features:
+    The model and SAM's image encoder are frozen: with `features`, each reads every example once, what it says goes to
+    that folder, and the head trains from there, without the model in memory. A folder that is there is checked and
+    used, one that is not finished is gone on with, one of another model, head or data is refused. It takes megabytes
+    per example and per picture (7B: see docs/cached-features.md); `features_dtype: float16` halves what is float32.
 """
 
 
@@ -109,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", metavar="FOLDER", help="images/, masks/ and prompts.jsonl, as for `probe`")
     train.add_argument("--validation", metavar="FOLDER", help="the same, to evaluate on")
     train.add_argument("--dtype", metavar="TYPE", help="of the frozen model; default: as it was saved")
+    train.add_argument("--features", metavar="FOLDER", help="keep here what the frozen parts say, and train from that")
+    train.add_argument(
+        "--features-dtype", choices=["exact", "float16"], help="of the numbers in it; default: exact, as they came"
+    )
     train.add_argument("--head", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of LensConfig")
     train.add_argument(
         "--training", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of LensTrainingArguments"
@@ -260,7 +271,8 @@ def _train(args: argparse.Namespace) -> None:
     from lens_adapter.training.run import parse_pairs, read_config, run_training
 
     training = parse_pairs(args.training) | ({"output_dir": args.output} if args.output else {})
-    flags = {key: getattr(args, key) for key in ("model", "adapter", "data", "validation", "dtype", "resume")}
+    keys = ("model", "adapter", "data", "validation", "dtype", "features", "features_dtype", "resume")
+    flags = {key: getattr(args, key) for key in keys}
     config = read_config(args.config, {**flags, "head": parse_pairs(args.head), "training": training})
     for name, value in run_training(config, _load_base).items():
         print(f"{name:<52} {value:.4f}")

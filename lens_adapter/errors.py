@@ -29,6 +29,10 @@ class HubError(LensError):
     """The Hugging Face Hub refuses, or cannot be reached."""
 
 
+class StaleFeaturesError(LensError):
+    """Cached features are damaged, unfinished, or of another base, head or data than those in hand."""
+
+
 class BrokenRecordError(InputError):
     """A record of a data set cannot be used.
 

@@ -15,6 +15,7 @@ Names are relative to `images/` and `masks/`. Keys of a line:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path, PurePath
 from typing import Any
@@ -47,6 +48,18 @@ def read_folder(folder: str | Path, on_error: OnError = "raise") -> list[Record]
     lines = read_text(listing).split("\n")  # JSON texts may hold other line separators
     entries = ((index, line) for index, line in enumerate(lines) if line.strip())
     return collect(listing, entries, lambda line: _record(Path(folder), line), on_error)
+
+
+def digest_folder(folder: str | Path) -> str:
+    """Changes with prompts.jsonl and with every file in images/ and masks/; reads them all, but decodes none."""
+    digest, root = hashlib.sha256(), Path(folder)
+    inside = [file for part in ("images", "masks") for file in sorted((root / part).rglob("*")) if file.is_file()]
+    for path in [root / "prompts.jsonl", *inside]:
+        with path.open("rb") as file:
+            digest.update(
+                f"{path.relative_to(root).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+            )
+    return digest.hexdigest()[:16]
 
 
 def _record(folder: Path, line: str) -> Record:

@@ -16,6 +16,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example
 from lens_adapter.errors import InputError
 from lens_adapter.head.decoder import downsample_masks
+from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.training.losses import HEAT_SIDE, Targets
 from lens_adapter.vlm.inputs import build_inputs
 
@@ -43,6 +44,14 @@ class Batch:
         """(H, W) of each prompt's picture."""
         return [(sample.image.height, sample.image.width) for sample in self.samples]
 
+    def read_base(self, adapter: LensAdapter) -> tuple[LensSignals, list[TokenLayout]]:
+        """Signals and layouts of the N rows, from the adapter's base."""
+        return adapter.prefill(self.inputs), adapter.layout(self.inputs, self.sizes)
+
+    def encode_images(self, adapter: LensAdapter) -> Tensor:
+        """SAM's embeddings (B, C, g, g) of the pictures."""
+        return adapter.decoder.encode_images(self.pictures)
+
 
 class LensCollator:
     """Samples -> `{"input_ids", "batch"}`; the ids tell transformers' Trainer how many rows there are.
@@ -59,7 +68,7 @@ class LensCollator:
 
     def __call__(self, samples: Sequence[Example]) -> dict[str, Any]:
         for sample in samples:
-            _check(sample)
+            check_example(sample)
         images = [sample.image for sample in samples]
         prompts = [sample.prompt for sample in samples]
         inputs = build_inputs(self.processor, images, prompts, self.template, max_length=self.max_length)
@@ -85,8 +94,14 @@ class LensCollator:
         return square, torch.cat(whole)
 
 
-def _check(sample: Example) -> None:
-    """Masks are bool and as large as their picture."""
+def check_example(sample: Example) -> None:
+    """Refuse what is no `Example`, or one whose masks are not bool or not as large as its picture.
+
+    Raises:
+        InputError: names what was expected and what came.
+    """
+    if not isinstance(sample, Example):
+        raise InputError(f"A sample must be an Example: picture, prompt and mask; got {type(sample).__name__}.")
     size = (sample.image.height, sample.image.width)
     for key in ("mask", "ignore"):
         mask = getattr(sample, key)

@@ -11,18 +11,21 @@ from typing import Any
 
 import torch
 import yaml
+from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.config import LensConfig
 from lens_adapter.data.examples import Examples
-from lens_adapter.data.folder import read_folder
+from lens_adapter.data.folder import digest_folder, read_folder
 from lens_adapter.errors import LensConfigError
+from lens_adapter.training.cached import CachedFeatures
+from lens_adapter.training.features import cache_features
 from lens_adapter.training.trainer import LensTrainer, LensTrainingArguments
 
 LoadBase = Callable[[str, str, torch.device], tuple[Any, Any]]
 KNOWN = {
-    "": {"model", "adapter", "data", "validation", "dtype", "resume", "head", "training"},
+    "": {"model", "adapter", "data", "validation", "dtype", "features", "features_dtype", "resume", "head", "training"},
     "head": set(inspect.signature(LensConfig.__init__).parameters) - {"self", "kwargs"},
     "training": {entry.name for entry in fields(LensTrainingArguments) if entry.init},
 }
@@ -86,15 +89,39 @@ def run_training(config: dict[str, Any], load_base: LoadBase) -> dict[str, float
         args = LensTrainingArguments(**config["training"])
     except (TypeError, ValueError) as error:
         raise LensConfigError(f"training: {error}") from error
+    if config.get("features") and args.sample_grid_steps:  # LensTrainer would say so after hours
+        raise LensConfigError(
+            "training: sample_grid_steps draws on pictures, which `features` do not hold; set it to 0."
+        )
     model, processor = load_base(config["model"], config.get("dtype") or "auto", args.device)
     if config.get("adapter"):
         adapter = LensAdapter.from_pretrained(config["adapter"], **config["head"]).attach(model, processor)
     else:
         adapter = LensAdapter.from_model(model, processor, **config["head"])
+    if config.get("features"):
+        train_data = _cached(adapter, train_data, "train", config["data"], config, args)
+        if validation is not None:
+            validation = _cached(adapter, validation, "validation", config["validation"], config, args)
+        adapter.detach()
+        del model, processor  # all that was wanted of them is on disk
     trainer = LensTrainer(adapter, args, train_dataset=train_data, eval_dataset=validation)
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir) if config.get("resume") else None)
     trainer.save_model()
     return trainer.evaluate() if validation is not None else {}
+
+
+def _cached(
+    adapter: LensAdapter, examples: Examples, name: str, folder: str, config: dict[str, Any], args: TrainingArguments
+) -> CachedFeatures:
+    return cache_features(
+        adapter,
+        examples,
+        Path(config["features"], name),
+        dtype=config.get("features_dtype") or "exact",
+        data_key=digest_folder(folder),
+        batch_size=args.per_device_eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+    )
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:

@@ -19,6 +19,7 @@ from lens_adapter.data.examples import Example
 from lens_adapter.errors import LensConfigError
 from lens_adapter.evaluation import Overlap, judge_predictions, overlap
 from lens_adapter.publishing import is_written_by_hand, remote_card
+from lens_adapter.training.cached import FeatureBatch, caches_in, collate_features
 from lens_adapter.training.collate import Batch, LensCollator
 from lens_adapter.training.losses import lens_losses
 from lens_adapter.training.record import training_record
@@ -75,18 +76,22 @@ class LensTrainingArguments(TrainingArguments):
 class LensTrainer(Trainer):
     """Trains head and mask decoder of an attached `LensAdapter`; the base stays frozen, in evaluation mode and outside.
 
-    Datasets hold `Example`s: picture, prompt, mask. Everything else is transformers' Trainer: checkpoints and resume,
-    accumulation, mixed precision (of the adapter: the base keeps its own), logging, several processes, the Hub.
-    Predictions are, per prompt, (intersection, union) with the truth in pixels of the picture, and the score.
+    Datasets hold `Example`s: picture, prompt, mask. Or they are `CachedFeatures`, which `cache_features` makes of such:
+    then neither the base nor SAM's image encoder is needed.
+
+    Everything else is transformers' Trainer: checkpoints and resume, accumulation, mixed precision (of the adapter: the
+    base keeps its own), logging, several processes, the Hub. Predictions are, per prompt, (intersection, union) with
+    the truth in pixels of the picture, and the score.
 
     Args:
-        model: attached.
+        model: attached, unless the datasets are cached features.
         args: `LensTrainingArguments`.
         as for `transformers.Trainer` otherwise. Without `compute_metrics`, evaluation reports what
             `evaluation.judge_predictions` does (`giou`, `ciou`, ...).
 
     Raises:
-        NotAttachedError: the adapter has no base.
+        NotAttachedError: the adapter has no base, and the datasets are examples.
+        StaleFeaturesError: the datasets are features made for another base or head.
         LensConfigError: sample grids are asked for without an `eval_dataset`, one process is to use several GPUs, or
             the adapter is to be sharded (FSDP, DeepSpeed ZeRO-3): what can be sharded is the base, see docs/train.md.
     """
@@ -108,8 +113,18 @@ class LensTrainer(Trainer):
                 "`accelerate launch`, or show this one a single device (CUDA_VISIBLE_DEVICES=0)."
             )
         self.adapter = model
-        collator = data_collator or LensCollator(model)  # says so if there is no base
-        if model.decoder.image_encoder is None:
+        held_out = kwargs.get("eval_dataset")
+        held_out = list(held_out.values()) if isinstance(held_out, dict) else [held_out]
+        caches = caches_in([data for data in (kwargs.get("train_dataset"), *held_out) if data is not None])
+        for cache in caches:
+            cache.require(model)
+        if caches and args.sample_grid_steps:
+            raise LensConfigError(
+                "sample_grid_steps draws on pictures, which cached features do not hold; set it to 0."
+            )
+        # Without a cache, and without a base, the second collator says so.
+        collator = data_collator or (collate_features if caches else LensCollator(model))
+        if not caches and model.decoder.image_encoder is None:
             model.decoder.load_image_encoder()
         model.decoder.freeze()
         # As `save_pretrained` sets it: a checkpoint that is resumed from lacks these on purpose.
@@ -154,21 +169,21 @@ class LensTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, LensPrediction]:
-        batch: Batch = inputs["batch"]
+        batch: Batch | FeatureBatch = inputs["batch"]
         found = self._predict(model, batch)
         targets = batch.targets.to(found.logits.device)
         parts = lens_losses(found, targets, heat_needs_target=self.adapter.config.fusion == "mirror")
         loss = torch.stack([getattr(self.args, f"{name}_weight") * part for name, part in parts.items()]).sum()
         return (loss, found) if return_outputs else loss
 
-    def _predict(self, model: nn.Module, batch: Batch) -> LensPrediction:
-        """Through `model`, which several processes wrap; the base and SAM's image encoder run outside it."""
+    def _predict(self, model: nn.Module, batch: Batch | FeatureBatch) -> LensPrediction:
+        """Through `model`, which several processes wrap; the base and SAM's image encoder, if any, run outside it."""
         adapter = self.adapter
         with torch.autocast(self.args.device.type, enabled=False):  # the base keeps its own precision
-            signals, layouts = adapter.prefill(batch.inputs), adapter.layout(batch.inputs, batch.sizes)
+            signals, layouts = batch.read_base(adapter)
         dropout = self.args.keypoint_dropout if model.training else 0.0
         with self.accelerator.autocast():
-            embeddings = adapter.decoder.encode_images(batch.pictures)
+            embeddings = batch.encode_images(adapter)
             index = batch.image_index.to(embeddings.device)
             return model(signals, layouts, embeddings, index, batch.sizes, keypoint_dropout=dropout)
 

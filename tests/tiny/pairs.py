@@ -26,9 +26,18 @@ def tiny_processor(architecture: str, framing: processors.Framing = "crop", **op
 
 
 def tiny_pair(
-    architecture: str, framing: processors.Framing = "crop", *, seed: int = 0, attention: str = "eager", **vision: Any
+    architecture: str,
+    framing: processors.Framing = "crop",
+    *,
+    seed: int = 0,
+    attention: str = "eager",
+    text: dict[str, Any] | None = None,
+    **vision: Any,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A random model in eval mode, as `tiny_model`'s, and a processor for it; `vision` overrides its vision config."""
+    """A random model in eval mode, as `tiny_model`'s, and a processor for it.
+
+    `text` and `vision` override its text and vision config.
+    """
     ids = processors.TOKEN_IDS
     facts = copy.deepcopy(CONFIGS[architecture])
     special = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"]}
@@ -40,7 +49,7 @@ def tiny_pair(
         facts["video_token_id"] = ids["<|video_pad|>"]
         facts["vision_start_token_id"] = ids["<|vision_start|>"]
         facts["vision_end_token_id"] = ids["<|vision_end|>"]
-    facts["text_config"] |= {"vocab_size": processors.VOCAB_SIZE, **special}
+    facts["text_config"] |= {"vocab_size": processors.VOCAB_SIZE, **special, **(text or {})}
     facts["vision_config"] |= vision
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(

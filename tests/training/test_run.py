@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import runpy
+import shutil
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,11 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from lens_adapter import LensAdapter
+from lens_adapter import LensAdapter, cli
 from lens_adapter.cli import main
+from lens_adapter.data.folder import digest_folder
 from lens_adapter.errors import LensConfigError
+from lens_adapter.training import LensTrainer
 from lens_adapter.training.run import parse_pairs, read_config
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam, tiny_sam_model
@@ -87,6 +92,41 @@ def test_the_example(world, tmp_path, monkeypatch):
     runpy.run_path(str(example))
     assert (tmp_path / "head" / "first-sample.png").is_file()
     assert LensAdapter.from_pretrained(tmp_path / "head").config.fusion == "lite"
+
+
+def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
+    features, output = tmp_path / "features", tmp_path / "head"
+    bases, prefills, prefill, load, train = [], [], LensAdapter.prefill, cli._load_base, LensTrainer.train
+
+    def loaded(*args):
+        pair = load(*args)
+        bases.append(weakref.ref(pair[0]))
+        return pair
+
+    def trained(self, *args, **kwargs):
+        gc.collect()
+        assert bases[-1]() is None  # let go of before the training
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(cli, "_load_base", loaded)
+    monkeypatch.setattr(LensTrainer, "train", trained)
+    monkeypatch.setattr(LensAdapter, "prefill", lambda self, inputs: prefills.append(1) or prefill(self, inputs))
+    flags = ["train", str(world / "train.yaml"), "--features", str(features), "-o", str(output), "--training"]
+    assert main([*flags, "max_steps=2"]) == 0
+    assert "eval_giou" in capsys.readouterr().out
+    assert {file.parent.name for file in features.rglob("index.json")} == {"train", "validation"}
+    assert LensAdapter.from_pretrained(output).config.fusion == "mirror"
+    done = len(prefills)
+    assert done and main([*flags, "max_steps=3", "--resume"]) == 0
+    assert len(prefills) == done and (output / "checkpoint-3").is_dir()
+    assert main([*flags, "max_steps=3", "sample_grid_steps=1"]) == 1
+    assert "set it to 0" in capsys.readouterr().err
+    data = tmp_path / "data"
+    shutil.copytree(world / "data", data)
+    assert digest_folder(data) == digest_folder(world / "data")
+    shutil.copy(data / "masks" / "0.png", data / "masks" / "1.png")
+    assert main([*flags, "max_steps=1", "--data", str(data)]) == 1
+    assert "data_key: expected" in capsys.readouterr().err
 
 
 def test_flags_go_before_the_file(tmp_path):
