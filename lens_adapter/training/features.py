@@ -169,7 +169,8 @@ def _read(
 ) -> Iterator[Any]:
     """`collate` of the examples of each batch, with a progress bar that counts examples."""
     loader = DataLoader(examples, batch_sampler=batches, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]
-    with tqdm(total=sum(map(len, batches)), desc=what, unit="example", disable=not state.is_local_main_process) as bar:
+    silent = not batches or not state.is_local_main_process
+    with tqdm(total=sum(map(len, batches)), desc=what, unit="example", disable=silent) as bar:
         for batch, made in zip(batches, loader, strict=True):
             yield made
             bar.update(len(batch))
