@@ -127,6 +127,7 @@ def ground(adapter: LensAdapter, image: Any, text: str, phrases: Wanted = None) 
     """See `LensAdapter.ground`."""
     if not isinstance(text, str):
         raise InputError(f"The text to be grounded must be a str; got {type(text).__name__}.")
+    _processor(adapter)  # needed even where this text names nothing
     return _grounded(adapter, load_image(image), text, phrases, token_ids=None)
 
 

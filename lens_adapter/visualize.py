@@ -177,7 +177,7 @@ def _html_picture(picture: Image.Image) -> str:
     width = min(picture.width, HTML_WIDTH)
     buffer = BytesIO()
     picture.resize((width, max(1, round(width * picture.height / picture.width)))).save(buffer, "PNG")
-    return f'<img alt="masks" src="data:image/png;base64,{b64encode(buffer.getvalue()).decode("ascii")}">'
+    return f'<img alt="masks" src="data:image/png;base64,{b64encode(buffer.getvalue()).decode("ascii")}"/>'
 
 
 def _html_row(output: LensOutput, index: int) -> str:
