@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The part of the suite that touches transformers' inner workings.
 OLDEST_TESTS := $(wildcard tests/vlm tests/head/test_decoder.py tests/test_config.py tests/test_adapter.py \
     tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py tests/test_shipped.py tests/test_zoo.py \
-    tests/test_traps.py tests/test_chat.py tests/test_pipeline.py tests/training)
+    tests/test_traps.py tests/training)
 
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
