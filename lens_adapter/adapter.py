@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import CommitInfo
@@ -30,6 +30,9 @@ from lens_adapter.vlm.anatomy import Anatomy, build_layers, find_anatomy
 from lens_adapter.vlm.layout import token_layouts
 from lens_adapter.vlm.mirror import MirrorLayers
 from lens_adapter.vlm.taps import capture, prefill
+
+if TYPE_CHECKING:
+    from lens_adapter.chat import GroundedText, Messages, Route, Wanted
 
 
 @dataclass(frozen=True)
@@ -408,6 +411,54 @@ class LensAdapter(PreTrainedModel):
                     module.training = training
         outputs = [assemble(self, request, drafts[i], threshold, return_logits) for i, request in enumerate(requests)]
         return outputs[0] if single else outputs
+
+    # -- chatting -----------------------------------------------------------------------------------------------------
+
+    def chat(self, image: Any, messages: Messages, phrases: Wanted = None, **generate_kwargs: Any) -> GroundedText:
+        """Let the base answer, and segment what the answer names. No hook is on the base while it speaks.
+
+        Args:
+            image: one image, as for `segment`.
+            messages: a question, or a conversation in transformers' form; its first image part says where the image
+                goes (without one: first in the user's first turn; what else the part holds is ignored).
+            phrases: what to segment: a name, a regular expression (`re.compile`), or a list of both; None: what a
+                simple rule for English finds in the answer (see `lens_adapter.chat.find_phrases`).
+            generate_kwargs: for the base's `generate`, whose tokens are the same as without an adapter.
+
+        Returns:
+            The answer, its tokens, and a mask, a score and a place in the text for every phrase.
+
+        Raises:
+            NotAttachedError, InputError (no processor or chat template; messages or an image that cannot be used).
+        """
+        from lens_adapter.chat import chat
+
+        return chat(self, image, messages, phrases, **generate_kwargs)
+
+    def ground(self, image: Any, text: str, phrases: Wanted = None) -> GroundedText:
+        """As `chat`, for a text that is there already."""
+        from lens_adapter.chat import ground
+
+        return ground(self, image, text, phrases)
+
+    def route(self, text: str, image: Any = None, question: str | None = None) -> Route:
+        """Ask the base itself whether a request wants a mask or an answer in words, by one forward and no sampling.
+
+        The logits of "yes" and "no" as the answer's first token are compared (in all ways of writing them; where a
+        tokenizer splits the words, their first pieces). How good this is depends on the base: measure it.
+
+        Args:
+            text: the request.
+            image: what it is about; None: the base reads the request alone.
+            question: what the base is asked, with `{prompt}` for the request; default:
+                `lens_adapter.chat.ROUTING_QUESTION`.
+
+        Raises:
+            NotAttachedError, InputError (no processor; a text that cannot be used; "yes" and "no" look the same).
+        """
+        from lens_adapter.chat import ROUTING_QUESTION, route
+
+        return route(self, text, image, question or ROUTING_QUESTION)
 
 
 def _require_mapping(inputs: Any) -> None:

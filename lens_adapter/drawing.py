@@ -60,7 +60,15 @@ class Canvas:
 
 
 def outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Closed outlines (P, 2), x then y in pixels, of a bool mask (H, W), its stairs smoothed."""
+    """The closed outlines (P, 2), x then y in pixels, of a bool mask (H, W), their stairs smoothed."""
+    return [_smooth(line) for line in exact_outlines(mask)]
+
+
+def exact_outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Closed outlines (P, 2), x then y in pixels, between the pixels inside and outside a bool mask (H, W).
+
+    The last point is the first again. Outer ones run clockwise as seen, holes counterclockwise.
+    """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return []
@@ -68,7 +76,7 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
     inner = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.float32), 1)
     # Index 0 is the padding, whose centre lies half a pixel outside.
     shift = np.array([left - 0.5, top - 0.5])
-    return [_smooth(np.asarray(line)) + shift for line in contour_generator(z=inner).lines(0.5)]
+    return [np.asarray(line) + shift for line in contour_generator(z=inner).lines(0.5)]
 
 
 def _smooth(line: np.ndarray) -> np.ndarray:

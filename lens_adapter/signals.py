@@ -12,6 +12,7 @@ from torch import Tensor
 from lens_adapter.errors import LensError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 
@@ -153,6 +154,19 @@ class LensOutput:
         encoded = coco.encode(self.masks.permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy().copy(order="F"))
         return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in encoded]
 
+    def to_polygons(self) -> list[list[np.ndarray]]:
+        """Outlines of the masks: per prompt a list of float (P, 2), x then y in pixels, without the first point again.
+
+        A mask of several parts has several outlines, and each hole has one of its own. Outer ones run clockwise as seen
+        in the image (a positive area by the shoelace formula), holes counterclockwise. Filled by the even-odd rule they
+        give back every pixel: (x, y) is inside where its center (x + 0.5, y + 0.5) is. They run half-way between
+        centers, which cuts the corners of pixels. An empty mask has none. COCO's polygons (`polygon.ravel().tolist()`)
+        know no holes: where there may be some, `to_coco_rle` is exact.
+        """
+        from lens_adapter.drawing import exact_outlines
+
+        return [[line[:-1] for line in exact_outlines(mask)] for mask in self.masks.cpu().numpy()]
+
     def to_supervision(self) -> Any:
         """`supervision.Detections` with boxes, masks, confidences and the prompts as class names.
 
@@ -161,3 +175,9 @@ class LensOutput:
         from lens_adapter.visualize import to_detections
 
         return to_detections(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture with the masks, and a table."""
+        from lens_adapter.visualize import to_html
+
+        return to_html(self)

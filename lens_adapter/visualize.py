@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
+from io import BytesIO
 from math import ceil, sqrt
 from typing import Any
 
@@ -42,6 +45,8 @@ PALETTE: tuple[Color, ...] = (
     (0, 114, 178),  # blue
     (240, 228, 66),  # yellow
 )
+HTML_WIDTH = 640  # pixels
+_CELL = 'style="text-align: left; padding: 2px 16px 2px 0"'
 KEYPOINT = PALETTE[1]  # on a heatmap: the one hue that magma lacks
 
 
@@ -154,6 +159,35 @@ def to_detections(output: LensOutput) -> Any:
         class_id=np.arange(len(masks)),
         data={"class_name": np.array(output.prompts, dtype=str)},
     )
+
+
+def to_html(output: LensOutput) -> str:
+    """For notebooks: the overlay, at most `HTML_WIDTH` pixels wide, and a table of all prompts.
+
+    Nothing is loaded from elsewhere, and colours are those of the page, light or dark. An output without its image has
+    the table alone.
+    """
+    rows = "".join(_html_row(output, index) for index in range(len(output.prompts)))
+    heads = "".join(f"<th {_CELL}>{title}</th>" for title in ("", "prompt", "score", "area", "keypoints (x, y)"))
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return table if output.image is None else f"<div>{_html_picture(plot_output(output))}{table}</div>"
+
+
+def _html_picture(picture: Image.Image) -> str:
+    width = min(picture.width, HTML_WIDTH)
+    buffer = BytesIO()
+    picture.resize((width, max(1, round(width * picture.height / picture.width)))).save(buffer, "PNG")
+    return f'<img alt="masks" src="data:image/png;base64,{b64encode(buffer.getvalue()).decode("ascii")}"/>'
+
+
+def _html_row(output: LensOutput, index: int) -> str:
+    mask, points = output.masks[index], output.keypoints[index].tolist()
+    area = f"{int(mask.sum()):,} px ({mask.float().mean().item():.1%})" if mask.any() else "empty"
+    named = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in points[:3]) or "none"
+    more = f" and {len(points) - 3} more" if len(points) > 3 else ""
+    swatch = f'<span style="color: rgb{color_of(index)}">&#9632;</span>'
+    cells = (swatch, escape(output.prompts[index]), f"{float(output.scores[index]):.2f}", area, named + more)
+    return "<tr>" + "".join(f"<td {_CELL}>{cell}</td>" for cell in cells) + "</tr>"
 
 
 @dataclass(frozen=True)
@@ -284,7 +318,7 @@ def _place_labels(output: LensOutput) -> Iterator[_Label]:
     height, width = output.image_size
     size = round(max(9, min(0.024 * sqrt(width * height), 0.1 * height)))
     face, pad, tall = font(size, bold=True), 0.45 * size, round(1.6 * size)
-    free = ~output.masks.any(0).cpu().numpy()  # (H, W)
+    cover = output.masks.any(0).float().cpu().numpy()  # (H, W), what it costs to hide a pixel
     for index, prompt in enumerate(output.prompts):
         mask = output.masks[index].cpu().numpy()
         ending = f"{float(output.scores[index]):.2f}" + ("" if mask.any() else " empty")
@@ -298,10 +332,10 @@ def _place_labels(output: LensOutput) -> Iterator[_Label]:
         wanted = np.array([top - tall - pad, bottom + pad, top + pad])
         rows = np.concatenate([wanted, np.arange(pad, height - tall, tall / 2)]).clip(0, height - tall).astype(int)
         away = np.abs(rows[:, None] - wanted).min(1, keepdims=True) / height  # (rows, 1)
-        hidden = np.array([[1 - free[y : y + tall, x : x + wide].mean() for x in columns] for y in rows])
+        hidden = np.array([[cover[y : y + tall, x : x + wide].mean() for x in columns] for y in rows])
         row, column = np.unravel_index(np.argmin(hidden + 3 * away), hidden.shape)
         x, y = int(columns[column]), int(rows[row])
-        free[y : y + tall, x : x + wide] = False
+        cover[y : y + tall, x : x + wide] = 100  # more than any distance
         yield _Label(text, face, color_of(index), (x, y, x + wide, y + tall))
 
 

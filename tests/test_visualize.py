@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
+import xml.etree.ElementTree as ET
+from base64 import b64decode
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.path import Path
 from PIL import Image
 
 from lens_adapter.drawing import fit, font, ink_on, outlines, wrap
 from lens_adapter.errors import LensError
 from lens_adapter.signals import LensOutput
 from lens_adapter.visualize import (
+    HTML_WIDTH,
     PALETTE,
     Panel,
+    _place_labels,
     color_of,
     contact_sheet,
     heatmap_overlay,
@@ -219,3 +226,70 @@ def test_text_is_cut_and_wrapped_to_its_width():
 def test_text_reads_on_every_color():
     assert ink_on((255, 255, 255)) != ink_on((0, 0, 0))
     assert ink_on((240, 228, 66)) == ink_on((255, 255, 255))
+
+
+def filled(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Pixels whose centers lie in an odd number of the polygons."""
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    centers = np.stack([columns.ravel(), rows.ravel()], axis=1)
+    inside = [Path(np.concatenate([line, line[:1]])).contains_points(centers) for line in polygons]
+    return np.logical_xor.reduce([np.zeros(len(centers), bool), *inside]).reshape(height, width)
+
+
+def shoelace(line: np.ndarray) -> float:
+    following = np.roll(line, -1, axis=0)
+    return float((line[:, 0] * following[:, 1] - line[:, 1] * following[:, 0]).sum() / 2)
+
+
+def test_polygons_give_back_every_pixel_of_parts_and_holes():
+    rng = np.random.default_rng(0)
+    masks = [rng.random((23, 31)) < density for density in (0.1, 0.5, 0.9)]
+    masks += [np.ones((23, 31), bool), np.zeros((23, 31), bool)]
+    ring = np.zeros((23, 31), bool)
+    ring[2:20, 3:25] = True
+    ring[5:9, 6:12] = ring[12:16, 14:20] = False
+    ring[6, 8] = True  # an island in a hole
+    output = an_output(31, 23, prompts=6)
+    output.masks = torch.from_numpy(np.stack([*masks, ring]))
+    polygons = output.to_polygons()
+    for mask, lines in zip(output.masks.numpy(), polygons, strict=True):
+        assert (filled(lines, 23, 31) == mask).all()
+        assert all(line.shape[1] == 2 and (line[0] != line[-1]).any() for line in lines)
+    assert [len(lines) for lines in polygons[3:]] == [1, 0, 4]
+    assert polygons[3][0].min(axis=0).tolist() == [0, 0] and polygons[3][0].max(axis=0).tolist() == [31, 23]
+    areas = sorted(shoelace(line) for line in polygons[-1])
+    assert areas == [-23.5, -23.5, 0.5, 395.5]  # holes, island, outline; corners of pixels are cut
+
+
+def test_a_notebook_shows_the_overlay_and_a_table():
+    output = an_output(900, 300)
+    output.prompts = ["<script>alert('x')</script>", "a & b"]
+    output.masks[1] = False
+    output.keypoints[1] = torch.tensor([[1.0, 2.4], [3, 4], [5, 6], [7, 8], [9, 10]])
+    page = output._repr_html_()
+    cells = re.findall(r"<td [^>]*>(.*?)</td>", page)
+    assert cells[1:5] == [
+        "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;",
+        "0.20",
+        "16,875 px (6.2%)",
+        "(450, 150)",
+    ]
+    assert cells[6:] == ["a &amp; b", "0.90", "empty", "(1, 2), (3, 4), (5, 6) and 2 more"]
+    assert "<script" not in page and ET.fromstring(page).tag == "div"
+    (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    shown = Image.open(BytesIO(b64decode(data)))
+    assert shown.format == "PNG" and shown.size == (HTML_WIDTH, round(HTML_WIDTH / 3))
+    small = output.plot().resize(shown.size)
+    assert np.abs(pixels(shown.convert("RGB")) - pixels(small)).max() == 0
+    output.image = None
+    assert output._repr_html_().startswith("<table>")
+
+
+def test_labels_never_lie_on_each_other():
+    output = an_output(600, 600, prompts=6)
+    output.masks[:] = False  # all want the same corner
+    boxes = [label.box for label in _place_labels(output)]
+    assert len(boxes) == 6
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        for other in boxes[:index]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top

@@ -107,6 +107,27 @@ def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
 
 
+def text_inputs(processor: Any, prompt: str, template: str, device: torch.device | str | None = None) -> BatchFeature:
+    """As `build_inputs`, of one prompt without an image."""
+    _check_prompt(prompt, processor)
+    question = template.replace("{prompt}", prompt)
+    if getattr(processor, "chat_template", None):
+        owner, content = processor, [{"type": "text", "text": question}]
+    elif processor.tokenizer.chat_template:
+        owner, content = processor.tokenizer, question
+    else:
+        inputs = processor.tokenizer(question, return_tensors="pt")
+        return inputs if device is None else inputs.to(device)
+    inputs = owner.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    return inputs if device is None else inputs.to(device)
+
+
 def build_inputs(
     processor: Any,
     images: Sequence[Image.Image],

@@ -121,7 +121,7 @@ def prefill(
     switches = {"use_cache": False, "output_attentions": False, "output_hidden_states": False}
     with (
         torch.no_grad(),
-        _state_kept(anatomy),
+        state_kept(anatomy),
         capture(anatomy, tap_layer=tap_layer, layers=layers, query=query, early_exit=True) as signals,
     ):
         anatomy.model(**{**inputs, **switches})
@@ -346,7 +346,7 @@ def _compiled_code_rests() -> Iterator[None]:
 
 
 @contextmanager
-def _state_kept(anatomy: Anatomy) -> Iterator[None]:
+def state_kept(anatomy: Anatomy) -> Iterator[None]:
     """Evaluation mode inside; afterwards every module's mode, and the tensors the model remembers, as before.
 
     Some models keep tensors between calls in plain attributes around the decoder (Qwen2-VL: rope_deltas), on which a

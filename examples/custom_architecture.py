@@ -1,0 +1,37 @@
+"""A vision-language model that transformers does not know: one row says how its image tokens tile the image.
+
+    python examples/custom_architecture.py
+
+LLaVA-1.5 and Qwen2.5-VL have their rows already (so have the models of docs/supported-models.md). To see what a row is:
+LLaVA's is `fixed_grid`, one token per patch of a square; Qwen2.5-VL's reads `image_grid_thw` of the processor's output.
+They are in lens_adapter/vlm/registry.py, and the families of layouts in windows.py and tiles.py beside it.
+"""
+
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from lens_adapter import LensAdapter, builtin
+from lens_adapter.data.scenes import sample_scene
+from lens_adapter.vlm.registry import LayoutRow, register_layout
+from lens_adapter.vlm.windows import fixed_grid
+
+
+class MyConfig(LlavaConfig):
+    model_type = "my_vlm"
+
+
+class MyModel(LlavaForConditionalGeneration):  # in earnest a class of your own, from any package
+    config_class = MyConfig
+
+
+known, processor = builtin.load_base()
+model = MyModel(MyConfig.from_dict({**known.config.to_dict(), "model_type": "my_vlm"})).eval()
+model.load_state_dict(known.state_dict())
+
+# Layers, attention and the image token are found by themselves. The layout's parameters are paths into the config.
+register_layout("my_vlm", LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"}))
+
+sam = {**LensAdapter.from_pretrained(builtin.HEADS["lite"]).config.sam, "weights": str(builtin.SAM)}
+adapter = LensAdapter.from_model(model, processor, fusion="lite", sam=sam)  # untrained: see train_on_a_folder.py
+image = sample_scene(537, "test").draw(480)
+out = adapter.segment(image, "the triangle")
+print(f"attached to {adapter.config.base_model_type!r}: heatmap {tuple(out.heatmaps.shape[1:])}, mask {out.image_size}")

@@ -1,0 +1,24 @@
+"""Several prompts about several images; what is not there; and the formats that other tools read.
+
+    python examples/several_prompts.py
+
+The models are those of segment.py, whose docstring shows LLaVA-1.5 and Qwen2.5-VL; nothing else differs for them.
+`batch_size` limits how many rows (image and prompt) run through the base together: with a 7B model, start with 4.
+"""
+
+from lens_adapter import builtin
+from lens_adapter.data.scenes import sample_scene
+
+images = [sample_scene(index, "test").draw(480) for index in (537, 509)]
+prompts = [["the triangle", "the rightmost cyan object"], ["every star", "the plain yellow cross"]]
+
+adapter = builtin.load_head("lite").attach(*builtin.load_base())
+outputs = adapter.segment(images, prompts, batch_size=4)  # one LensOutput per image
+
+for out in outputs:
+    polygons, rles = out.to_polygons(), out.to_coco_rle()
+    for k, prompt in enumerate(out.prompts):
+        found = float(out.scores[k]) >= adapter.config.score_threshold
+        verdict = f"{len(polygons[k])} outline(s), RLE of {len(rles[k]['counts'])} bytes" if found else "not there"
+        print(f"{prompt:<30} score {out.scores[k]:.2f}  {verdict}")
+    # out.to_supervision() for supervision's annotators and trackers; out itself as the last line of a notebook's cell

@@ -1,0 +1,298 @@
+"""Chat that points: the frozen model's own words, and masks for the things they name.
+
+`LensAdapter.chat`, `.ground` and `.route` are these functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from lens_adapter.errors import InputError
+from lens_adapter.signals import LensOutput
+from lens_adapter.vlm.inputs import build_inputs, load_image, text_inputs
+from lens_adapter.vlm.taps import state_kept
+
+if TYPE_CHECKING:
+    from lens_adapter.adapter import LensAdapter
+
+Messages = str | Sequence[dict[str, Any]]
+Wanted = str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
+Span = tuple[int, int]  # text[start:end]
+
+# What a request is put into to ask the model itself what it wants; `{prompt}` is the request.
+ROUTING_QUESTION = (
+    'Somebody asks: "{prompt}" Do they want something in the image to be segmented, marked or outlined, rather than an '
+    "answer in words? Answer yes or no."
+)
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_RUN = re.compile(rf"{_WORD.pattern}(?: {_WORD.pattern})*")  # words between punctuation
+_ARTICLES = frozenset(("the", "a", "an"))
+_LONGEST_NAME = 6  # words of a text that is one name as a whole
+# Words that no noun phrase runs across, and what a picture itself is called.
+_STOPS = frozenset(
+    _WORD.findall(
+        """
+        is are was were be been being am isn't aren't has have had having do does did can could will would may might
+        must should shall appears appear seems seem shows show contains contain includes include features feature
+        depicts sits sit stands stand lies lie looks look wears wear holds hold
+        of in on at to from by with without for near under over above below behind between beside into onto inside
+        outside through across along around against toward towards next
+        and or but while which that who whom whose where when as than because if so there here
+        it its it's he she they them their his her this these those i you we
+        image picture photo photograph scene yes no not none nothing nowhere
+        """
+    )
+)
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A name in a text and what it names.
+
+    Attributes:
+        text: what was segmented.
+        span: where it stands, `grounded.text[start:end]` in characters; None: it was asked for and the text lacks it.
+        row: of its mask in `grounded.output`.
+        mask: bool (H, W), at the image's own resolution.
+        score: in [0, 1], the decoder's own estimate of the mask's quality.
+    """
+
+    text: str
+    span: Span | None
+    row: int
+    mask: Tensor = field(repr=False)
+    score: float
+
+
+@dataclass(frozen=True)
+class GroundedText:
+    """A text about an image and masks of what it names.
+
+    Attributes:
+        text: what the model said, without special tokens; or the text that was to be grounded.
+        token_ids: long (T,), what `generate` made of it, special tokens included; None for a text of the user's.
+        phrases: in the order of the text, or in which they were asked for; a name that stands in several places is
+            several phrases with one mask.
+        output: the masks, scores, keypoints and heatmaps of all different phrases.
+    """
+
+    text: str
+    token_ids: Tensor | None
+    phrases: list[Phrase]
+    output: LensOutput
+
+
+@dataclass(frozen=True)
+class Route:
+    """What the model takes a request for.
+
+    Attributes:
+        decision: "mask" where the probability is above 0.5, else "answer".
+        probability: in [0, 1], of "yes, a mask is wanted" against "no".
+    """
+
+    decision: Literal["mask", "answer"]
+    probability: float
+
+
+def chat(
+    adapter: LensAdapter, image: Any, messages: Messages, phrases: Wanted = None, **generate_kwargs: Any
+) -> GroundedText:
+    """See `LensAdapter.chat`."""
+    attached = adapter.attachment
+    model, picture = attached.anatomy.model, load_image(image)
+    inputs = _conversation_inputs(adapter, picture, messages)
+    with attached.turn():
+        made = model.generate(**inputs, **generate_kwargs)
+    sequences = made if isinstance(made, Tensor) else made.sequences  # (1, T)
+    if len(sequences) != 1:
+        raise InputError(f"chat grounds one answer; got {len(sequences)}. Leave num_return_sequences at 1.")
+    asked, tokens = inputs.get("input_ids", inputs.get("decoder_input_ids"))[0], sequences[0]
+    if torch.equal(tokens[: len(asked)], asked):  # encoder-decoders return the answer alone
+        tokens = tokens[len(asked) :]
+    text = adapter.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    return _grounded(adapter, picture, text, phrases, tokens)
+
+
+def ground(adapter: LensAdapter, image: Any, text: str, phrases: Wanted = None) -> GroundedText:
+    """See `LensAdapter.ground`."""
+    if not isinstance(text, str):
+        raise InputError(f"The text to be grounded must be a str; got {type(text).__name__}.")
+    _processor(adapter)  # needed even where this text names nothing
+    return _grounded(adapter, load_image(image), text, phrases, token_ids=None)
+
+
+def route(adapter: LensAdapter, text: str, image: Any = None, question: str = ROUTING_QUESTION) -> Route:
+    """See `LensAdapter.route`."""
+    attached, processor, device = adapter.attachment, _processor(adapter), _device(adapter)
+    yes, no = (_first_tokens(processor.tokenizer, word) for word in ("yes", "no"))
+    yes, no = yes - no, no - yes  # a space that stands alone says nothing
+    if not yes or not no:
+        raise InputError(
+            f'{type(processor.tokenizer).__name__} starts "yes" and "no" with the same tokens or does not know them, '
+            "so they cannot be compared. This base cannot route; decide by other means."
+        )
+    if image is None:
+        inputs = text_inputs(processor, text, question, device)
+    else:
+        inputs = build_inputs(processor, [load_image(image)], [text], question, device, attached.max_length)
+    greedy = {
+        "max_new_tokens": 1,
+        "do_sample": False,
+        "num_beams": 1,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+    }
+    with attached.turn(), state_kept(attached.anatomy):
+        made = attached.anatomy.model.generate(**inputs, **greedy, output_logits=True, return_dict_in_generate=True)
+    logits = made.logits[0][0].double()  # (vocabulary,)
+    yes_logit, no_logit = (logits[sorted(ids)].logsumexp(0) for ids in (yes, no))
+    probability = float(torch.sigmoid(yes_logit - no_logit))
+    return Route("mask" if probability > 0.5 else "answer", probability)
+
+
+def find_phrases(text: str, wanted: Wanted = None) -> Iterator[tuple[str, Span | None]]:
+    """Names in a text and where they stand.
+
+    Args:
+        text: in any language where `wanted` says what is looked for; in English where it does not.
+        wanted: names (found as whole words in either case, wherever they stand; with None as their place where they
+            stand nowhere), regular expressions (`re.compile`, found wherever they match), or a list of both. None: what
+            starts with "the", "a" or "an" and goes on up to punctuation, the next article or a word of a short list of
+            verbs, prepositions, conjunctions and pronouns; and a text that is nothing but a few other words
+            ("Large red circle.") as a whole.
+
+    The last is a rule of thumb, no grammar: it does not see names without an article ("two dogs"), keeps verbs that are
+    not on its list ("a dog sitting"), cuts names at prepositions ("the man" of "the man in the hat"), and takes
+    abstract nouns for things ("the left").
+    """
+    if wanted is None:
+        yield from ((text[start:end], (start, end)) for start, end in _noun_phrases(text))
+        return
+    for name in [wanted] if isinstance(wanted, str | re.Pattern) else wanted:
+        if isinstance(name, re.Pattern):
+            yield from ((match[0], match.span()) for match in name.finditer(text) if match[0].strip())
+        elif not isinstance(name, str) or not name.strip():
+            raise InputError(f"A phrase must be a text that names something or a regular expression; got {name!r}.")
+        else:
+            places = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)]
+            yield from ((name, span) for span in places or [None])
+
+
+def _noun_phrases(text: str) -> Iterator[Span]:
+    runs = [list(_WORD.finditer(text, *run.span())) for run in _RUN.finditer(text)]
+    if len(runs) == 1 and _is_name([word[0].lower() for word in runs[0]]):
+        yield runs[0][0].start(), runs[0][-1].end()
+    for run in runs:
+        words = [word[0].lower() for word in run]
+        breaks = [k for k, word in enumerate(words) if word in _ARTICLES or word in _STOPS]
+        for first, after in pairwise([*breaks, len(words)]):
+            if words[first] in _ARTICLES and after - first > 1:
+                yield run[first].start(), run[after - 1].end()
+
+
+def _is_name(words: list[str]) -> bool:
+    """Whether the only words of a text are a name without an article."""
+    letters = all(not any(letter.isdigit() for letter in word) for word in words)
+    return letters and len(words) <= _LONGEST_NAME and not {*words} & (_ARTICLES | _STOPS)
+
+
+def _grounded(
+    adapter: LensAdapter, picture: Image, text: str, wanted: Wanted, token_ids: Tensor | None
+) -> GroundedText:
+    found = list(find_phrases(text, wanted))
+    prompts: dict[str, str] = {}
+    for name, _ in found:
+        prompts.setdefault(name.casefold(), name)  # "The dog" and "the dog" are one
+    output = adapter.segment(picture, list(prompts.values())) if prompts else _nothing(picture)
+    rows = {key: row for row, key in enumerate(prompts)}
+    phrases = [
+        Phrase(name, span, row := rows[name.casefold()], output.masks[row], float(output.scores[row]))
+        for name, span in found
+    ]
+    return GroundedText(text, token_ids, phrases, output)
+
+
+def _nothing(picture: Image) -> LensOutput:
+    size = (picture.height, picture.width)
+    masks = torch.zeros(0, *size, dtype=torch.bool)
+    return LensOutput([], size, masks, torch.zeros(0), [], [], torch.zeros(0, 1, 1), image=picture)
+
+
+def _conversation_inputs(adapter: LensAdapter, picture: Image, messages: Messages) -> Any:
+    """What the base is called with; a list goes through its own chat template, as its user would have it."""
+    processor, device = _processor(adapter), _device(adapter)
+    if isinstance(messages, str):
+        return build_inputs(processor, [picture], [messages], "{prompt}", device, adapter.attachment.max_length)
+    if not getattr(processor, "chat_template", None):
+        raise InputError(
+            f"This {type(processor).__name__} has no chat template, so there is no telling how it writes a "
+            "conversation. Pass one question as a text, or set processor.chat_template."
+        )
+    inputs = processor.apply_chat_template(
+        _with_image(messages, picture),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    return inputs if device is None else inputs.to(device)
+
+
+def _with_image(messages: Messages, picture: Image) -> list[dict[str, Any]]:
+    """The messages with the picture where their image part is, or first in the first turn of the user."""
+    here = {"type": "image", "image": picture}
+    try:
+        turns = [{**turn, "content": _parts(turn["content"], here)} for turn in messages]
+        images = sum(part is here for turn in turns for part in turn["content"])
+        if not images:
+            asked = next(turn for turn in turns if turn["role"] == "user")
+            asked["content"] = [here, *_parts_of_text(asked["content"])]
+    except (TypeError, KeyError, StopIteration) as error:
+        raise InputError(
+            'messages must be a question or a list of turns {"role": "user", "content": "..." or a list of parts}, one '
+            f"of them the user's; got {messages!r}."
+        ) from error
+    if images > 1:
+        raise InputError(f"chat is about one image; the messages have {images} image parts.")
+    return turns
+
+
+def _parts(content: Any, here: dict[str, Any]) -> Any:
+    return content if isinstance(content, str) else [here if part["type"] == "image" else part for part in content]
+
+
+def _parts_of_text(content: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _processor(adapter: LensAdapter) -> Any:
+    if adapter.processor is None:
+        raise InputError(
+            "Chat needs the base's processor. Call adapter.attach(model, processor) with "
+            "AutoProcessor.from_pretrained(...) of the same repository."
+        )
+    return adapter.processor
+
+
+def _device(adapter: LensAdapter) -> torch.device | None:
+    """Where the base wants its inputs; None: it is offloaded and moves them itself."""
+    device = adapter.attachment.anatomy.model.device
+    return None if device.type == "meta" else device
+
+
+def _first_tokens(tokenizer: Any, word: str) -> set[int]:
+    """What a tokenizer starts the ways of writing a word with."""
+    spellings = [space + case for space in ("", " ") for case in (word, word.capitalize(), word.upper())]
+    tokens = [tokenizer.encode(spelling, add_special_tokens=False) for spelling in spellings]
+    return {ids[0] for ids in tokens if ids} - {tokenizer.unk_token_id}
