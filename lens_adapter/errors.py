@@ -25,6 +25,10 @@ class InputError(LensError):
     """An image or a prompt cannot be used as given."""
 
 
+class CalibrationError(LensError):
+    """No score threshold can be chosen on these data."""
+
+
 class BrokenRecordError(InputError):
     """A record of a data set cannot be used.
 
