@@ -303,20 +303,19 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate_head(args: argparse.Namespace) -> None:
-    from accelerate import PartialState
-
     from lens_adapter.data.formats import DataSource
-    from lens_adapter.evaluation import evaluate, several_processes
+    from lens_adapter.evaluation import evaluate, this_process
     from lens_adapter.evaluation.gallery import save_gallery
 
     source = DataSource.of(_source(args.data))
     examples = source.examples()  # before anything large is loaded
-    device = args.device or (PartialState().device if several_processes() else "cpu")
+    process = this_process(args.device)
+    device = args.device or (process.device if process else "cpu")
     _check_device(device)
     thresholds = {"mask_threshold": args.mask_threshold, "score_threshold": args.score_threshold}
     with _load_adapter(args.adapter).attach(*_load_base(args.model, args.dtype, device)) as adapter:
         result = evaluate(adapter, examples, dataset=source.describe(), batch_size=args.batch_size, **thresholds)
-        if several_processes() and not PartialState().is_main_process:
+        if process and not process.is_main_process:
             return
         print(result.to_markdown())
         if args.gallery:

@@ -35,7 +35,7 @@ from lens_adapter.evaluation.metrics import (
     rank_correlation,
 )
 from lens_adapter.evaluation.record import PROTOCOL, Evaluation
-from lens_adapter.evaluation.runner import evaluate, examine, finding_of, several_processes
+from lens_adapter.evaluation.runner import evaluate, examine, finding_of, this_process
 
 __all__ = [
     "METRICS",
@@ -54,5 +54,5 @@ __all__ = [
     "measure_with_intervals",
     "overlap",
     "rank_correlation",
-    "several_processes",
+    "this_process",
 ]

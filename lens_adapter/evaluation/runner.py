@@ -75,18 +75,26 @@ def _all_findings(
     adapter: LensAdapter, examples: Examples | Sequence[Example], batch_size: int, mask_threshold: float
 ) -> list[Finding]:
     """Of every example, in order, in every process."""
-    if not several_processes():
+    state = this_process(adapter.device)
+    if state is None:
         return _findings(adapter, examples, range(len(examples)), batch_size, mask_threshold, quiet=False)
-    state = PartialState(cpu=adapter.device.type == "cpu")
     # Neighbors stay together, since they are often about one image.
     with state.split_between_processes(list(range(len(examples)))) as share:
         found = _findings(adapter, examples, share, batch_size, mask_threshold, quiet=not state.is_main_process)
     return gather_object(found)  # in the order of the processes
 
 
-def several_processes() -> bool:
-    """Whether this is one of several processes of a launcher."""
-    return torch.distributed.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) > 1
+def this_process(device: torch.device | str | None = None) -> PartialState | None:
+    """This process among those of a launcher; None if it is alone.
+
+    Args:
+        device: where it works; default: an accelerator of its own, where there is one.
+    """
+    if not torch.distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return None
+    # Without a word about CPUs, accelerate takes a process that sees no accelerator to be alone.
+    cpu = torch.device(device).type == "cpu" if device is not None else not torch.accelerator.is_available()
+    return PartialState(cpu=cpu)
 
 
 def _findings(
