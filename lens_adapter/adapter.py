@@ -367,6 +367,7 @@ class LensAdapter(PreTrainedModel):
         *,
         batch_size: int | None = None,
         mask_threshold: float | None = None,
+        score_threshold: float | None = None,
         return_logits: bool = False,
     ) -> LensOutput | list[LensOutput]:
         """Masks for prompts.
@@ -377,6 +378,8 @@ class LensAdapter(PreTrainedModel):
                 prompt or a list of prompts.
             batch_size: rows (image and prompt) run through the base together; default: all prompts of one image.
             mask_threshold: a pixel is foreground above this probability; default: the config's.
+            score_threshold: a prompt whose score is below this names nothing, and its mask is empty; 0: never; default:
+                the config's. Logits are as they are.
             return_logits: keep the logits at the image's resolution too.
 
         Returns:
@@ -391,9 +394,11 @@ class LensAdapter(PreTrainedModel):
                 "segment needs the base's processor. Call adapter.attach(model, processor) with "
                 "AutoProcessor.from_pretrained(...) of the same repository."
             )
-        threshold = self.config.mask_threshold if mask_threshold is None else mask_threshold
-        if not isinstance(threshold, Real) or not 0 <= threshold < 1:
-            raise InputError(f"mask_threshold must be a number in [0, 1); got {threshold!r}.")
+        mask_threshold = self.config.mask_threshold if mask_threshold is None else mask_threshold
+        score_threshold = self.config.score_threshold if score_threshold is None else score_threshold
+        for key, threshold in (("mask_threshold", mask_threshold), ("score_threshold", score_threshold)):
+            if not isinstance(threshold, Real) or not 0 <= threshold < 1:
+                raise InputError(f"{key} must be a number in [0, 1); got {threshold!r}.")
         if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
             raise InputError(f"batch_size must be an integer of at least 1; got {batch_size!r}.")
         single = not isinstance(images, (list, tuple))
@@ -409,7 +414,10 @@ class LensAdapter(PreTrainedModel):
             finally:
                 for module, training in modes:
                     module.training = training
-        outputs = [assemble(self, request, drafts[i], threshold, return_logits) for i, request in enumerate(requests)]
+        outputs = [
+            assemble(self, request, drafts[i], mask_threshold, score_threshold, return_logits)
+            for i, request in enumerate(requests)
+        ]
         return outputs[0] if single else outputs
 
     # -- chatting -----------------------------------------------------------------------------------------------------

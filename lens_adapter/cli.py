@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lens_adapter import __version__
-from lens_adapter.errors import InputError, LensError, UnsupportedModelError, one_line
+from lens_adapter.errors import InputError, LensConfigError, LensError, UnsupportedModelError, one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,8 +35,12 @@ def _http_errors() -> tuple[type[Exception], ...]:
 _TRAIN_EXAMPLE = """\
 CONFIG.yaml:
     model: llava-hf/llava-1.5-7b-hf
-    data: refcoco/train                  # a line of prompts.jsonl per example; see `lens-adapter probe --help`
-    validation: refcoco/val
+    data: refcoco/train                  # images/, masks/ and prompts.jsonl, see `lens-adapter probe --help`; or
+    validation:                          # one of the formats of lens_adapter.data.formats, with its options
+        path: refer_seg
+        format: refer
+        dataset: refcoco
+        split: val
     dtype: bfloat16
     features: features/refcoco           # what the frozen parts say, computed once and kept here; see below
     head:                                # any field of LensConfig
@@ -56,7 +60,8 @@ CONFIG.yaml:
         keypoint_dropout: 0.5            # share of samples that go without their keypoints
 
 The same with flags:
-    lens-adapter train --model llava-hf/llava-1.5-7b-hf --data refcoco/train -o lens-llava \\
+    lens-adapter train --model llava-hf/llava-1.5-7b-hf -o lens-llava --data refcoco/train \\
+        --validation refer_seg format=refer dataset=refcoco split=val \\
         --head fusion=lite tap_layer=14 --training learning_rate=1e-4 max_steps=20000 bf16=true
 
 A run that was killed goes on with:
@@ -113,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="the training as a file, see below")
     train.add_argument("--model", metavar="ID_OR_FOLDER", help="the frozen vision-language model")
     train.add_argument("--adapter", metavar="ID_OR_FOLDER", help="start from this head; default: a new one")
-    train.add_argument("--data", metavar="FOLDER", help="images/, masks/ and prompts.jsonl, as for `probe`")
-    train.add_argument("--validation", metavar="FOLDER", help="the same, to evaluate on")
+    _add_data_option(train, "--data", "to learn from")
+    _add_data_option(train, "--validation", "to evaluate on, and to calibrate scores if some prompts have no target")
     train.add_argument("--dtype", metavar="TYPE", help="of the frozen model; default: as it was saved")
     train.add_argument("--features", metavar="FOLDER", help="keep here what the frozen parts say, and train from that")
     train.add_argument(
@@ -130,13 +135,25 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="measure the shipped models on their test split",
-        description="Prints every figure and, with --json, writes them; all are fractions.",
+        help="measure a head on labelled images, or the shipped models on their test split",
+        description="gIoU, cIoU, precision, keypoints on the target, what is refused, how well scores know it: each "
+        "with its interval, for all prompts and by subset. Several devices: `accelerate launch -m lens_adapter "
+        "evaluate ...`. With --builtin: figures as NAME VALUE, all fractions.",
+        epilog="Example: lens-adapter evaluate --model llava-hf/llava-1.5-7b-hf --adapter org/lens-llava-1.5-7b "
+        "--data refer_seg format=refer dataset=refcoco+ split=testA --json testA.json --gallery testA.html",
     )
-    evaluate.add_argument("--builtin", action="store_true", required=True, help="the models that ship with the package")
-    evaluate.add_argument("--scenes", type=_count, default=500, help="test scenes; default: %(default)s")
+    evaluate.add_argument("--model", metavar="ID_OR_FOLDER", help="the frozen vision-language model")
+    evaluate.add_argument("--adapter", metavar="ID_OR_FOLDER", help="the LENS head")
+    _add_data_option(evaluate, "--data", "to measure on")
+    evaluate.add_argument("--batch-size", type=_count, default=8, help="prompts at a time; default: %(default)s")
+    evaluate.add_argument("--mask-threshold", type=float, metavar="P", help="default: the head's own")
+    evaluate.add_argument("--score-threshold", type=float, metavar="S", help="default: the head's own")
+    _add_device_options(evaluate, default=None, said="cpu, or each process's own under accelerate launch")
+    evaluate.add_argument("--gallery", type=Path, metavar="FILE.html", help="a page of the best, median and worst")
+    evaluate.add_argument("--builtin", action="store_true", help="the models that ship with the package, instead")
+    evaluate.add_argument("--scenes", type=_count, default=500, help="of --builtin; default: %(default)s")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_evaluate, parser=evaluate)
 
     probe = commands.add_parser(
         "probe",
@@ -146,14 +163,14 @@ def _parser() -> argparse.ArgumentParser:
         "by head: the pointing game (how often the hottest image token's centre lies in the mask) and the mass ratio "
         "(attention inside the mask, over that of an even spread: 1 means it does not know). "
         "Example: lens-adapter probe --model Qwen/Qwen2-VL-2B-Instruct --data folder -o layers.png",
-        epilog="FOLDER holds images/, masks/ (PNG, one channel, not zero on the target) and prompts.jsonl with a line "
-        'per example: {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}. Take some hundred '
+        epilog="A folder holds images/, masks/ (PNG, one channel, not zero on the target) and prompts.jsonl with a "
+        'line per example: {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}. Take some hundred '
         "examples of the kind that the head is for.",
     )
     probe.add_argument(
         "--model", required=True, metavar="ID_OR_FOLDER", help='the frozen model; "builtin": the shipped'
     )
-    probe.add_argument("--data", type=Path, metavar="FOLDER", help="labelled images; the built-in model needs none")
+    _add_data_option(probe, "--data", "to look at; the built-in model needs none")
     probe.add_argument("--template", metavar="TEXT", help="the question, with {prompt} in it; default: a new head's")
     probe.add_argument(
         "--scenes", type=_count, default=100, help="validation scenes for the built-in model; default: %(default)s"
@@ -193,8 +210,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_device_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="cpu", help="e.g. cuda; default: %(default)s")
+def _add_data_option(command: argparse.ArgumentParser, flag: str, purpose: str) -> None:
+    command.add_argument(
+        flag,
+        nargs="+",
+        metavar=("PATH", "KEY=VALUE"),
+        help=f"labelled images {purpose}: a folder with images/, masks/ and prompts.jsonl, or any path with format="
+        "refer, reason_seg, coco, label_maps, lisa or hub, and the options of that format",
+    )
+
+
+def _add_device_options(
+    command: argparse.ArgumentParser, default: str | None = "cpu", said: str = "%(default)s"
+) -> None:
+    command.add_argument("--device", default=default, help=f"e.g. cuda; default: {said}")
     dtypes = ["auto", "float32", "bfloat16", "float16"]
     command.add_argument("--dtype", choices=dtypes, default="auto", help="of the frozen model; default: %(default)s")
 
@@ -224,18 +253,11 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _segment(args: argparse.Namespace) -> None:
-    from huggingface_hub.errors import HFValidationError
-
-    from lens_adapter.adapter import LensAdapter
     from lens_adapter.vlm.inputs import load_image
 
     image = load_image(args.image)  # before anything large is loaded
     _check_device(args.device)
-    try:
-        adapter = LensAdapter.from_pretrained(args.adapter)
-    except HFValidationError as error:
-        raise InputError(f"--adapter {args.adapter} is neither a folder nor a Hub repository. {error}") from error
-    with adapter.attach(*_load_base(args.model, args.dtype, args.device)):
+    with _load_adapter(args.adapter).attach(*_load_base(args.model, args.dtype, args.device)) as adapter:
         out = adapter.segment(image, args.prompts)
     for prompt, score, mask in zip(out.prompts, out.scores.tolist(), out.masks, strict=True):
         print(f"{prompt}\tscore {score:.2f}\t{mask.float().mean().item():.1%} of the image")
@@ -253,6 +275,17 @@ def _check_device(name: str) -> None:
         raise InputError(f"--device {name} cannot be used here; try cpu. {_first_line(error)}") from error
 
 
+def _load_adapter(name: str) -> Any:
+    from huggingface_hub.errors import HFValidationError
+
+    from lens_adapter.adapter import LensAdapter
+
+    try:
+        return LensAdapter.from_pretrained(name)
+    except HFValidationError as error:
+        raise InputError(f"--adapter {name} is neither a folder nor a Hub repository. {error}") from error
+
+
 def _load_base(name: str, dtype: str, device: Any) -> tuple[Any, Any]:
     """The frozen model and its processor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -268,35 +301,80 @@ def _load_base(name: str, dtype: str, device: Any) -> tuple[Any, Any]:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from lens_adapter.training.run import parse_pairs, read_config, run_training
+    from lens_adapter.training.run import read_config, run_training
 
     training = parse_pairs(args.training) | ({"output_dir": args.output} if args.output else {})
-    keys = ("model", "adapter", "data", "validation", "dtype", "features", "features_dtype", "resume")
+    keys = ("model", "adapter", "dtype", "features", "features_dtype", "resume")
     flags = {key: getattr(args, key) for key in keys}
+    flags |= {key: _source(getattr(args, key)) for key in ("data", "validation")}
     config = read_config(args.config, {**flags, "head": parse_pairs(args.head), "training": training})
     for name, value in run_training(config, _load_base).items():
         print(f"{name:<52} {value:.4f}")
     print(f"Wrote {config['training']['output_dir']}")
 
 
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """["fusion=lite", "tap_layer=14"] -> their dict; values are read as YAML."""
+    import yaml
+
+    split = [pair.partition("=") for pair in pairs]
+    if wrong := [key for key, equals, _ in split if not key or not equals]:
+        raise LensConfigError(f"Expected KEY=VALUE, got {wrong}.")
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in split}
+    except yaml.YAMLError as error:
+        raise LensConfigError(f"A value in {list(pairs)} is no YAML: {error}") from error
+
+
+def _source(given: list[str] | None) -> dict[str, Any] | None:
+    """["refer_seg", "format=refer", "split=val"] -> what `DataSource.of` takes."""
+    return given and {"path": given[0], **parse_pairs(given[1:])}
+
+
 def _evaluate(args: argparse.Namespace) -> None:
+    needed = [args.model, args.adapter, args.data]
+    if any([*needed, args.gallery]) if args.builtin else not all(needed):
+        args.parser.error("give --builtin alone, or all of --model, --adapter and --data")
+    for file in filter(None, (args.json, args.gallery)):
+        file.parent.mkdir(parents=True, exist_ok=True)  # better to fail now than after the work
+    if not args.builtin:
+        return _evaluate_head(args)
     from lens_adapter.builtin.evaluation import evaluate_builtin
 
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)  # better to fail now than after the work
     figures = evaluate_builtin(args.scenes)
     for name, value in figures.items():
         print(f"{name:<52} {value:.4f}")
     _write_json(figures, args.json)
 
 
+def _evaluate_head(args: argparse.Namespace) -> None:
+    from lens_adapter.data.formats import DataSource
+    from lens_adapter.evaluation import evaluate, this_process
+    from lens_adapter.evaluation.gallery import save_gallery
+
+    source = DataSource.of(_source(args.data))
+    examples = source.examples()  # before anything large is loaded
+    process = this_process(args.device)
+    device = args.device or (process.device if process else "cpu")
+    _check_device(device)
+    thresholds = {"mask_threshold": args.mask_threshold, "score_threshold": args.score_threshold}
+    with _load_adapter(args.adapter).attach(*_load_base(args.model, args.dtype, device)) as adapter:
+        result = evaluate(adapter, examples, dataset=source.describe(), batch_size=args.batch_size, **thresholds)
+        if process and not process.is_main_process:
+            return
+        print(result.to_markdown())
+        if args.gallery:
+            save_gallery(args.gallery, result, adapter, examples)
+            print(f"Wrote {args.gallery}")
+    _write_json(result.to_dict(), args.json)
+
+
 def _probe(args: argparse.Namespace) -> None:
     from lens_adapter import builtin
-    from lens_adapter.data.examples import Examples
-    from lens_adapter.data.folder import read_folder
+    from lens_adapter.data.formats import DataSource
     from lens_adapter.probing import probe
 
-    data = None if args.data is None else Examples(read_folder(args.data))  # before anything large is loaded
+    data = DataSource.of(_source(args.data)).examples() if args.data else None  # before anything large is loaded
     _check_device(args.device)
     if args.model == "builtin":
         args.model = builtin.VLM

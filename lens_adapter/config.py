@@ -101,7 +101,8 @@ class LensConfig(PretrainedConfig):
         suppression_radius: in heatmap cells; no two keypoints are this close or closer.
         keypoint_threshold: a keypoint is kept while its heat is above this fraction of the peak.
         mask_threshold: a pixel is foreground where the mask's probability is above this.
-        score_threshold: a prompt whose `score` is below this is judged to name nothing in the image.
+        score_threshold: a prompt whose `score` is below this names nothing: its mask is empty. 0: never, as long as
+            nothing is known about the scores; `LensTrainer.calibrate` chooses it.
         prompt_template: what is asked of the base; `{prompt}` is replaced by the expression.
         sam: a variant's name (a key of `SAM_VARIANTS`, e.g. `"vit_b"` or the small `"slimsam_77"`) or a dict: `variant`
             and / or any dimension, `weights` (an original `.pth`, a folder or a Hub repository in transformers'
@@ -130,7 +131,7 @@ class LensConfig(PretrainedConfig):
         suppression_radius: float = 4.0,
         keypoint_threshold: float = 0.4,
         mask_threshold: float = 0.6,
-        score_threshold: float = 0.5,
+        score_threshold: float = 0.0,
         prompt_template: str = "Where is {prompt} in this image?",
         sam: str | dict[str, Any] = "vit_h",
         base_model_name_or_path: str | None = None,

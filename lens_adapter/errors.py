@@ -33,6 +33,10 @@ class StaleFeaturesError(LensError):
     """Cached features are damaged, unfinished, or of another base, head or data than those in hand."""
 
 
+class CalibrationError(LensError):
+    """No score threshold can be chosen on these data."""
+
+
 class BrokenRecordError(InputError):
     """A record of a data set cannot be used.
 

@@ -15,7 +15,7 @@ where two layers are close, train a head on each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -31,8 +31,8 @@ from lens_adapter import builtin
 from lens_adapter.attachment import Attachment
 from lens_adapter.builtin.exam import make_exam
 from lens_adapter.config import LensConfig
-from lens_adapter.data.examples import Example, Examples
-from lens_adapter.data.folder import read_folder
+from lens_adapter.data.examples import Example
+from lens_adapter.data.formats import DataSource
 from lens_adapter.errors import InputError, LensError
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.inputs import build_inputs
@@ -140,7 +140,7 @@ class ProbeResult:
 def probe(
     model: Any,
     processor: Any = None,
-    data: str | Path | Iterable[Example] | None = None,
+    data: str | Path | Mapping[str, Any] | Iterable[Example] | None = None,
     *,
     prompt_template: str | None = None,
     scenes: int = SCENES,
@@ -149,7 +149,7 @@ def probe(
 
     Args:
         model, processor: as `LensAdapter.attach` takes them.
-        data: a folder as `lens_adapter.data.folder` describes it, or examples; default, for the built-in model only:
+        data: a source as `lens_adapter.data.formats` describes it, or examples; default, for the built-in model only:
             validation scenes of its world. Some hundred examples tell layers apart.
         prompt_template: what is asked; default: that of `LensConfig`, or of the shipped heads for the built-in model.
         scenes: how many scenes that default has.
@@ -171,8 +171,8 @@ def probe(
             "probe needs labelled images of the kind that the model is for: data, a folder with images/, masks/ and "
             "prompts.jsonl. Only the built-in model brings its own."
         )
-    if isinstance(data, (str, Path)):
-        data = Examples(read_folder(data))
+    if isinstance(data, (str, Path, Mapping)):
+        data = DataSource.of(data).examples()
     tally, skipped = Tally(), 0
     for example in builtin_examples(scenes) if data is None else tqdm(data, desc="examples"):
         if example.mask.any():

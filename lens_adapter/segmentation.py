@@ -93,18 +93,26 @@ def _draft_batch(
 
 
 def assemble(
-    adapter: LensAdapter, request: Request, drafts: Sequence[Draft], threshold: float, keep_logits: bool
+    adapter: LensAdapter,
+    request: Request,
+    drafts: Sequence[Draft],
+    mask_threshold: float,
+    score_threshold: float,
+    keep_logits: bool,
 ) -> LensOutput:
-    """The results of one image's prompts, at its own size."""
+    """The results of one image's prompts, at its own size; a score below its threshold empties the mask."""
     picture, prompts = request
     size = (picture.height, picture.width)
     logits = adapter.decoder.upsample(torch.stack([draft.logits for draft in drafts]), size)  # (N, H, W)
     scale = torch.tensor([picture.width, picture.height], device=logits.device)
+    scores = torch.stack([draft.score for draft in drafts]).float()
+    named = scores.double() >= score_threshold  # (N,)
+    masks = (logits > torch.logit(torch.tensor(float(mask_threshold))).item()) & named[:, None, None]
     return LensOutput(
         prompts=prompts,
         image_size=size,
-        masks=(logits > torch.logit(torch.tensor(float(threshold))).item()).cpu(),
-        scores=torch.stack([draft.score for draft in drafts]).float().cpu(),
+        masks=masks.cpu(),
+        scores=scores.cpu(),
         keypoints=[(draft.points * scale).float().cpu() for draft in drafts],
         keypoint_scores=[draft.point_scores.float().cpu() for draft in drafts],
         heatmaps=torch.stack([draft.heatmap for draft in drafts]).float().cpu(),

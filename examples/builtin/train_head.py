@@ -10,7 +10,7 @@ into build/builtin/features, and both heads train from them. Expressions are dra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +40,11 @@ from train_sam import SIDE, TINY_SAM, low_res
 from transformers import LlavaForConditionalGeneration
 
 from lens_adapter import LensAdapter
+from lens_adapter.builtin.exam import PICTURE_SIZE
+from lens_adapter.data.examples import Example
 from lens_adapter.data.expressions import Expression, Speaker
 from lens_adapter.data.scenes import Scene, sample_scene
+from lens_adapter.evaluation import choose_score_threshold, examine
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.training.losses import HEAT_SIDE, Targets, lens_losses, reached_iou
@@ -153,20 +156,13 @@ def grid_boxes() -> Tensor:
     return torch.cat([corner, corner + 1 / GRID], dim=1)
 
 
-def score_threshold(adapter: LensAdapter) -> float:
-    """The score that best tells prompts with a target from prompts without, on validation scenes."""
-    scores, present = [], []
+def calibration_examples() -> Iterator[tuple[int, Example]]:
+    """Numbered expressions of validation scenes, some of which name nothing."""
     for index in trange(CALIBRATION_SCENES, desc="calibration"):
         scene = sample_scene(index, "validation")
-        expressions = say(scene, np.random.default_rng([index, 6]))
-        scores += adapter.segment(scene.draw(384), [e.text for e in expressions]).scores.tolist()
-        present += [bool(e.targets) for e in expressions]
-    scores, present = np.array(scores), np.array(present)
-    candidates = np.linspace(0.02, 0.98, 97)
-    accuracy = [((scores >= c)[present].mean() + (scores < c)[~present].mean()) / 2 for c in candidates]
-    best = np.flatnonzero(np.isclose(accuracy, max(accuracy)))
-    tqdm.write(f"score threshold {candidates[best].mean():.3f}: balanced accuracy {max(accuracy):.3f}")
-    return round(float(candidates[best].mean()), 3)
+        picture, masks = scene.draw(PICTURE_SIZE), scene.masks(PICTURE_SIZE)
+        for expression in say(scene, np.random.default_rng([index, 6])):
+            yield index, Example(picture, expression.text, np.logical_or.reduce(masks[list(expression.targets)]))
 
 
 def main() -> None:
@@ -223,7 +219,9 @@ def main() -> None:
         iou = reached_iou(found.logits.detach(), masks)
         session.log(**{k: v.item() for k, v in parts.items()}, iou=iou[present].mean().item())
     adapter.eval()
-    adapter.config.score_threshold = score_threshold(adapter)
+    calibration = choose_score_threshold(list(examine(adapter, calibration_examples())))
+    tqdm.write(str(calibration))
+    adapter.config.score_threshold = round(calibration.score_threshold, 4)
     adapter.save_pretrained(output)
 
 

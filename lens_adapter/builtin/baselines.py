@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.builtin.exam import Case, Exam
-from lens_adapter.evaluation import Overlap, mask_metrics, overlap
+from lens_adapter.evaluation import overlap
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.head.keypoints import find_keypoints
 from lens_adapter.head.raster import rasterize
@@ -46,15 +47,15 @@ class Baselines:
     def choose(self, exams: Iterable[Exam]) -> None:
         """Take the layer and the share of the peak whose cut has the best gIoU over these exams."""
         layers = range(self.adapter.config.num_hidden_layers)
-        overlaps: dict[tuple[int, float], list[Overlap]] = defaultdict(list)
+        ious: dict[tuple[int, float], list[float]] = defaultdict(list)
         for exam in exams:
             cases = with_target(exam)
             for layer, heat in self._attention(exam, cases, layers).items():
                 smooth = _resize(heat, exam)
                 for share in SHARES:
                     found = (smooth > share).numpy()
-                    overlaps[layer, share] += [overlap(m, c.truth) for m, c in zip(found, cases, strict=True)]
-        self.layer, self.share = max(overlaps, key=lambda choice: mask_metrics(overlaps[choice])["giou"])
+                    ious[layer, share] += [overlap(m, c.truth).iou for m, c in zip(found, cases, strict=True)]
+        self.layer, self.share = max(ious, key=lambda choice: fmean(ious[choice]))
 
     @torch.no_grad()
     def masks(self, exam: Exam) -> dict[str, list[np.ndarray]]:

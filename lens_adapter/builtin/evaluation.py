@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from statistics import fmean
 
 from tqdm import tqdm
@@ -13,33 +12,21 @@ from tqdm import tqdm
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.builtin.baselines import Baselines, with_target
-from lens_adapter.builtin.exam import Case, Exam, make_exam
+from lens_adapter.builtin.exam import Exam, make_exam
+from lens_adapter.data.examples import Example
 from lens_adapter.data.expressions import Question
-from lens_adapter.evaluation import Overlap, mask_metrics, overlap, self_knowledge
-from lens_adapter.signals import LensOutput
+from lens_adapter.evaluation import Finding, by_subset, finding_of, measure, overlap
 
 VALIDATION_SCENES = 40  # to choose the baselines' layer and share of the peak on
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a head made of one case.
-
-    Attributes:
-        kind: of the expression.
-        has_target: the expression names something.
-        overlap: of mask and truth.
-        score: the head's own estimate of its mask.
-        refused: the mask is empty, or the score below the head's threshold: the head says "not there".
-        peak_on_target: the first keypoint lies on what is named.
-    """
-
-    kind: str
-    has_target: bool
-    overlap: Overlap
-    score: float
-    refused: bool
-    peak_on_target: bool
+MASK_METRICS = ("giou", "ciou", "precision_at_50")
+# what it is called here -> in `lens_adapter.evaluation`
+JUDGEMENTS = {
+    "no_target_accuracy": "no_target_accuracy",
+    "target_accepted": "target_accuracy",
+    "keypoint_on_target": "first_keypoint_on_target",
+    "score_rank_correlation": "score_rank_correlation",
+    "score_error": "score_error",
+}
 
 
 def evaluate_builtin(scenes: int = 500) -> dict[str, float]:
@@ -57,7 +44,7 @@ def evaluate_builtin(scenes: int = 500) -> dict[str, float]:
     model, processor = builtin.load_base()
     answers: dict[str, list[bool]] = defaultdict(list)
     findings: dict[str, list[Finding]] = defaultdict(list)
-    overlaps: dict[str, list[tuple[str, Overlap]]] = defaultdict(list)
+    bare: dict[str, list[Finding]] = defaultdict(list)
     with ExitStack() as attached:
         heads = {
             name: attached.enter_context(builtin.load_head(name).attach(model, processor)) for name in builtin.HEADS
@@ -76,12 +63,13 @@ def evaluate_builtin(scenes: int = 500) -> dict[str, float]:
                 findings[name] += examine(adapter, exam)
             for name, masks in baselines.masks(exam).items():
                 for case, mask in zip(with_target(exam), masks, strict=True):
-                    overlaps[name].append((case.expression.kind, overlap(mask, case.truth)))
+                    bare[name].append(Finding(overlap(mask, case.truth), score=1.0, subset=case.expression.kind))
     figures = {f"answers.{kind}": fmean(right) for kind, right in answers.items()}
     for name, found in findings.items():
-        figures |= {f"heads.{name}.{key}": value for key, value in head_figures(found).items()}
-    for name, measured in overlaps.items():
-        figures |= {f"baselines.{name}.{key}": value for key, value in mask_figures(measured).items()}
+        judged = head_figures(found, heads[name].config.score_threshold)
+        figures |= {f"heads.{name}.{key}": value for key, value in judged.items()}
+    for name, found in bare.items():
+        figures |= {f"baselines.{name}.{key}": value for key, value in mask_figures(found).items()}
     return figures
 
 
@@ -102,49 +90,21 @@ def are_near(answer: str, truth: str) -> bool:
 
 
 def examine(adapter: LensAdapter, exam: Exam) -> list[Finding]:
-    """Let an attached head segment every case of an exam."""
-    out = adapter.segment(exam.picture, exam.prompts)
-    return [_finding(out, k, case, adapter.config.score_threshold) for k, case in enumerate(exam.cases)]
+    """Let an attached head segment every case of an exam; the subset is the kind of expression."""
+    out = adapter.segment(exam.picture, exam.prompts, score_threshold=0.0)
+    examples = (Example(exam.picture, c.expression.text, c.truth, subset=c.expression.kind) for c in exam.cases)
+    return [finding_of(out, k, example) for k, example in enumerate(examples)]
 
 
-def _finding(out: LensOutput, index: int, case: Case, score_threshold: float) -> Finding:
-    mask, score, points = out.masks[index].numpy(), float(out.scores[index]), out.keypoints[index].tolist()
-    height, width = mask.shape
-    on_target = False
-    if points:
-        x, y = points[0]
-        on_target = bool(case.truth[min(int(y), height - 1), min(int(x), width - 1)])
-    return Finding(
-        kind=case.expression.kind,
-        has_target=case.has_target,
-        overlap=overlap(mask, case.truth),
-        score=score,
-        refused=score < score_threshold or not mask.any(),
-        peak_on_target=on_target,
-    )
+def head_figures(findings: Sequence[Finding], score_threshold: float) -> dict[str, float]:
+    """Figure -> value: `mask_figures` of the cases with targets, and how well the head judges itself."""
+    figures = mask_figures([finding for finding in findings if finding.has_target], score_threshold)
+    judged = measure(findings, score_threshold)
+    return figures | {name: judged[metric] for name, metric in JUDGEMENTS.items() if metric in judged}
 
 
-def head_figures(findings: Sequence[Finding]) -> dict[str, float]:
-    """Figure -> value: `mask_figures`, and how well the head judges itself."""
-    present = [finding for finding in findings if finding.has_target]
-    figures = mask_figures([(finding.kind, finding.overlap) for finding in present])
-    if present:
-        figures["target_accepted"] = fmean(not finding.refused for finding in present)
-        figures["keypoint_on_target"] = fmean(finding.peak_on_target for finding in present)
-    return figures | self_knowledge(
-        [finding.overlap for finding in findings],
-        [finding.has_target for finding in findings],
-        [finding.score for finding in findings],
-        [finding.refused for finding in findings],
-    )
-
-
-def mask_figures(overlaps: Sequence[tuple[str, Overlap]]) -> dict[str, float]:
-    """(kind, overlap) of cases with targets -> `METRIC.KIND` and `METRIC.all`."""
-    groups: dict[str, list[Overlap]] = defaultdict(list)
-    for kind, measured in overlaps:
-        groups[kind].append(measured)
-        groups["all"].append(measured)
-    return {
-        f"{metric}.{kind}": value for kind, group in groups.items() for metric, value in mask_metrics(group).items()
-    }
+def mask_figures(findings: Sequence[Finding], score_threshold: float = 0.0) -> dict[str, float]:
+    """Of cases with targets: `METRIC.KIND` and `METRIC.all`."""
+    groups = by_subset(findings) if findings else {}
+    measured = {kind: measure(group, score_threshold) for kind, group in groups.items()}
+    return {f"{metric}.{kind}": values[metric] for kind, values in measured.items() for metric in MASK_METRICS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +21,17 @@ class Example:
         prompt: a text.
         mask: bool (H, W), the pixels it names; all False for none.
         ignore: bool (H, W), pixels that count neither way; or None.
+        subset: what it is evaluated under, as `Record.subset`.
+        id, image_id: name the prompt, and the image in all examples about it; "" if they have no name.
     """
 
     image: Image.Image
     prompt: str
     mask: np.ndarray
     ignore: np.ndarray | None = None
+    subset: str = ""
+    id: str = ""
+    image_id: str = ""
 
 
 class Examples:
@@ -49,6 +54,19 @@ class Examples:
     def __iter__(self) -> Iterator[Example]:
         return map(_example, self._samples)
 
+    def numbered(self, indices: Iterable[int]) -> Iterator[tuple[int, Example]]:
+        """(index, example) of these; broken ones are left out, where `[index]` puts the next in their place."""
+        return ((k, _example(sample)) for k in indices if (sample := self._samples.get(k)) is not None)
+
 
 def _example(sample: Sample) -> Example:
-    return Example(sample.image, sample.prompts[0], sample.masks[0], sample.ignore)
+    record = sample.record
+    return Example(
+        image=sample.image,
+        prompt=sample.prompts[0],
+        mask=sample.masks[0],
+        ignore=sample.ignore,
+        subset=record.subset,
+        id=record.id,
+        image_id=record.image_id,
+    )

@@ -84,6 +84,43 @@ def read_hub(rows: Any, columns: Columns | str, on_error: OnError = "raise") -> 
     )
 
 
+def load_hub(
+    repository: str,
+    split: str,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    on_error: OnError = "raise",
+) -> list[Record]:
+    """Download a split with the package `datasets`, and read it.
+
+    Args:
+        repository: on the Hub, or a folder that `datasets.load_dataset` takes.
+        split: its name.
+        name: of the configuration, if there are several.
+        revision: branch, tag or commit.
+        columns: the fields of `Columns`; None: those that `SCHEMAS` knows.
+        on_error: as for `read_hub`.
+
+    Raises:
+        InputError: `datasets` is not installed, there is no such data set or split, or the columns do not fit.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise InputError("Data of the Hub need the package datasets: pip install 'lens_adapter[datasets]'.") from error
+    try:
+        chosen = repository if columns is None else Columns(**columns)
+    except TypeError as error:
+        raise InputError(f"columns must name image, prompts and mask: {error}.") from error
+    try:
+        rows = load_dataset(repository, name, split=split, revision=revision)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{repository!r}, split {split!r}, cannot be loaded: {error}") from error
+    return read_hub(rows, chosen, on_error)
+
+
 def _names(rows: Any) -> Sequence[str]:
     """Of a DatasetDict, the columns are a dict by split."""
     if isinstance(getattr(rows, "column_names", None), dict):

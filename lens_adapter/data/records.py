@@ -71,6 +71,13 @@ class Record:
         if len(self.regions) != len(self.prompts):
             raise InputError(f"Expected one mask per prompt, got {len(self.regions)} for {len(self.prompts)} prompts.")
 
+    @property
+    def image_id(self) -> str:
+        """Names the image: records about one have one, as far as that can be told without reading it."""
+        if isinstance(self.image, str | Path):
+            return str(self.image)
+        return f"{self.file}#{self.index}" if self.file else f"object {id(self.image)}"
+
     def load(self) -> Sample:
         """Image, masks and what to ignore."""
         with self._named():

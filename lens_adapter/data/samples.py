@@ -60,15 +60,16 @@ class Samples:
         if not -len(self) <= index < len(self):
             raise IndexError(f"There are {len(self)} records; got the index {index}.")
         for step in range(len(self)):
-            sample = self._load((index + step) % len(self))
+            sample = self.get((index + step) % len(self))
             if sample is not None:
                 return sample
         raise InputError(f"None of the {len(self)} records can be used; {len(self.broken)} are broken.")
 
     def __iter__(self) -> Iterator[Sample]:
-        return (sample for sample in map(self._load, range(len(self))) if sample is not None)
+        return (sample for sample in map(self.get, range(len(self))) if sample is not None)
 
-    def _load(self, index: int) -> Sample | None:
+    def get(self, index: int) -> Sample | None:
+        """The sample of the record at `index`, from 0; None where it is passed over."""
         if index in self.broken:
             return None
         try:

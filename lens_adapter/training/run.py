@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.config import LensConfig
 from lens_adapter.data.examples import Examples
-from lens_adapter.data.folder import digest_folder, read_folder
-from lens_adapter.errors import LensConfigError
+from lens_adapter.data.folder import digest_folder
+from lens_adapter.data.formats import DataSource
+from lens_adapter.errors import CalibrationError, LensConfigError
 from lens_adapter.training.cached import CachedFeatures
 from lens_adapter.training.features import cache_features
 from lens_adapter.training.trainer import LensTrainer, LensTrainingArguments
@@ -60,19 +61,10 @@ def read_config(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
-    """["fusion=lite", "tap_layer=14"] -> their dict; values are read as YAML."""
-    split = [pair.partition("=") for pair in pairs]
-    if wrong := [key for key, equals, _ in split if not key or not equals]:
-        raise LensConfigError(f"Expected KEY=VALUE, got {wrong}.")
-    try:
-        return {key: yaml.safe_load(value) for key, _, value in split}
-    except yaml.YAMLError as error:
-        raise LensConfigError(f"A value in {list(pairs)} is no YAML: {error}") from error
-
-
 def run_training(config: dict[str, Any], load_base: LoadBase) -> dict[str, float]:
     """Train as `read_config` says, and write the head to its `output_dir`.
+
+    Where the validation data hold prompts with a target and prompts without, they also set the head's score threshold.
 
     Args:
         load_base: the frozen model's name, dtype and device -> the model and its processor.
@@ -80,8 +72,8 @@ def run_training(config: dict[str, Any], load_base: LoadBase) -> dict[str, float
     Returns:
         What the validation data say about it, if there are any.
     """
-    train_data = Examples(read_folder(config["data"]))  # before anything large is loaded
-    validation = Examples(read_folder(config["validation"])) if config.get("validation") else None
+    train_data = DataSource.of(config["data"]).examples()  # before anything large is loaded
+    validation = DataSource.of(config["validation"]).examples() if config.get("validation") else None
     numbers = {entry.name for entry in fields(LensTrainingArguments) if type(entry.default) in (int, float)}
     if wrong := {key: value for key, value in config["training"].items() if key in numbers and isinstance(value, str)}:
         raise LensConfigError(f"training: expected numbers, got {wrong}.")
@@ -106,22 +98,35 @@ def run_training(config: dict[str, Any], load_base: LoadBase) -> dict[str, float
         del model, processor  # all that was wanted of them is on disk
     trainer = LensTrainer(adapter, args, train_dataset=train_data, eval_dataset=validation)
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir) if config.get("resume") else None)
+    if validation is not None:
+        said = _calibrate(trainer)
+        if trainer.is_world_process_zero():
+            print(said)
     trainer.save_model()
     return trainer.evaluate() if validation is not None else {}
 
 
 def _cached(
-    adapter: LensAdapter, examples: Examples, name: str, folder: str, config: dict[str, Any], args: TrainingArguments
+    adapter: LensAdapter, examples: Examples, name: str, source: Any, config: dict[str, Any], args: TrainingArguments
 ) -> CachedFeatures:
+    source = DataSource.of(source)
     return cache_features(
         adapter,
         examples,
         Path(config["features"], name),
         dtype=config.get("features_dtype") or "exact",
-        data_key=digest_folder(folder),
+        data_key=digest_folder(source.path) if source.format == "folder" else None,
         batch_size=args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
     )
+
+
+def _calibrate(trainer: LensTrainer) -> str:
+    """What was done about the score threshold, in a line."""
+    try:
+        return f"Calibrated on the validation data: {trainer.calibrate()}."
+    except CalibrationError as error:
+        return f"score_threshold stays {trainer.adapter.config.score_threshold:g}: {error}"
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:

@@ -15,9 +15,8 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArgum
 
 from lens_adapter.adapter import LensAdapter, LensPrediction
 from lens_adapter.card import CARD_FILE, is_generated, write_model_card
-from lens_adapter.data.examples import Example
-from lens_adapter.errors import LensConfigError
-from lens_adapter.evaluation import Overlap, judge_predictions, overlap
+from lens_adapter.errors import CalibrationError, LensConfigError
+from lens_adapter.evaluation import Calibration, Finding, Overlap, choose_score_threshold, measure, overlap
 from lens_adapter.publishing import is_written_by_hand, remote_card
 from lens_adapter.training.cached import FeatureBatch, caches_in, collate_features
 from lens_adapter.training.collate import Batch, LensCollator
@@ -80,14 +79,14 @@ class LensTrainer(Trainer):
     then neither the base nor SAM's image encoder is needed.
 
     Everything else is transformers' Trainer: checkpoints and resume, accumulation, mixed precision (of the adapter: the
-    base keeps its own), logging, several processes, the Hub. Predictions are, per prompt, (intersection, union) with
-    the truth in pixels of the picture, and the score.
+    base keeps its own), logging, several processes, the Hub. Predictions are, per prompt, the pixels of
+    `evaluation.Overlap` (intersection, found, truth), and the score.
 
     Args:
         model: attached, unless the datasets are cached features.
         args: `LensTrainingArguments`.
         as for `transformers.Trainer` otherwise. Without `compute_metrics`, evaluation reports what
-            `evaluation.judge_predictions` does (`giou`, `ciou`, ...).
+            `evaluation.measure` does (`giou`, `ciou`, ...).
 
     Raises:
         NotAttachedError: the adapter has no base, and the datasets are examples.
@@ -193,25 +192,39 @@ class LensTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor | None]:
-        """Loss; overlaps long (N, 2) and scores (N,); whether the prompts have a target, bool (N,)."""
+        """Loss; overlaps long (N, 3) and scores (N,); whether the prompts have a target, bool (N,)."""
         loss, found = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss, None, None
         threshold = torch.logit(torch.tensor(self.adapter.config.mask_threshold)).item()
-        overlaps, has_target = [], []
+        overlaps = []
         for logits, sample in zip(found.logits, inputs["batch"].samples, strict=True):
             mask = self.adapter.decoder.upsample(logits[None], sample.mask.shape)[0].cpu().numpy() > threshold
-            measured = _overlap(mask, sample)
-            overlaps.append((measured.intersection, measured.union))
-            has_target.append(bool(_counted(sample.mask, sample).any()))
+            measured = overlap(mask, sample.mask, sample.ignore)
+            overlaps.append((measured.intersection, measured.found, measured.truth))
         measured = torch.tensor(overlaps, device=loss.device)
-        return loss, (measured, found.quality.clamp(0, 1)), torch.tensor(has_target, device=loss.device)
+        return loss, (measured, found.quality.clamp(0, 1)), measured[:, 2] > 0
 
     def _judge(self, predicted: EvalPrediction) -> dict[str, float]:
-        overlaps, scores = predicted.predictions
-        pairs = [Overlap(int(intersection), int(union)) for intersection, union in overlaps]
-        has_target = np.asarray(predicted.label_ids, bool).tolist()
-        return judge_predictions(pairs, has_target, scores.tolist(), self.adapter.config.score_threshold)
+        return measure(_findings(predicted.predictions), self.adapter.config.score_threshold)
+
+    def calibrate(self, dataset: Any = None) -> Calibration:
+        """Choose `config.score_threshold` on data that the head did not learn from; masks under it come out empty.
+
+        Args:
+            dataset: prompts with a target and prompts without; default: the `eval_dataset`.
+
+        Raises:
+            CalibrationError: the data lack prompts of one kind, or there are none.
+        """
+        dataset = self.eval_dataset if dataset is None else dataset
+        if dataset is None or isinstance(dataset, dict):
+            got = "none" if dataset is None else f"several: {', '.join(dataset)}"
+            raise CalibrationError(f"calibrate needs one dataset, got {got}. Pass it: trainer.calibrate(dataset).")
+        found = self.predict(dataset, metric_key_prefix="calibration")
+        calibration = choose_score_threshold(_findings(found.predictions))
+        self.adapter.config.score_threshold = calibration.score_threshold
+        return calibration
 
     # -- checkpoints: always those of a plain LensAdapter, whatever the tuning ----------------------------------------
 
@@ -289,12 +302,10 @@ class SampleGrids(TrainerCallback):
     def _panel(self, index: int) -> Panel:
         sample = self.dataset[index]
         out = self.adapter.segment(sample.image, [sample.prompt])
-        return Panel(out, [_overlap(out.masks[0].numpy(), sample).iou])
+        return Panel(out, [overlap(out.masks[0].numpy(), sample.mask, sample.ignore).iou])
 
 
-def _overlap(mask: np.ndarray, sample: Example) -> Overlap:
-    return overlap(_counted(mask, sample), _counted(sample.mask, sample))
-
-
-def _counted(mask: np.ndarray, sample: Example) -> np.ndarray:
-    return mask if sample.ignore is None else mask & ~sample.ignore
+def _findings(predictions: tuple[np.ndarray, np.ndarray]) -> list[Finding]:
+    """Overlaps (N, 3) and scores (N,), one by one."""
+    overlaps, scores = predictions
+    return [Finding(Overlap(*pixels), score) for pixels, score in zip(overlaps.tolist(), scores.tolist(), strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +12,12 @@ import torch
 from lens_adapter import builtin
 from lens_adapter.builtin import evaluation
 from lens_adapter.builtin.baselines import Baselines, innermost_point, with_target
-from lens_adapter.builtin.evaluation import Finding, are_near, evaluate_builtin, examine, head_figures, mark
+from lens_adapter.builtin.evaluation import are_near, evaluate_builtin, examine, head_figures, mark
 from lens_adapter.builtin.exam import EXPRESSIONS, PICTURE_SIZE, QUESTIONS, Exam, make_exam
 from lens_adapter.data.expressions import Question
 from lens_adapter.data.scenes import sample_scene
 from lens_adapter.errors import LensError
-from lens_adapter.evaluation import Overlap, overlap
+from lens_adapter.evaluation import Finding, Overlap, overlap
 from lens_adapter.signals import LensOutput
 from tests.tiny import reading
 
@@ -95,52 +94,56 @@ def test_innermost_point():
     assert innermost_point(single) == (0.125, 0.875)
 
 
-def finding(kind: str, overlap: Overlap, score: float, *, there: bool = True, refused: bool = False) -> Finding:
-    return Finding(kind, there, overlap, score, refused, peak_on_target=there and score > 0.5)
+def finding(kind: str, intersection: int, union: int, score: float, *, hit: bool = False) -> Finding:
+    """Of a mask as large as its truth, or of one for nothing."""
+    area = (intersection + union) // 2
+    there = kind != "absent"
+    return Finding(Overlap(intersection, area if there else union, area * there), score, (hit,), kind)
 
 
 def test_figures_of_a_head_by_hand():
     figures = head_figures(
         [
-            finding("attribute", Overlap(9, 10), 0.9),
-            finding("attribute", Overlap(1, 10), 0.2, refused=True),
-            finding("spatial", Overlap(8, 10), 0.8),
-            finding("absent", Overlap(0, 5), 0.1, there=False, refused=True),
-            finding("absent", Overlap(0, 5), 0.7, there=False),
-        ]
+            finding("attribute", 90, 110, 0.9, hit=True),
+            finding("attribute", 10, 100, 0.2),
+            finding("spatial", 80, 100, 0.8, hit=True),
+            finding("absent", 0, 5, 0.1),
+            finding("absent", 0, 5, 0.7),
+        ],
+        score_threshold=0.5,
     )
     assert figures == {
-        "giou.attribute": pytest.approx(0.5),
-        "ciou.attribute": pytest.approx(0.5),
+        "giou.attribute": pytest.approx((9 / 11 + 0) / 2),  # the refused mask is empty
+        "ciou.attribute": pytest.approx(90 / (110 + 55)),
         "precision_at_50.attribute": 0.5,
         "giou.spatial": pytest.approx(0.8),
         "ciou.spatial": pytest.approx(0.8),
         "precision_at_50.spatial": 1.0,
-        "giou.all": pytest.approx(0.6),
-        "ciou.all": pytest.approx(0.6),
+        "giou.all": pytest.approx((9 / 11 + 0.8) / 3),
+        "ciou.all": pytest.approx(170 / (110 + 55 + 100)),
         "precision_at_50.all": pytest.approx(2 / 3),
         "no_target_accuracy": 0.5,
         "target_accepted": pytest.approx(2 / 3),
         "keypoint_on_target": pytest.approx(2 / 3),
         "score_rank_correlation": pytest.approx(1),
+        "score_error": pytest.approx((0.9 - 9 / 11 + 0.1 + 0) / 3),
     }
 
 
 def test_a_figure_without_cases_is_left_out():
-    assert head_figures([finding("absent", Overlap(0, 5), 0.1, there=False)]) == {"no_target_accuracy": 0.0}
-    alone = head_figures([finding("spatial", Overlap(5, 5), 0.6)])
+    assert head_figures([finding("absent", 0, 5, 0.1)], 0.0) == {"no_target_accuracy": 0.0}
+    alone = head_figures([finding("spatial", 5, 5, 0.6)], 0.0)
     assert not {"no_target_accuracy", "score_rank_correlation", "giou.attribute"} & set(alone)
 
 
 class Oracle:
     """Answers every prompt of an exam with the truth, at full score; nothing, at score 0, where there is nothing."""
 
-    config = SimpleNamespace(score_threshold=0.5)
-
     def __init__(self, exam: Exam):
         self.exam = exam
 
-    def segment(self, picture, prompts) -> LensOutput:
+    def segment(self, picture, prompts, score_threshold) -> LensOutput:
+        assert score_threshold == 0  # a refusal is the evaluation's business
         masks = torch.tensor(np.stack([case.truth for case in self.exam.cases]))
         clicks = [np.multiply(innermost_point(c.truth), PICTURE_SIZE) if c.has_target else () for c in self.exam.cases]
         points = [torch.tensor(np.array(click)).reshape(-1, 2) for click in clicks]
@@ -153,18 +156,19 @@ class Oracle:
 def test_an_oracle_gets_full_marks():
     exams = [make_exam(index, "test") for index in (5, 6)]
     findings = [one for exam in exams for one in examine(Oracle(exam), exam)]
-    figures = head_figures(findings)
+    figures = head_figures(findings, 0.5)
     assert "no_target_accuracy" in figures and "giou.all" in figures
+    assert figures.pop("score_error") == 0.0
     assert set(figures.values()) == {1.0}
 
 
 def test_a_refusal_is_an_empty_mask_or_a_low_score(exam):
     oracle = Oracle(exam)
-    out = oracle.segment(exam.picture, exam.prompts)
+    out = oracle.segment(exam.picture, exam.prompts, 0)
     out.masks[0] = False
     out.scores[1] = 0.49
-    oracle.segment = lambda picture, prompts: out
-    refused = [one.refused for one in examine(oracle, exam)]
+    oracle.segment = lambda picture, prompts, score_threshold: out
+    refused = [one.refused(0.5) for one in examine(oracle, exam)]
     assert refused == [True, True, *(not case.has_target for case in exam.cases[2:])]
 
 
@@ -178,6 +182,7 @@ def test_everything_is_measured(shipped, monkeypatch):
     names = ("random_object", "raw_attention", "raw_keypoint", "oracle_keypoint")
     expected = {f"baselines.{name}.{key}" for name in names for key in masks}
     judgements = {"no_target_accuracy", "target_accepted", "keypoint_on_target", "score_rank_correlation"}
+    judgements |= {"score_error"}
     expected |= {f"heads.{name}.{key}" for name in ("mirror", "lite") for key in masks | judgements}
     expected |= {f"answers.{kind}" for kind in (*QUESTIONS, "where_within_one_cell")}
     assert set(figures) == expected

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lens_adapter import LensAdapter, cli
-from lens_adapter.cli import main
+from lens_adapter.cli import main, parse_pairs
 from lens_adapter.data.folder import digest_folder
 from lens_adapter.errors import LensConfigError
 from lens_adapter.training import LensTrainer
-from lens_adapter.training.run import parse_pairs, read_config
+from lens_adapter.training.run import read_config
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam, tiny_sam_model
 from tests.training.test_trainer import toy_samples

@@ -26,8 +26,8 @@ from transformers import TrainerCallback
 
 from lens_adapter import LensAdapter
 from lens_adapter.data.examples import Example
-from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, NotAttachedError
-from lens_adapter.evaluation import judge_predictions, overlap
+from lens_adapter.errors import CalibrationError, CheckpointMismatchError, InputError, LensConfigError, NotAttachedError
+from lens_adapter.evaluation import Finding, measure, overlap
 from lens_adapter.training import LensTrainer, LensTrainingArguments
 from lens_adapter.training.collate import LensCollator
 from lens_adapter.training.run import last_checkpoint
@@ -326,9 +326,11 @@ def test_bf16_is_the_adapters_alone(tmp_path, monkeypatch, dtype):
 
 def by_hand(adapter: LensAdapter, samples: list[Example]) -> dict[str, float]:
     found = [adapter.segment(sample.image, sample.prompt) for sample in samples]
-    overlaps = [overlap(out.masks[0].numpy(), sample.mask) for out, sample in zip(found, samples, strict=True)]
-    scores = [out.scores[0].item() for out in found]
-    return judge_predictions(overlaps, [s.mask.any() for s in samples], scores, adapter.config.score_threshold)
+    findings = [
+        Finding(overlap(out.masks[0].numpy(), sample.mask), out.scores[0].item())
+        for out, sample in zip(found, samples, strict=True)
+    ]
+    return measure(findings)  # `segment` has followed the threshold
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
@@ -354,10 +356,47 @@ def test_evaluation_in_training_keeps_the_best(tmp_path, tuning):
     saved = load_file(Path(trainer.state.best_model_checkpoint) / "model.safetensors")
     torch.testing.assert_close(dict(trainer.adapter.state_dict()), saved, atol=0, rtol=0)
     figures, expected = trainer.evaluate(), by_hand(trainer.adapter, held_out)
-    assert {"giou", "ciou", "precision_at_50", "no_target_accuracy"} <= set(expected)
+    assert {"giou", "ciou", "precision_at_50", "no_target_accuracy", "target_accuracy"} <= set(expected)
     for name, value in expected.items():
         assert figures[f"eval_{name}"] == pytest.approx(value, abs=2e-3), name
         assert best[f"eval_{name}"] == pytest.approx(value, abs=2e-3), name
+
+
+def test_evaluation_refuses_what_segment_refuses(tmp_path):
+    samples = toy_samples(6, absent=(1, 4))
+    trainer = make_trainer(tmp_path, eval_dataset=samples)
+    adapter = trainer.adapter
+    scores = sorted(adapter.segment(sample.image, sample.prompt).scores.item() for sample in samples)
+    adapter.config.score_threshold = (scores[2] + scores[3]) / 2
+    expected = by_hand(adapter, samples)
+    figures = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    for name in ("giou", "ciou", "precision_at_50", "no_target_accuracy", "target_accuracy"):
+        assert figures[name] == pytest.approx(expected[name], abs=2e-3), name
+    assert expected["target_accuracy"] < 1 and figures["score_error"] <= 1
+
+
+def test_calibration(tmp_path):
+    adapter = tiny_trio()[0]
+    adapter.config.mask_threshold = 0.0  # every mask is full: only a score can refuse
+    scores = [adapter.segment(sample.image, sample.prompt).scores.item() for sample in toy_samples(6)]
+    low = np.argsort(scores)[:3].tolist()
+    samples = toy_samples(6, absent=tuple(low))  # so that the scores tell them apart
+    trainer = make_trainer(tmp_path, adapter, eval_dataset=samples)
+    with pytest.raises(CalibrationError, match="got 6 and 0"):
+        trainer.calibrate(toy_samples(6))
+    with pytest.raises(CalibrationError, match="got several: a, b"):
+        trainer.calibrate({"a": samples, "b": samples})
+    assert adapter.config.score_threshold == 0.0  # of a new head, and untouched
+    before = trainer.evaluate()
+    assert (before["eval_target_accuracy"], before["eval_no_target_accuracy"]) == (1.0, 0.0)
+    chosen = trainer.calibrate()
+    assert sorted(scores)[2] < chosen.score_threshold < sorted(scores)[3] and chosen.balanced_accuracy == 1.0
+    after = trainer.evaluate()
+    assert (after["eval_target_accuracy"], after["eval_no_target_accuracy"]) == (1.0, 1.0)
+    empty = [not adapter.segment(sample.image, sample.prompt).masks.any() for sample in samples]
+    assert empty == [k in low for k in range(6)]
+    trainer.save_model()
+    assert LensAdapter.from_pretrained(tmp_path).config.score_threshold == chosen.score_threshold
 
 
 def test_pictures_of_samples(tmp_path):

@@ -1,0 +1,167 @@
+"""The run: every prompt through `segment`, in one process or several; memory does not grow with the masks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from lens_adapter.adapter import LensAdapter
+from lens_adapter.data.examples import Example, Examples
+from lens_adapter.errors import InputError
+from lens_adapter.evaluation.metrics import Finding, by_subset, measure_with_intervals, overlap
+from lens_adapter.evaluation.record import PROTOCOL, Evaluation, package_versions
+from lens_adapter.signals import LensOutput
+
+BATCH_SIZE = 8
+
+
+def evaluate(
+    adapter: LensAdapter,
+    examples: Examples | Sequence[Example],
+    *,
+    dataset: Mapping[str, str | None] | None = None,
+    batch_size: int = BATCH_SIZE,
+    mask_threshold: float | None = None,
+    score_threshold: float | None = None,
+) -> Evaluation:
+    """Measure an attached head on examples, by the protocol of `lens_adapter.evaluation`.
+
+    Started by `accelerate launch` or `torchrun`, each process takes a share of the examples, and all return the same;
+    every process then needs the whole base and the whole data.
+
+    Args:
+        adapter: attached.
+        examples: of any reader in `lens_adapter.data`, or a sequence of one's own. Each is read once.
+        dataset: what they are, for the record: "name", "split" and "revision".
+        batch_size: prompts that are segmented together.
+        mask_threshold, score_threshold: as for `segment`; default: the config's.
+
+    Raises:
+        NotAttachedError: the adapter has no base.
+        InputError: there is nothing to measure, or a mask does not fit its picture.
+    """
+    config, base = adapter.config, adapter.attachment.anatomy.config
+    mask_threshold = config.mask_threshold if mask_threshold is None else mask_threshold
+    score_threshold = config.score_threshold if score_threshold is None else score_threshold
+    findings = _all_findings(adapter, examples, batch_size, mask_threshold)
+    if not findings:
+        raise InputError(f"There is nothing to measure: none of the {len(examples)} examples can be used.")
+    return Evaluation(
+        protocol=PROTOCOL,
+        base_model=base.name_or_path or None,
+        base_model_revision=getattr(base, "_commit_hash", None),
+        adapter=config.name_or_path or None,
+        dataset={"name": "", "split": None, "revision": None, **(dataset or {})},
+        prompts=len(findings),
+        images=len({finding.picture for finding in findings}),
+        mask_threshold=float(mask_threshold),
+        score_threshold=float(score_threshold),
+        figures={
+            subset: measure_with_intervals(group, score_threshold) for subset, group in by_subset(findings).items()
+        },
+        versions=package_versions(),
+        findings=findings,
+    )
+
+
+def _all_findings(
+    adapter: LensAdapter, examples: Examples | Sequence[Example], batch_size: int, mask_threshold: float
+) -> list[Finding]:
+    """Of every example, in order, in every process."""
+    state = this_process(adapter.device)
+    if state is None:
+        return _findings(adapter, examples, range(len(examples)), batch_size, mask_threshold, quiet=False)
+    # Neighbors stay together, since they are often about one image.
+    with state.split_between_processes(list(range(len(examples)))) as share:
+        found = _findings(adapter, examples, share, batch_size, mask_threshold, quiet=not state.is_main_process)
+    return gather_object(found)  # in the order of the processes
+
+
+def this_process(device: torch.device | str | None = None) -> PartialState | None:
+    """This process among those of a launcher; None if it is alone.
+
+    Args:
+        device: where it works; default: an accelerator of its own, where there is one.
+    """
+    if not torch.distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return None
+    # Without a word about CPUs, accelerate takes a process that sees no accelerator to be alone.
+    cpu = torch.device(device).type == "cpu" if device is not None else not torch.accelerator.is_available()
+    return PartialState(cpu=cpu)
+
+
+def _findings(
+    adapter: LensAdapter,
+    examples: Examples | Sequence[Example],
+    indices: Sequence[int],
+    batch_size: int,
+    mask_threshold: float,
+    *,
+    quiet: bool,
+) -> list[Finding]:
+    if isinstance(examples, Examples):
+        numbered = examples.numbered(indices)
+    else:
+        numbered = ((index, examples[index]) for index in indices)
+    shown = tqdm(numbered, desc="prompts", total=len(indices), disable=quiet)
+    return list(examine(adapter, shown, batch_size=batch_size, mask_threshold=mask_threshold))
+
+
+def examine(
+    adapter: LensAdapter,
+    numbered: Iterable[tuple[int, Example]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    mask_threshold: float | None = None,
+) -> Iterator[Finding]:
+    """(index, example) -> finding, `batch_size` at a time; those next to each other about one image share its encoding.
+
+    Args:
+        adapter: attached.
+        batch_size, mask_threshold: as for `evaluate`.
+    """
+    named = _named_pictures(numbered)
+    while batch := list(islice(named, batch_size)):
+        groups = [list(group) for _, group in groupby(batch, key=lambda entry: entry[0])]
+        outputs = adapter.segment(
+            [group[0][2].image for group in groups],
+            [[example.prompt for _, _, example in group] for group in groups],
+            batch_size=batch_size,
+            mask_threshold=mask_threshold,
+            score_threshold=0.0,  # the rule is applied to the findings
+        )
+        for output, group in zip(outputs, groups, strict=True):
+            for k, (picture, index, example) in enumerate(group):
+                yield finding_of(output, k, example, picture=picture, index=index)
+
+
+def _named_pictures(numbered: Iterable[tuple[int, Example]]) -> Iterator[tuple[str, int, Example]]:
+    """(name of the picture, index, example); without a name, one picture is one object in a row of examples."""
+    last, name = None, ""
+    for index, example in numbered:
+        if example.image_id:
+            name = example.image_id
+        elif last is None or example.image is not last.image:
+            name = f"example {index}"
+        last = example
+        yield name, index, example
+
+
+def finding_of(output: LensOutput, k: int, example: Example, *, picture: str = "", index: int = 0) -> Finding:
+    """What came out for prompt `k` of an image, against its example."""
+    mask, score, points = output.masks[k].numpy(), float(output.scores[k]), output.keypoints[k].numpy()
+    measured = overlap(mask, example.mask, example.ignore)
+    height, width = mask.shape
+    columns, rows = points.T.astype(int).clip(0, [[width - 1], [height - 1]])  # (K,) each
+    if example.ignore is not None:
+        counts = ~example.ignore[rows, columns]
+        columns, rows = columns[counts], rows[counts]
+    hits = tuple(np.asarray(example.mask[rows, columns]).tolist())
+    return Finding(measured, score, hits, example.subset, picture, index)
