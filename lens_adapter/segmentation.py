@@ -13,8 +13,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lens_adapter.errors import InputError
-from lens_adapter.signals import LensOutput
+from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 from lens_adapter.vlm.inputs import build_inputs, load_image
+from lens_adapter.vlm.prefix import can_share, share_inputs
 
 if TYPE_CHECKING:
     from lens_adapter.adapter import LensAdapter
@@ -62,23 +63,30 @@ def draft_all(adapter: LensAdapter, requests: Sequence[Request], batch_size: int
             encoded = adapter.decoder.encode_images([requests[i][0] for i in new])
             embeddings.update(zip(new, encoded, strict=True))
         embeddings = {i: embeddings[i] for i in used}  # rows are in order: earlier images are done
-        pictures = [requests[i][0] for i, _ in batch]
-        index = torch.tensor([used.index(i) for i, _ in batch], device=adapter.device)
         stacked = torch.stack(list(embeddings.values()))  # (images, C, g, g)
-        made = _draft_batch(adapter, pictures, [text for _, text in batch], stacked, index)
-        for (i, _), draft in zip(batch, made, strict=True):
-            drafts[i].append(draft)
+        for run in _runs(adapter, batch):
+            index = torch.tensor([used.index(i) for i, _ in run], device=adapter.device)
+            pictures, texts = [requests[i][0] for i, _ in run], [text for _, text in run]
+            for (i, _), draft in zip(run, _draft_run(adapter, pictures, texts, stacked, index), strict=True):
+                drafts[i].append(draft)
     return drafts
 
 
-def _draft_batch(
+def _runs(adapter: LensAdapter, batch: list[tuple[int, str]]) -> list[list[tuple[int, str]]]:
+    """The rows that run through the base together: several prompts of one image share its tokens if they can."""
+    by_image = [list(group) for _, group in groupby(batch, key=itemgetter(0))]
+    if not _can_share(adapter):
+        return [batch]
+    alone = [row for group in by_image if len(group) == 1 for row in group]
+    return [group for group in by_image if len(group) > 1] + ([alone] if alone else [])
+
+
+def _draft_run(
     adapter: LensAdapter, pictures: list[Image], texts: list[str], embeddings: Tensor, index: Tensor
 ) -> list[Draft]:
     sizes = [(picture.height, picture.width) for picture in pictures]
-    base, template = adapter.attachment, adapter.config.prompt_template
-    inputs = build_inputs(base.processor, pictures, texts, template, max_length=base.max_length)
-    layouts = adapter.layout(inputs, sizes)
-    found = adapter(adapter.prefill(inputs), layouts, embeddings, index, sizes)
+    signals, layouts = _read_shared(adapter, pictures, texts) or _read_each(adapter, pictures, texts)
+    found = adapter(signals, layouts, embeddings, index, sizes)
     heatmap, size, points = found.head.heatmap, found.head.size, found.head.keypoints
     return [
         Draft(
@@ -90,6 +98,32 @@ def _draft_batch(
         )
         for k in range(len(pictures))
     ]
+
+
+def _read_each(adapter: LensAdapter, pictures: list[Image], texts: list[str]) -> tuple[LensSignals, list[TokenLayout]]:
+    """The base reads every prompt with its image."""
+    base = adapter.attachment
+    inputs = build_inputs(base.processor, pictures, texts, adapter.config.prompt_template, max_length=base.max_length)
+    return adapter.prefill(inputs), adapter.layout(inputs, [(picture.height, picture.width) for picture in pictures])
+
+
+def _read_shared(
+    adapter: LensAdapter, pictures: list[Image], texts: list[str]
+) -> tuple[LensSignals, list[TokenLayout]] | None:
+    """The base reads one image, then the prompts; None where these are about several images, or it cannot."""
+    if len(texts) == 1 or any(picture is not pictures[0] for picture in pictures) or not _can_share(adapter):
+        return None
+    processor, max_length, template = adapter.processor, adapter.attachment.max_length, adapter.config.prompt_template
+    first = build_inputs(processor, pictures[:1], texts[:1], template, max_length=max_length)
+    (layout,) = adapter.layout(first, [(pictures[0].height, pictures[0].width)])
+    shared = share_inputs(processor, first, int(layout.positions.max()), texts, template, max_length)
+    signals = None if shared is None else adapter.prefill_shared(shared)
+    return None if signals is None else (signals, [layout] * len(texts))
+
+
+def _can_share(adapter: LensAdapter) -> bool:
+    config = adapter.config
+    return can_share(adapter.attachment.anatomy, tap_layer=config.tap_layer, layers=config.attention_layers)
 
 
 def assemble(
