@@ -21,6 +21,7 @@ from lens_adapter.card import write_model_card
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, NotAttachedError
 from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.head.embeddings import EmbeddingCache
 from lens_adapter.head.head import HeadOutput, LensHead
 from lens_adapter.segmentation import assemble, draft_all, read_requests
 from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
@@ -59,6 +60,10 @@ class LensAdapter(PreTrainedModel):
     Args:
         config: everything the head needs to know; weights are random (see `from_model` for a start from the base).
 
+    Attributes:
+        embedding_cache: the embeddings of the images that `segment` was last given, so that asking about one again does
+            not encode it again. `None` turns it off, `EmbeddingCache(max_bytes)` sets how much it may hold.
+
     Raises:
         LensConfigError: a "mirror" without `base_config`.
     """
@@ -70,6 +75,7 @@ class LensAdapter(PreTrainedModel):
     def __init__(self, config: LensConfig):
         super().__init__(config)
         self._attachment: Attachment | None = None
+        self.embedding_cache: EmbeddingCache | None = EmbeddingCache()
         mirror = None
         if config.fusion == "mirror":
             last = config.tap_layer + config.fusion_layers
@@ -80,6 +86,12 @@ class LensAdapter(PreTrainedModel):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: every room initializes itself, and a checkpoint that lacks tensors is refused."""
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """What moves and converts modules (`to`, `half`, `cuda`, ...): embeddings made before are of no use after."""
+        if self.embedding_cache is not None:
+            self.embedding_cache.clear()
+        return super()._apply(*args, **kwargs)
 
     # -- making, loading, saving --------------------------------------------------------------------------------------
 

@@ -53,15 +53,14 @@ def read_requests(images: Any, prompts: Any) -> list[Request]:
 
 
 def draft_all(adapter: LensAdapter, requests: Sequence[Request], batch_size: int | None) -> list[list[Draft]]:
-    """Every prompt's result, by image; each image goes through SAM's encoder once."""
+    """Every prompt's result, by image; each image goes through SAM's encoder once at most."""
     rows = [(i, prompt) for i, (_, prompts) in enumerate(requests) for prompt in prompts]
     drafts: list[list[Draft]] = [[] for _ in requests]
     embeddings: dict[int, Tensor] = {}
     for batch in _batches(rows, batch_size):
         used = list(dict.fromkeys(i for i, _ in batch))
         if new := [i for i in used if i not in embeddings]:
-            encoded = adapter.decoder.encode_images([requests[i][0] for i in new])
-            embeddings.update(zip(new, encoded, strict=True))
+            embeddings.update(zip(new, _encode(adapter, [requests[i][0] for i in new]), strict=True))
         embeddings = {i: embeddings[i] for i in used}  # rows are in order: earlier images are done
         stacked = torch.stack(list(embeddings.values()))  # (images, C, g, g)
         for run in _runs(adapter, batch):
@@ -70,6 +69,13 @@ def draft_all(adapter: LensAdapter, requests: Sequence[Request], batch_size: int
             for (i, _), draft in zip(run, _draft_run(adapter, pictures, texts, stacked, index), strict=True):
                 drafts[i].append(draft)
     return drafts
+
+
+def _encode(adapter: LensAdapter, pictures: list[Image]) -> Sequence[Tensor]:
+    """SAM's embedding (C, g, g) of each picture."""
+    if adapter.embedding_cache is None:
+        return adapter.decoder.encode_images(pictures)
+    return adapter.embedding_cache.encode(adapter.decoder, pictures)
 
 
 def _runs(adapter: LensAdapter, batch: list[tuple[int, str]]) -> list[list[tuple[int, str]]]:
@@ -104,7 +110,8 @@ def _read_each(adapter: LensAdapter, pictures: list[Image], texts: list[str]) ->
     """The base reads every prompt with its image."""
     base = adapter.attachment
     inputs = build_inputs(base.processor, pictures, texts, adapter.config.prompt_template, max_length=base.max_length)
-    return adapter.prefill(inputs), adapter.layout(inputs, [(picture.height, picture.width) for picture in pictures])
+    layouts = adapter.layout(inputs, [(picture.height, picture.width) for picture in pictures])
+    return adapter.prefill(inputs), layouts
 
 
 def _read_shared(
