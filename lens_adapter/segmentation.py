@@ -139,17 +139,19 @@ def assemble(
     """The results of one image's prompts, at its own size."""
     picture, prompts = request
     size = (picture.height, picture.width)
-    logits = adapter.decoder.upsample(torch.stack([draft.logits for draft in drafts]), size)  # (N, H, W)
-    scale = torch.tensor([picture.width, picture.height], device=logits.device)
+    low_res, cut = torch.stack([draft.logits for draft in drafts]), torch.logit(torch.tensor(float(threshold))).item()
+    logits = adapter.decoder.upsample(low_res, size).cpu() if keep_logits else None  # (N, H, W)
+    masks = adapter.decoder.masks(low_res, size, cut) if logits is None else logits > cut
+    scale = torch.tensor([picture.width, picture.height], device=low_res.device)
     return LensOutput(
         prompts=prompts,
         image_size=size,
-        masks=(logits > torch.logit(torch.tensor(float(threshold))).item()).cpu(),
+        masks=masks,
         scores=torch.stack([draft.score for draft in drafts]).float().cpu(),
         keypoints=[(draft.points * scale).float().cpu() for draft in drafts],
         keypoint_scores=[draft.point_scores.float().cpu() for draft in drafts],
         heatmaps=torch.stack([draft.heatmap for draft in drafts]).float().cpu(),
-        logits=logits.cpu() if keep_logits else None,
+        logits=logits,
         image=picture,
     )
 

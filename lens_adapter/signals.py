@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -170,7 +171,9 @@ class LensOutput:
         """The masks as COCO run-length encodings: `{"size": [H, W], "counts": str}` each."""
         from pycocotools import mask as coco
 
-        encoded = coco.encode(self.masks.permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy().copy(order="F"))
+        # One by one: the format wants columns first, and a turned copy of all masks would be as large as they are.
+        turned = (np.asfortranarray(mask.cpu().numpy()).view(np.uint8) for mask in self.masks)
+        encoded = [coco.encode(mask) for mask in turned]
         return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in encoded]
 
     def to_supervision(self) -> Any:
