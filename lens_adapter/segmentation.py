@@ -25,7 +25,10 @@ Request = tuple[Image, list[str]]  # an RGB image and its prompts
 
 @dataclass(frozen=True)
 class Draft:
-    """One prompt's result before it is brought to its image's size; points in fractions of the image."""
+    """One prompt's result before it is brought to its image's size; points in fractions of the image.
+
+    The logits are where the decoder is, all else is on the CPU.
+    """
 
     logits: Tensor
     score: Tensor
@@ -93,16 +96,24 @@ def _draft_run(
     sizes = [(picture.height, picture.width) for picture in pictures]
     signals, layouts = _read_shared(adapter, pictures, texts) or _read_each(adapter, pictures, texts)
     found = adapter(signals, layouts, embeddings, index, sizes)
-    heatmap, size, points = found.head.heatmap, found.head.size, found.head.keypoints
+    # Few numbers, all at once: on an accelerator every look at a single one would wait.
+    head = found.head
+    points, scores, valid, heat, size, quality = (
+        tensor.cpu()
+        for tensor in (
+            *(head.keypoints.points, head.keypoints.scores, head.keypoints.valid),
+            *(head.heatmap, head.size, found.quality),
+        )
+    )
     return [
         Draft(
             logits=found.logits[k],
-            score=found.quality[k].clamp(0, 1),
-            points=points.points[k][points.valid[k]],
-            point_scores=points.scores[k][points.valid[k]],
-            heatmap=heatmap[k, : size[k, 0], : size[k, 1]],
+            score=quality[k].clamp(0, 1),
+            points=points[k][valid[k]],
+            point_scores=scores[k][valid[k]],
+            heatmap=heat[k, :height, :width],
         )
-        for k in range(len(pictures))
+        for k, (height, width) in enumerate(size.tolist())
     ]
 
 
@@ -142,15 +153,15 @@ def assemble(
     low_res, cut = torch.stack([draft.logits for draft in drafts]), torch.logit(torch.tensor(float(threshold))).item()
     logits = adapter.decoder.upsample(low_res, size).cpu() if keep_logits else None  # (N, H, W)
     masks = adapter.decoder.masks(low_res, size, cut) if logits is None else logits > cut
-    scale = torch.tensor([picture.width, picture.height], device=low_res.device)
+    scale = torch.tensor([picture.width, picture.height])
     return LensOutput(
         prompts=prompts,
         image_size=size,
         masks=masks,
-        scores=torch.stack([draft.score for draft in drafts]).float().cpu(),
-        keypoints=[(draft.points * scale).float().cpu() for draft in drafts],
-        keypoint_scores=[draft.point_scores.float().cpu() for draft in drafts],
-        heatmaps=torch.stack([draft.heatmap for draft in drafts]).float().cpu(),
+        scores=torch.stack([draft.score for draft in drafts]).float(),
+        keypoints=[(draft.points * scale).float() for draft in drafts],
+        keypoint_scores=[draft.point_scores.float() for draft in drafts],
+        heatmaps=torch.stack([draft.heatmap for draft in drafts]).float(),
         logits=logits,
         image=picture,
     )
