@@ -10,15 +10,27 @@ from lens_adapter import errors
 if TYPE_CHECKING:
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.config import LensConfig
+    from lens_adapter.head.embeddings import EmbeddingCache
     from lens_adapter.probing import ProbeResult, probe
     from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 
 __version__ = "0.1.0"
 
-__all__ = ["LensAdapter", "LensConfig", "LensOutput", "LensSignals", "ProbeResult", "TokenLayout", "errors", "probe"]
+__all__ = [
+    "EmbeddingCache",
+    "LensAdapter",
+    "LensConfig",
+    "LensOutput",
+    "LensSignals",
+    "ProbeResult",
+    "TokenLayout",
+    "errors",
+    "probe",
+]
 
 # torch and transformers take seconds to import: `lens-adapter --help` should not wait for them.
 _HOMES = {
+    "EmbeddingCache": "lens_adapter.head.embeddings",
     "LensAdapter": "lens_adapter.adapter",
     "LensConfig": "lens_adapter.config",
     "LensOutput": "lens_adapter.signals",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from lens_adapter.card import write_model_card
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, NotAttachedError
 from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.head.embeddings import EmbeddingCache
 from lens_adapter.head.head import HeadOutput, LensHead
 from lens_adapter.publishing import publish
 from lens_adapter.results import Record, save_results
@@ -29,6 +30,7 @@ from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 from lens_adapter.vlm.anatomy import Anatomy, build_layers, find_anatomy
 from lens_adapter.vlm.layout import token_layouts
 from lens_adapter.vlm.mirror import MirrorLayers
+from lens_adapter.vlm.prefix import SharedInputs, prefill_shared
 from lens_adapter.vlm.taps import capture, prefill
 
 if TYPE_CHECKING:
@@ -63,6 +65,10 @@ class LensAdapter(PreTrainedModel):
     Args:
         config: everything the head needs to know; weights are random (see `from_model` for a start from the base).
 
+    Attributes:
+        embedding_cache: the embeddings of the images that `segment` was last given, so that asking about one again does
+            not encode it again. `None` turns it off, `EmbeddingCache(max_bytes)` sets how much it may hold.
+
     Raises:
         LensConfigError: a "mirror" without `base_config`.
     """
@@ -74,6 +80,7 @@ class LensAdapter(PreTrainedModel):
     def __init__(self, config: LensConfig):
         super().__init__(config)
         self._attachment: Attachment | None = None
+        self.embedding_cache: EmbeddingCache | None = EmbeddingCache()
         mirror = None
         if config.fusion == "mirror":
             last = config.tap_layer + config.fusion_layers
@@ -84,6 +91,12 @@ class LensAdapter(PreTrainedModel):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: every room initializes itself, and a checkpoint that lacks tensors is refused."""
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """What moves and converts modules (`to`, `half`, `cuda`, ...): embeddings made before are of no use after."""
+        if self.embedding_cache is not None:
+            self.embedding_cache.clear()
+        return super()._apply(*args, **kwargs)
 
     # -- making, loading, saving --------------------------------------------------------------------------------------
 
@@ -304,14 +317,29 @@ class LensAdapter(PreTrainedModel):
             inputs: what the processor returned, on any device.
             query, layers: as for `capture`; `layers` defaults to those the head reads.
         """
-        anatomy = self._about_to_read()
         _require_mapping(inputs)
-        device = anatomy.model.device
-        if device.type != "meta":  # an offloaded base moves its inputs itself
-            inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
-        chosen = self._attention_layers(layers, fallback=[])
+        anatomy, chosen = self._about_to_read(), self._attention_layers(layers, fallback=[])
         with self.attachment.turn():
-            return prefill(anatomy, inputs, tap_layer=self.config.tap_layer, layers=chosen, query=query)
+            return prefill(anatomy, self._moved(inputs), tap_layer=self.config.tap_layer, layers=chosen, query=query)
+
+    def prefill_shared(self, inputs: SharedInputs) -> LensSignals | None:
+        """As `prefill`, of several prompts about one image, which runs through the base once for all of them.
+
+        Returns:
+            Rows padded on the right; None where the base cannot do this, which is said once in a warning.
+        """
+        anatomy, layers = self._about_to_read(), self._attention_layers(None, fallback=[])
+        moved = replace(inputs, **self._moved({"tails": inputs.tails, "tail_mask": inputs.tail_mask}))
+        moved = replace(moved, first=self._moved(inputs.first))
+        with self.attachment.turn():
+            return prefill_shared(anatomy, moved, tap_layer=self.config.tap_layer, layers=layers)
+
+    def _moved(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Tensors on the base's device; an offloaded base moves its inputs itself."""
+        device = self.attachment.anatomy.model.device
+        if device.type == "meta":
+            return inputs
+        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
 
     def _attention_layers(self, layers: Sequence[int] | None, fallback: list[int]) -> list[int]:
         if layers is not None:

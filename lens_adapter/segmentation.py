@@ -13,8 +13,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lens_adapter.errors import InputError
-from lens_adapter.signals import LensOutput
+from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 from lens_adapter.vlm.inputs import build_inputs, load_image
+from lens_adapter.vlm.prefix import can_share, share_inputs
 
 if TYPE_CHECKING:
     from lens_adapter.adapter import LensAdapter
@@ -24,7 +25,10 @@ Request = tuple[Image, list[str]]  # an RGB image and its prompts
 
 @dataclass(frozen=True)
 class Draft:
-    """One prompt's result before it is brought to its image's size; points in fractions of the image."""
+    """One prompt's result before it is brought to its image's size; points in fractions of the image.
+
+    The logits are where the decoder is, all else is on the CPU.
+    """
 
     logits: Tensor
     score: Tensor
@@ -52,44 +56,92 @@ def read_requests(images: Any, prompts: Any) -> list[Request]:
 
 
 def draft_all(adapter: LensAdapter, requests: Sequence[Request], batch_size: int | None) -> list[list[Draft]]:
-    """Every prompt's result, by image; each image goes through SAM's encoder once."""
+    """Every prompt's result, by image; each image goes through SAM's encoder once at most."""
     rows = [(i, prompt) for i, (_, prompts) in enumerate(requests) for prompt in prompts]
     drafts: list[list[Draft]] = [[] for _ in requests]
     embeddings: dict[int, Tensor] = {}
     for batch in _batches(rows, batch_size):
         used = list(dict.fromkeys(i for i, _ in batch))
         if new := [i for i in used if i not in embeddings]:
-            encoded = adapter.decoder.encode_images([requests[i][0] for i in new])
-            embeddings.update(zip(new, encoded, strict=True))
+            embeddings.update(zip(new, _encode(adapter, [requests[i][0] for i in new]), strict=True))
         embeddings = {i: embeddings[i] for i in used}  # rows are in order: earlier images are done
-        pictures = [requests[i][0] for i, _ in batch]
-        index = torch.tensor([used.index(i) for i, _ in batch], device=adapter.device)
         stacked = torch.stack(list(embeddings.values()))  # (images, C, g, g)
-        made = _draft_batch(adapter, pictures, [text for _, text in batch], stacked, index)
-        for (i, _), draft in zip(batch, made, strict=True):
-            drafts[i].append(draft)
+        for run in _runs(adapter, batch):
+            index = torch.tensor([used.index(i) for i, _ in run], device=adapter.device)
+            pictures, texts = [requests[i][0] for i, _ in run], [text for _, text in run]
+            for (i, _), draft in zip(run, _draft_run(adapter, pictures, texts, stacked, index), strict=True):
+                drafts[i].append(draft)
     return drafts
 
 
-def _draft_batch(
+def _encode(adapter: LensAdapter, pictures: list[Image]) -> Sequence[Tensor]:
+    """SAM's embedding (C, g, g) of each picture."""
+    if adapter.embedding_cache is None:
+        return adapter.decoder.encode_images(pictures)
+    return adapter.embedding_cache.encode(adapter.decoder, pictures)
+
+
+def _runs(adapter: LensAdapter, batch: list[tuple[int, str]]) -> list[list[tuple[int, str]]]:
+    """The rows that run through the base together: several prompts of one image share its tokens if they can."""
+    by_image = [list(group) for _, group in groupby(batch, key=itemgetter(0))]
+    if not _can_share(adapter):
+        return [batch]
+    alone = [row for group in by_image if len(group) == 1 for row in group]
+    return [group for group in by_image if len(group) > 1] + ([alone] if alone else [])
+
+
+def _draft_run(
     adapter: LensAdapter, pictures: list[Image], texts: list[str], embeddings: Tensor, index: Tensor
 ) -> list[Draft]:
     sizes = [(picture.height, picture.width) for picture in pictures]
-    base, template = adapter.attachment, adapter.config.prompt_template
-    inputs = build_inputs(base.processor, pictures, texts, template, max_length=base.max_length)
-    layouts = adapter.layout(inputs, sizes)
-    found = adapter(adapter.prefill(inputs), layouts, embeddings, index, sizes)
-    heatmap, size, points = found.head.heatmap, found.head.size, found.head.keypoints
+    signals, layouts = _read_shared(adapter, pictures, texts) or _read_each(adapter, pictures, texts)
+    found = adapter(signals, layouts, embeddings, index, sizes)
+    # Few numbers, all at once: on an accelerator every look at a single one would wait.
+    head = found.head
+    points, scores, valid, heat, size, quality = (
+        tensor.cpu()
+        for tensor in (
+            *(head.keypoints.points, head.keypoints.scores, head.keypoints.valid),
+            *(head.heatmap, head.size, found.quality),
+        )
+    )
     return [
         Draft(
             logits=found.logits[k],
-            score=found.quality[k].clamp(0, 1),
-            points=points.points[k][points.valid[k]],
-            point_scores=points.scores[k][points.valid[k]],
-            heatmap=heatmap[k, : size[k, 0], : size[k, 1]],
+            score=quality[k].clamp(0, 1),
+            points=points[k][valid[k]],
+            point_scores=scores[k][valid[k]],
+            heatmap=heat[k, :height, :width],
         )
-        for k in range(len(pictures))
+        for k, (height, width) in enumerate(size.tolist())
     ]
+
+
+def _read_each(adapter: LensAdapter, pictures: list[Image], texts: list[str]) -> tuple[LensSignals, list[TokenLayout]]:
+    """The base reads every prompt with its image."""
+    base = adapter.attachment
+    inputs = build_inputs(base.processor, pictures, texts, adapter.config.prompt_template, max_length=base.max_length)
+    layouts = adapter.layout(inputs, [(picture.height, picture.width) for picture in pictures])
+    return adapter.prefill(inputs), layouts
+
+
+def _read_shared(
+    adapter: LensAdapter, pictures: list[Image], texts: list[str]
+) -> tuple[LensSignals, list[TokenLayout]] | None:
+    """The base reads one image, then the prompts; None where these are about several images, or it cannot."""
+    if len(texts) == 1 or any(picture is not pictures[0] for picture in pictures) or not _can_share(adapter):
+        return None
+    processor, max_length, template = adapter.processor, adapter.attachment.max_length, adapter.config.prompt_template
+    first = build_inputs(processor, pictures[:1], texts[:1], template, max_length=max_length)
+    (layout,) = adapter.layout(first, [(pictures[0].height, pictures[0].width)])
+    shared = share_inputs(processor, first, int(layout.positions.max()), texts, template, max_length)
+    signals = None if shared is None else adapter.prefill_shared(shared)
+    return None if signals is None else (signals, [layout] * len(texts))
+
+
+def _can_share(adapter: LensAdapter) -> bool:
+    config = adapter.config
+    return can_share(adapter.attachment.anatomy, tap_layer=config.tap_layer, layers=config.attention_layers)
 
 
 def assemble(
@@ -103,20 +155,24 @@ def assemble(
     """The results of one image's prompts, at its own size; a score below its threshold empties the mask."""
     picture, prompts = request
     size = (picture.height, picture.width)
-    logits = adapter.decoder.upsample(torch.stack([draft.logits for draft in drafts]), size)  # (N, H, W)
-    scale = torch.tensor([picture.width, picture.height], device=logits.device)
+    low_res, cut = (
+        torch.stack([draft.logits for draft in drafts]),
+        torch.logit(torch.tensor(float(mask_threshold))).item(),
+    )
+    logits = adapter.decoder.upsample(low_res, size).cpu() if keep_logits else None  # (N, H, W)
+    masks = adapter.decoder.masks(low_res, size, cut) if logits is None else logits > cut
     scores = torch.stack([draft.score for draft in drafts]).float()
-    named = scores.double() >= score_threshold  # (N,)
-    masks = (logits > torch.logit(torch.tensor(float(mask_threshold))).item()) & named[:, None, None]
+    masks[scores.double() < score_threshold] = False
+    scale = torch.tensor([picture.width, picture.height])
     return LensOutput(
         prompts=prompts,
         image_size=size,
-        masks=masks.cpu(),
-        scores=scores.cpu(),
-        keypoints=[(draft.points * scale).float().cpu() for draft in drafts],
-        keypoint_scores=[draft.point_scores.float().cpu() for draft in drafts],
-        heatmaps=torch.stack([draft.heatmap for draft in drafts]).float().cpu(),
-        logits=logits.cpu() if keep_logits else None,
+        masks=masks,
+        scores=scores,
+        keypoints=[(draft.points * scale).float() for draft in drafts],
+        keypoint_scores=[draft.point_scores.float() for draft in drafts],
+        heatmaps=torch.stack([draft.heatmap for draft in drafts]).float(),
+        logits=logits,
         image=picture,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,21 @@ def _require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
         raise LensError(f"{name}: expected a tensor of shape {wanted}, got {got}.")
 
 
+@dataclass(frozen=True)
+class SharedPrefix:
+    """The forward whose first tokens are the first tokens of several prompts too.
+
+    Attributes:
+        length: P, how many tokens they share.
+        hidden: (1, T0, D) with T0 > P, the input of decoder layer `tap_layer` in that forward.
+        layer_kwargs: what the tapped layer was called with, as in `LensSignals`.
+    """
+
+    length: int
+    hidden: Tensor
+    layer_kwargs: dict[str, Any]
+
+
 @dataclass
 class LensSignals:
     """What was read off one forward of the frozen model.
@@ -37,7 +53,10 @@ class LensSignals:
         layer_kwargs: what the tapped layer was called with beside the hidden states (mask, rotary tables, positions).
         input_ids: (B, T) or None (the caller passed embeddings).
         attention_mask: (B, T) or None (nothing is padded).
+        position_ids: (..., B, T), the positions that the decoder was given; None where it counts by itself.
         queries: long (B, Q), positions in the sequence of the rows in `attention`.
+        prefix: where several prompts shared the forward of their first tokens. Then `layer_kwargs` are those of the
+            tokens behind these, and `position_ids` too.
         steps: what later forwards of the same `capture` saw, in order (`generate`: one per new token).
     """
 
@@ -46,7 +65,9 @@ class LensSignals:
     layer_kwargs: dict[str, Any] = field(default_factory=dict)
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
+    position_ids: Tensor | None = None
     queries: Tensor | None = None
+    prefix: SharedPrefix | None = None
     steps: list[LensSignals] = field(default_factory=list)
 
 
@@ -151,7 +172,9 @@ class LensOutput:
         """The masks as COCO run-length encodings: `{"size": [H, W], "counts": str}` each."""
         from pycocotools import mask as coco
 
-        encoded = coco.encode(self.masks.permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy().copy(order="F"))
+        # One by one: the format wants columns first, and a turned copy of all masks would be as large as they are.
+        turned = (np.asfortranarray(mask.cpu().numpy()).view(np.uint8) for mask in self.masks)
+        encoded = [coco.encode(mask) for mask in turned]
         return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in encoded]
 
     def to_polygons(self) -> list[list[np.ndarray]]:

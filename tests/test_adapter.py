@@ -122,6 +122,7 @@ def test_a_batch_is_the_same_as_one_by_one(architecture, fusion):
 
 def test_each_image_is_encoded_once():
     adapter, _, _ = tiny_trio()
+    adapter.embedding_cache = None
     batches = []
     adapter.decoder.image_encoder.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
     adapter.segment(IMAGES, PROMPTS, batch_size=1)

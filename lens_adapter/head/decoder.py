@@ -231,14 +231,33 @@ class SamDecoder(nn.Module):
         Returns:
             float32 (N, H, W)
         """
+        logits = low_res_logits.new_empty((len(low_res_logits), *image_size), dtype=torch.float32)
+        for i, low_res in enumerate(low_res_logits):  # one by one: only the result is large
+            logits[i] = self._upsampled(low_res, image_size)
+        return logits
+
+    def masks(self, low_res_logits: Tensor, image_size: tuple[int, int], threshold: float) -> Tensor:
+        """`upsample(...) > threshold`, without ever holding the logits of more than one prompt.
+
+        Args:
+            low_res_logits, image_size: as for `upsample`.
+            threshold: a logit.
+
+        Returns:
+            bool (N, H, W), on the CPU.
+        """
+        masks = torch.empty((len(low_res_logits), *image_size), dtype=torch.bool)
+        for mask, low_res in zip(masks, low_res_logits, strict=True):
+            mask.copy_(self._upsampled(low_res, image_size) > threshold)
+        return masks
+
+    def _upsampled(self, low_res: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """(h, w) -> (H, W)"""
         side = self.sam["image_size"]
         height, width = self._resized(image_size)
         resize = partial(F.interpolate, mode="bilinear", align_corners=False)
-        logits = low_res_logits.new_empty((len(low_res_logits), *image_size), dtype=torch.float32)
-        for i, low_res in enumerate(low_res_logits.float()):  # one by one: only the result is large
-            square = resize(low_res[None, None], (side, side))  # (1, 1, S, S)
-            logits[i] = resize(square[..., :height, :width], tuple(image_size))[0, 0]
-        return logits
+        square = resize(low_res.float()[None, None], (side, side))  # (1, 1, S, S)
+        return resize(square[..., :height, :width], tuple(image_size))[0, 0]
 
     def downsample(self, masks: Tensor) -> Tensor:
         """The reverse of `upsample`: masks of ONE image, as the decoder is to put them out; see `downsample_masks`."""

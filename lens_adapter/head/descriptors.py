@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lens_adapter.head.raster import Raster
 from lens_adapter.signals import Keypoints
 
 
@@ -35,19 +36,19 @@ class Descriptors(nn.Module):
         self.text_vector = nn.Parameter(0.02 * torch.randn(out_channels))
 
     def forward(
-        self, grid: Tensor, size: Tensor, keypoints: Keypoints, text: Tensor, encoding: Tensor, filler: Tensor
+        self, raster: Raster, features: Tensor, keypoints: Keypoints, text: Tensor, encoding: Tensor, filler: Tensor
     ) -> Tensor:
         """Sparse prompts (B, K + 1, C): the keypoints in their order, then the query token.
 
         Args:
-            grid: (B, H, W, d), features over the original image, padded beyond `size`.
-            size: long (B, 2), rows and columns (h, w) of each sample's own grid.
+            raster: where the image tokens lie in the original image.
+            features: (B, n, d), of the image tokens.
             keypoints: K of each sample, in fractions of the original image.
             text: (B, d), features of the query token.
             encoding: (B, K, C), SAM's positional encoding of the keypoints.
             filler: (C,), stands in for every keypoint that is not valid (SAM's not-a-point embedding).
         """
-        samples = self.norm_samples(sample_neighborhoods(grid, size, keypoints.points))  # (B, K, 9, d)
+        samples = self.norm_samples(sample_neighborhoods(raster, features, keypoints.points))  # (B, K, 9, d)
         text = self.norm_text(text)  # (B, d)
         batch, count, _, width = samples.shape
 
@@ -64,20 +65,20 @@ class Descriptors(nn.Module):
         return torch.cat([points, tokens[:, -1:] + self.text_vector], dim=1)
 
 
-def sample_neighborhoods(grid: Tensor, size: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of a grid at each point and one cell away from it in every direction.
+def sample_neighborhoods(raster: Raster, features: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples of the grid that the features make, at each point and one cell away from it in every direction.
 
     Args:
-        grid: (B, H, W, d), padded beyond `size`.
-        size: long (B, 2), rows and columns (h, w) of each sample's own grid; samples are clamped to it.
-        points: (B, K, 2), x then y, in fractions of the image; the centre of cell (0, 0) is (0.5 / w, 0.5 / h).
+        raster: its cells are weighted means of the image tokens.
+        features: (B, n, d), of the image tokens.
+        points: (B, K, 2), x then y, in fractions of the image; the centre of cell (0, 0) is (0.5 / w, 0.5 / h). Samples
+            are clamped to the image.
 
     Returns:
         (B, K, 9, d), row-major.
     """
-    width, channels = grid.shape[2:]
-    rows, columns = size[:, None, None].unbind(-1)  # (B, 1, 1) each
-    step = torch.arange(-1, 2, device=grid.device)
+    rows, columns = raster.size[:, None, None].unbind(-1)  # (B, 1, 1) each
+    step = torch.arange(-1, 2, device=points.device)
     x = points[..., :1] * columns - 0.5 + step.repeat(3)  # (B, K, 9), in cells
     y = points[..., 1:] * rows - 0.5 + step.repeat_interleave(3)
     x, y = (at.clamp(min=0).minimum(count - 1) for at, count in ((x, columns), (y, rows)))
@@ -85,15 +86,14 @@ def sample_neighborhoods(grid: Tensor, size: Tensor, points: Tensor) -> Tensor:
     left, top = x.floor().long(), y.floor().long()
     right, bottom = (left + 1).minimum(columns - 1), (top + 1).minimum(rows - 1)
     across, down = x - left, y - top  # in [0, 1)
-    flat = grid.flatten(1, 2)  # (B, H * W, d)
 
-    def corner(row: Tensor, column: Tensor, weight: Tensor) -> Tensor:
-        index = (row * width + column).flatten(1)[..., None].expand(-1, -1, channels)  # (B, K * 9, d)
-        return flat.gather(1, index).view(*row.shape, channels) * weight[..., None].to(grid.dtype)
+    def corner(row: Tensor, column: Tensor, share: Tensor) -> Tensor:
+        return raster.weights(row.flatten(1), column.flatten(1)) * share.flatten(1)[..., None]  # (B, K * 9, n)
 
-    return (
+    weights = (
         corner(top, left, (1 - down) * (1 - across))
         + corner(top, right, (1 - down) * across)
         + corner(bottom, left, down * (1 - across))
         + corner(bottom, right, down * across)
     )
+    return (weights.to(features.dtype) @ features).unflatten(1, (-1, 9))

@@ -105,8 +105,8 @@ class LensHead(nn.Module):
             kept = torch.rand(batch, device=device) >= keypoint_dropout
             shown = replace(keypoints, valid=keypoints.valid & kept[:, None])
         sparse = self.descriptors(
-            raster.spread_features(fused.features),
-            raster.size,
+            raster,
+            fused.features,
             shown,
             fused.text,
             encode_points(keypoints.points),

@@ -50,14 +50,24 @@ class Raster:
             grid = (rows * values[:, None]) @ columns.mT  # (B, H, n) @ (B, n, W)
             return grid / self.total.to(values.dtype)
 
-    def spread_features(self, features: Tensor) -> Tensor:
-        """Token features (B, n, D) -> weighted mean per cell (B, H, W, D)."""
-        weights = self.rows[:, :, None] * self.columns[:, None] / self.total[..., None]  # (B, H, W, n)
-        return torch.einsum("bhwn,bnd->bhwd", weights.to(features.dtype), features)
+    def weights(self, row: Tensor, column: Tensor) -> Tensor:
+        """How much each token says about chosen cells: long (B, M) and (B, M) -> (B, M, n), of which each sums to 1.
+
+        All cells at once would be cells times tokens: gigabytes for a large image.
+        """
+        tokens = self.rows.shape[2]
+        rows, columns = (
+            of.gather(1, index[..., None].expand(-1, -1, tokens))
+            for of, index in ((self.rows, row), (self.columns, column))
+        )
+        total = self.total.flatten(1).gather(1, row * self.total.shape[2] + column)  # (B, M)
+        return rows * columns / total[..., None]
 
 
 def rasterize(layouts: Sequence[TokenLayout], device: torch.device | str = "cpu") -> Raster:
     """Lay a regular grid over every sample's original image; one layout per row of the batch.
+
+    Rows that have the very same layout (prompts about one image) cost no more than one of them.
 
     Raises:
         InputError: a sample without image tokens, or a token whose box has no area.
@@ -73,6 +83,17 @@ def rasterize(layouts: Sequence[TokenLayout], device: torch.device | str = "cpu"
                 f"Row {row} of the batch has a token box without area; expected x0 < x1 and y0 < y1. "
                 "Leave tokens that see only padding out of the layout."
             )
+    own = list({id(layout): layout for layout in layouts}.values())
+    if len(own) < len(layouts):
+        places = {id(layout): place for place, layout in enumerate(own)}
+        index = torch.tensor([places[id(layout)] for layout in layouts], device=device)
+        alone = vars(rasterize(own, device)).items()
+        return Raster(
+            **{
+                name: tensor.expand(len(index), *tensor.shape[1:]) if len(own) == 1 else tensor[index]
+                for name, tensor in alone
+            }
+        )
     # On the CPU in double precision: a few thousand numbers, and some accelerators have no float64.
     boxes = pad_sequence([layout.boxes.to("cpu", torch.float64) for layout in layouts], True, torch.nan)  # (B, n, 4)
     positions = pad_sequence([layout.positions.to("cpu", torch.long) for layout in layouts], True)  # (B, n)

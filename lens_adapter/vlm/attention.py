@@ -95,6 +95,24 @@ def attention_rows(call: AttentionCall, from_end: Tensor) -> Tensor:
     return weights.float()  # (B, heads, Q, T)
 
 
+def may_look_ahead(call: AttentionCall, length: int) -> Tensor | bool:
+    """Whether any of the first `length` tokens may attend to a later one, in a call without earlier keys; a tensor
+    where that is in a mask (which may be on an accelerator: nobody waits for it here)."""
+    mask = call.mask
+    if isinstance(mask, Tensor) and mask.dim() == 4:
+        behind = mask[:, :, :length, length:]
+        return (behind if behind.dtype == torch.bool else behind > torch.finfo(behind.dtype).min / 2).any()
+    if hasattr(mask, "mask_mod"):  # flex attention: not asked
+        return True
+    return call.kernel == "eager" or not _is_causal(call)
+
+
+def _is_causal(call: AttentionCall) -> bool:
+    """Whether a kernel that was given no mask of its own hides later tokens; the eager one never does."""
+    causal = call.options.get("is_causal")
+    return bool(getattr(call.module, "is_causal", True) if causal is None else causal)
+
+
 def _watched_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
@@ -130,8 +148,7 @@ def _row_mask(call: AttentionCall, from_end: Tensor) -> Tensor | None:
         batch = torch.arange(len(from_end), device=rows.device)[:, None, None, None]
         allowed = mask.mask_mod(batch, torch.zeros_like(batch), rows, columns)
     else:
-        causal = call.options.get("is_causal")
-        causal = getattr(call.module, "is_causal", True) if causal is None else causal
+        causal = _is_causal(call)
         if call.kernel == "eager" or not causal:
             allowed = columns >= 0
         elif "flash" in call.kernel:  # aligned at the last key, and itself in charge of the sliding window

@@ -154,33 +154,21 @@ def build_inputs(
         InputError: no processor; a prompt that is empty, no text, too long, or holds a special token; an image that
             the processor refuses.
     """
-    tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is None or not hasattr(processor, "image_processor"):
-        raise InputError(
-            "Images and prompts need the model's processor (image processor and tokenizer in one); got "
-            f"{type(processor).__name__}. Pass AutoProcessor.from_pretrained(the model's name or folder)."
-        )
     if len(images) != len(prompts) or not len(prompts):
         raise InputError(
             f"Expected one prompt per image, at least one; got {len(images)} images, {len(prompts)} prompts."
         )
-    for prompt in prompts:
-        _check_prompt(prompt, processor)
-    texts = [_chat_text(processor, template.replace("{prompt}", prompt)) for prompt in prompts]
-    # A template that writes the sequence's first token itself does not want the tokenizer's as well.
-    starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
+    texts, specials = _asked_texts(processor, prompts, template)
     # Not every processor gives by itself all that it says the model takes.
     names = getattr(processor, "model_input_names", ())
     asked = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in names else {}
-    if not _places_image(processor):
-        asked["add_special_tokens"] = not starts_itself
-    asked = _taken(processor, {"padding_side": "left", **asked})
+    asked = _taken(processor, {"padding_side": "left", **asked, **specials})
     try:
         inputs = _process(
             processor,
             [_unambiguous(image) for image in images],
             text=texts,
-            padding=len(texts) > 1 or tokenizer.pad_token is not None,
+            padding=len(texts) > 1 or processor.tokenizer.pad_token is not None,
             return_tensors="pt",
             **asked,
         )
@@ -193,15 +181,49 @@ def build_inputs(
             "its own, and prompts never reach the model. Use another processor class over the same image processor "
             "and tokenizer."
         )
-    length = ids.shape[1]
-    limit = min(NO_LIMIT, tokenizer.model_max_length, max_length or NO_LIMIT)
+    require_length(processor, prompts, ids.shape[1], max_length)
+    return inputs if device is None else inputs.to(device)
+
+
+def tokenize(processor: Any, prompts: Sequence[str], template: str) -> list[list[int]]:
+    """The prompts as `build_inputs` asks them, in tokens, before the processor puts an image in.
+
+    Raises:
+        InputError: as `build_inputs` does for texts.
+    """
+    texts, specials = _asked_texts(processor, prompts, template)
+    return [processor.tokenizer(text, **specials)["input_ids"] for text in texts]
+
+
+def require_length(processor: Any, prompts: Sequence[str], length: int, max_length: int | None) -> None:
+    """Refuse prompts that make more tokens, `length` of them with image and template, than the model takes.
+
+    Raises:
+        InputError: says which prompt.
+    """
+    limit = min(NO_LIMIT, processor.tokenizer.model_max_length, max_length or NO_LIMIT)
     if length > limit:
         row = max(range(len(prompts)), key=lambda index: len(prompts[index]))
         raise InputError(
             f"A prompt is too long: image, template and prompt together make {length} tokens, and the model takes "
             f"{limit}. Shorten it; it starts with {prompts[row][:60]!r}."
         )
-    return inputs if device is None else inputs.to(device)
+
+
+def _asked_texts(processor: Any, prompts: Sequence[str], template: str) -> tuple[list[str], dict[str, bool]]:
+    """The whole text of each prompt, and whether special tokens are to be added to them where that is known."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not hasattr(processor, "image_processor"):
+        raise InputError(
+            "Images and prompts need the model's processor (image processor and tokenizer in one); got "
+            f"{type(processor).__name__}. Pass AutoProcessor.from_pretrained(the model's name or folder)."
+        )
+    for prompt in prompts:
+        _check_prompt(prompt, processor)
+    texts = [_chat_text(processor, template.replace("{prompt}", prompt)) for prompt in prompts]
+    # A template that writes the sequence's first token itself does not want the tokenizer's as well.
+    starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
+    return texts, {} if _places_image(processor) else {"add_special_tokens": not starts_itself}
 
 
 def _taken(processor: Any, options: dict[str, Any]) -> dict[str, Any]:

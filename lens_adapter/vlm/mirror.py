@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import DynamicCache, PretrainedConfig
 
 from lens_adapter.errors import LensConfigError, LensError, UnsupportedModelError
+from lens_adapter.signals import SharedPrefix
 from lens_adapter.vlm.anatomy import Anatomy, find_attention
-from lens_adapter.vlm.taps import AttentionCall, attention_rows, tap_attention
+from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows
+from lens_adapter.vlm.prefix import repeated
+from lens_adapter.vlm.taps import cache_argument, tap_attention
 
 
 class MirrorLayers(nn.Module):
@@ -39,39 +43,53 @@ class MirrorLayers(nn.Module):
         for module in self._configured():
             module.config = copy.deepcopy(module.config, copies)
 
-    def forward(self, hidden: Tensor, layer_kwargs: dict[str, Any], queries: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor, layer_kwargs: dict[str, Any], queries: Tensor, prefix: SharedPrefix | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Refine hidden states; gradients flow through both results.
 
         Args:
             hidden: (B, T, D), `LensSignals.hidden`; any float dtype.
             layer_kwargs: `LensSignals.layer_kwargs` of the same record.
             queries: long (B, Q), positions in the sequence.
+            prefix: `LensSignals.prefix`: what the rows share runs once here, too. The queries are behind it.
 
         Returns:
             rows: float32 (B, heads, Q, T), the first layer's softmax rows of the queries over all keys.
             hidden: (B, T, D), what the last layer puts out.
         """
         parameter = next(self.parameters())
-        kwargs = _moved(layer_kwargs, parameter)
         hidden = hidden.to(parameter.device, parameter.dtype)  # (B, T, D)
-        from_end = queries - hidden.shape[-2]
         rows: list[Tensor] = []
 
         def watch(call: AttentionCall) -> None:
-            rows.append(attention_rows(call, from_end))
+            rows.append(attention_rows(call, queries - hidden.shape[-2]))
 
-        for index, layer in enumerate(self.layers):
-            if index == 0:
-                with tap_attention(find_attention(layer), watch):
-                    output = layer(hidden, **kwargs)
-            else:
-                output = layer(hidden, **kwargs)
-            hidden = output[0] if isinstance(output, tuple) else output
+        if prefix is None:
+            refined = self._run(hidden, layer_kwargs, None, watch)
+        else:
+            cache, length = DynamicCache(), prefix.length
+            shared = self._run(prefix.hidden.to(hidden), prefix.layer_kwargs, cache)[:, :length]
+            refined = self._run(hidden[:, length:], layer_kwargs, repeated(cache, length, len(hidden)), watch)
+            refined = torch.cat([shared.expand(len(hidden), -1, -1), refined], dim=1)
         if not rows:
             raise LensError(
                 "The tap on the first mirrored layer did not fire. Do not compile this module with torch.compile."
             )
-        return rows[0], hidden
+        return rows[0], refined
+
+    def _run(
+        self, hidden: Tensor, layer_kwargs: dict[str, Any], cache: DynamicCache | None, watch: Watcher | None = None
+    ) -> Tensor:
+        """Through all layers; `watch` sees the attention of the first one."""
+        kwargs = _moved(layer_kwargs, hidden)
+        if cache is not None:
+            kwargs |= {cache_argument(kwargs): cache, **({"use_cache": True} if "use_cache" in kwargs else {})}
+        for index, layer in enumerate(self.layers):
+            with tap_attention(find_attention(layer), watch) if watch and index == 0 else nullcontext():
+                output = layer(hidden, **kwargs)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
 
     @torch.no_grad()
     def warm_start(self, anatomy: Anatomy, first: int) -> None:

@@ -109,16 +109,23 @@ def prefill(
     tap_layer: int,
     layers: Sequence[int] = (),
     query: Query = "last",
+    cache: Cache | None = None,
 ) -> LensSignals:
-    """Run the model on `inputs` (processor outputs) only as far as the signals need, without grad, dropout or cache.
+    """Run the model on `inputs` (processor outputs) only as far as the signals need, without grad or dropout.
 
     Returns what `capture` would record of a whole forward. Whatever state the model keeps (training mode, or positions
     remembered for `generate`) is as before when it returns.
 
+    Args:
+        anatomy, tap_layer, layers, query: as for `capture`.
+        cache: what earlier tokens left in it is read, and keys and values of these tokens are added. Default: none.
+
     Raises:
         as `capture`.
     """
-    switches = {"use_cache": False, "output_attentions": False, "output_hidden_states": False}
+    switches: dict[str, Any] = {"use_cache": False, "output_attentions": False, "output_hidden_states": False}
+    if cache is not None:
+        switches |= {"use_cache": True, "past_key_values": cache}
     with (
         torch.no_grad(),
         state_kept(anatomy),
@@ -230,6 +237,7 @@ class _Recorder:
         self.current = LensSignals(
             input_ids=_detached(self._noted("input_ids", prefix=prefix)),
             attention_mask=_detached(mask),
+            position_ids=_detached(self._noted("position_ids")),
             queries=positions[:, computed],
         )
 
@@ -372,6 +380,11 @@ def state_kept(anatomy: Anatomy) -> Iterator[None]:
 def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, positional ones included."""
     return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+
+
+def cache_argument(layer_kwargs: Mapping[str, Any]) -> str | None:
+    """The name by which the layer that was called with `layer_kwargs` takes a cache; None: it was given none."""
+    return next((name for name in _CACHES if name in layer_kwargs), None)
 
 
 def _stateless(arguments: dict[str, Any], total: int) -> dict[str, Any]:

@@ -19,7 +19,9 @@ class StandInMirror(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
 
-    def forward(self, hidden: Tensor, layer_kwargs: dict, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor, layer_kwargs: dict, queries: Tensor, prefix: None = None
+    ) -> tuple[Tensor, Tensor]:
         batch, length, width = hidden.shape
         hidden = hidden.to(self.qkv.weight.dtype)
         mask = layer_kwargs["attention_mask"].to(hidden)

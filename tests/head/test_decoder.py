@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from segment_anything import SamPredictor, sam_model_registry
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import SamConfig, SamModel, SamVisionConfig
 
 from lens_adapter.config import LensConfig
@@ -390,3 +391,27 @@ def test_downsample_is_the_reverse_of_upsample(size):
     assert covered.shape == (1, 32, 32) and covered.min() >= 0 and covered.max() <= 1
     back = decoder.upsample(covered - 0.5, size) > 0
     assert (back & mask).sum() / (back | mask).sum() > 0.9
+
+
+class Largest(TorchDispatchMode):
+    """The largest float tensor that any operation puts out, in elements."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.is_floating_point():
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_masks_are_thresholded_logits_of_one_prompt_at_a_time(size):
+    decoder = tiny_decoder()
+    low_res = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(0))
+    for threshold in (-0.3, 0.0, 0.4, -torch.inf):
+        expected = decoder.upsample(low_res, size) > threshold
+        with Largest() as largest:
+            masks = decoder.masks(low_res, size, threshold)
+        assert torch.equal(masks, expected) and masks.dtype == torch.bool
+        assert largest.numel <= max(size[0] * size[1], decoder.sam["image_size"] ** 2)

@@ -24,7 +24,7 @@ class GivenRows(nn.Module):
         super().__init__()
         self.rows = nn.Parameter(rows)
 
-    def forward(self, hidden, layer_kwargs, queries):
+    def forward(self, hidden, layer_kwargs, queries, prefix=None):
         self.queries = queries
         return self.rows, hidden + 1
 

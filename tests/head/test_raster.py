@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
 from lens_adapter.errors import InputError
-from lens_adapter.head.raster import rasterize
+from lens_adapter.head.raster import Raster, rasterize
 from lens_adapter.signals import TokenLayout
 
 
 def join(*layouts: TokenLayout) -> TokenLayout:
     return TokenLayout(torch.cat([each.positions for each in layouts]), torch.cat([each.boxes for each in layouts]))
+
+
+def every_cell(raster: Raster, features: Tensor) -> Tensor:
+    """Token features (B, n, D) -> weighted mean per cell (B, H, W, D)."""
+    cells = torch.cartesian_prod(*map(torch.arange, raster.total.shape[1:])).T  # (2, H * W)
+    weights = raster.weights(*cells[:, None].expand(-1, len(features), -1))
+    return (weights @ features).unflatten(1, raster.total.shape[1:])
 
 
 @pytest.mark.parametrize("grid", [(3, 5), (24, 24), (1, 7), (1, 1), (37, 29)])
@@ -20,7 +30,7 @@ def test_an_aligned_grid_is_copied_exactly(grid, make_layout):
     values, features = torch.rand(1, grid[0] * grid[1]), torch.randn(1, grid[0] * grid[1], 6)
     assert raster.size.tolist() == [list(grid)]
     assert torch.equal(raster.spread(values), values.view(1, *grid))
-    assert torch.equal(raster.spread_features(features), features.view(1, *grid, 6))
+    assert torch.equal(every_cell(raster, features), features.view(1, *grid, 6))
 
 
 def test_positions_of_any_order_land_where_their_boxes_are(make_layout):
@@ -67,7 +77,7 @@ def test_fine_tiles_outweigh_the_thumbnail(make_layout):
     torch.testing.assert_close(raster.spread(only_thumbnail), expected)
     # Constant values and features stay constant.
     torch.testing.assert_close(raster.spread(torch.ones(1, 20)), torch.ones(1, 4, 4))
-    torch.testing.assert_close(raster.spread_features(torch.ones(1, 20, 3)), torch.ones(1, 4, 4, 3))
+    torch.testing.assert_close(every_cell(raster, torch.ones(1, 20, 3)), torch.ones(1, 4, 4, 3))
 
 
 def test_misaligned_tokens_share_a_cell_by_area():
@@ -90,7 +100,7 @@ def test_a_sample_does_not_depend_on_its_batch(make_layout):
     together = rasterize(layouts)
     n = together.positions.shape[1]
     values, features = torch.rand(3, n), torch.randn(3, n, 5)
-    heat, grid = together.spread(values), together.spread_features(features)
+    heat, grid = together.spread(values), every_cell(together, features)
     assert heat.shape == (3, 4, 8) and grid.shape == (3, 4, 8, 5)
     for row, layout in enumerate(layouts):
         alone, count = rasterize([layout]), len(layout.positions)
@@ -100,7 +110,7 @@ def test_a_sample_does_not_depend_on_its_batch(make_layout):
         assert torch.equal(together.positions[row, :count], layout.positions)
         assert together.positions[row, count:].eq(layout.positions[0]).all()
         torch.testing.assert_close(heat[row, :h, :w], alone.spread(values[row : row + 1, :count])[0])
-        torch.testing.assert_close(grid[row, :h, :w], alone.spread_features(features[row : row + 1, :count])[0])
+        torch.testing.assert_close(grid[row, :h, :w], every_cell(alone, features[row : row + 1, :count])[0])
         assert heat[row, h:].eq(0).all() and heat[row, :, w:].eq(0).all()
 
 
@@ -120,3 +130,12 @@ def test_a_row_without_image_tokens_is_refused(make_layout):
 def test_a_box_without_area_is_refused():
     with pytest.raises(InputError, match="without area"):
         rasterize([TokenLayout(torch.arange(1), torch.tensor([[0.5, 0.0, 0.5, 1.0]]))])
+
+
+def test_rows_with_one_layout_are_as_if_each_had_its_own(make_layout):
+    wide, square = make_layout(2, 7, start=3), make_layout(4, 4)
+    for layouts in ([wide, wide, wide], [wide, square, wide]):
+        shared = rasterize(layouts)
+        apart = rasterize([replace(layout) for layout in layouts])
+        for name, tensor in vars(apart).items():
+            assert torch.equal(getattr(shared, name), tensor), name

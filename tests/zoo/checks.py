@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
@@ -17,6 +17,8 @@ from tests.tiny.adapters import hooks_in, tiny_adapter
 from tests.zoo.specimen import Specimen
 
 ROWS_TOLERANCE = 1e-4  # of captured rows against eager `output_attentions`
+SHARED_TOLERANCE = 2e-4  # of logits and heat of prompts that share an image's tokens, against each alone, in float32
+PROMPTS = ("cat", "the large dog on the left")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Report:
         tap_layer: the default for this miniature; `readable` of `layers` have attention that can be read.
         hits: fraction of the image tokens that the probe found exactly.
         segmented: `segment` ran end to end.
+        shared: prompts about one image go on from its tokens, which run once; None where `segment` could not be tried.
         note: of the specimen.
     """
 
@@ -41,6 +44,7 @@ class Report:
     readable: int
     hits: float
     segmented: bool
+    shared: bool | None
     note: str
 
 
@@ -63,9 +67,7 @@ def examine(specimen: Specimen) -> Report:
     assert rows is None or rows <= ROWS_TOLERANCE, f"rows differ from output_attentions by {rows:g}"
     use_implementation(model, native)
     hits = probe_layout(specimen, adapter, model, processor, image, inputs)
-    if specimen.no_segment is None:
-        out = adapter.segment(image, ["cat", "the dog"])
-        assert out.masks.shape == (2, *specimen.image) and out.heatmaps.std() > 0
+    shared = None if specimen.no_segment else segments(adapter, image)
     adapter.detach()
     assert not hooks_in(model)
     return Report(
@@ -77,6 +79,7 @@ def examine(specimen: Specimen) -> Report:
         readable=sum(attention is not None for attention in anatomy.attentions),
         hits=hits,
         segmented=specimen.no_segment is None,
+        shared=shared,
         note=specimen.note,
     )
 
@@ -142,6 +145,28 @@ def rows_difference(adapter: LensAdapter, inputs: dict[str, Tensor], signals: Le
     if adapter.attachment.anatomy.cross:  # captured rows go on over the text
         given = {k: pad(given[k], (0, rows.shape[-1] - given[k].shape[-1])) for k, rows in signals.attention.items()}
     return max(float((rows - given[k].float()).abs().max()) for k, rows in signals.attention.items())
+
+
+def segments(adapter: LensAdapter, image: Image.Image) -> bool:
+    """Several prompts at once; whether they shared the image's tokens, and then what each would have got alone."""
+    lengths: list[int] = []
+
+    def note(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        lengths.append((args[0] if args else kwargs["hidden_states"]).shape[-2])
+
+    anatomy = adapter.attachment.anatomy
+    handle = anatomy.layers[0].register_forward_pre_hook(note, with_kwargs=True)
+    out = adapter.segment(image, PROMPTS, return_logits=True)
+    handle.remove()
+    assert out.masks.shape == (len(PROMPTS), image.height, image.width) and out.heatmaps.std() > 0
+    shared = len(lengths) == 2
+    assert not shared or lengths[1] < lengths[0]  # the text alone
+    atol = SHARED_TOLERANCE if anatomy.model.dtype == torch.float32 else 50 * SHARED_TOLERANCE
+    for prompt, logits, heat in zip(PROMPTS, out.logits, out.heatmaps, strict=True) if shared else ():
+        alone = adapter.segment(image, prompt, return_logits=True)
+        for mine, theirs in ((logits, alone.logits[0]), (heat, alone.heatmaps[0])):
+            assert (mine - theirs).abs().max() <= atol, f"{prompt!r} is not segmented as it would be alone"
+    return shared
 
 
 def probe_layout(

@@ -38,7 +38,9 @@ offline. "Works" means: attached without any argument that names the architectur
 readable layer is captured, under its default attention implementation and eager; captured rows equal to what its
 attention modules give out under eager (what `output_attentions` collects); a prefill that stops early reads the same;
 every image token found where its box is, by changing the picture there, and a transposed layout found out; `segment`
-from picture and prompt to mask, or the reason why that could not be tried. What no random model can show is how well
+from picture and prompt to mask, or the reason why that could not be tried. "Prompts share" means: `segment` runs an
+image's tokens through the model once for several prompts, with the masks that each prompt gets alone; elsewhere it says
+why it cannot, and runs them with every prompt. What no random model can show is how well
 a head trained on the real weights segments.
 """
 
@@ -77,9 +79,10 @@ def render(found: dict[str, dict[str, dict[str, Any]]]) -> str:
     ]
     lines = [HEAD, *counts, "", "## Works", ""]
     lines += [
-        "| architecture | class | image tokens | layers read | rows differ by | tokens found | `segment` | in 4.57 |"
+        "| architecture | class | image tokens | layers read | rows differ by | tokens found | `segment` "
+        "| prompts share | in 4.57 |"
     ]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
     older = list(found.values())[1:]
     for name, facts in sorted(newest.items()):
         if facts["works"]:
@@ -111,6 +114,7 @@ def _row(name: str, facts: dict[str, Any], older: list[dict[str, Any] | None]) -
         rows,
         f"{facts['hits']:.0%}",
         segment,
+        {True: "yes", False: "no", None: "-"}[facts["shared"]],
         before or "-",
     ]
     return "| " + " | ".join(cells) + " |"
