@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from lens_adapter.head.embeddings import EmbeddingCache
 from lens_adapter.head.head import HeadOutput, LensHead
 from lens_adapter.publishing import publish
 from lens_adapter.results import Record, save_results
-from lens_adapter.segmentation import assemble, draft_all, read_requests
+from lens_adapter.segmentation import assemble, draft_all, read_requests, require_thresholds
 from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 from lens_adapter.vlm.anatomy import Anatomy, build_layers, find_anatomy
 from lens_adapter.vlm.layout import token_layouts
@@ -424,9 +424,7 @@ class LensAdapter(PreTrainedModel):
             )
         mask_threshold = self.config.mask_threshold if mask_threshold is None else mask_threshold
         score_threshold = self.config.score_threshold if score_threshold is None else score_threshold
-        for key, threshold in (("mask_threshold", mask_threshold), ("score_threshold", score_threshold)):
-            if not isinstance(threshold, Real) or not 0 <= threshold < 1:
-                raise InputError(f"{key} must be a number in [0, 1); got {threshold!r}.")
+        require_thresholds(mask_threshold=mask_threshold, score_threshold=score_threshold)
         if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
             raise InputError(f"batch_size must be an integer of at least 1; got {batch_size!r}.")
         single = not isinstance(images, (list, tuple))

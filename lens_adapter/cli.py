@@ -328,7 +328,7 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
 
 def _source(given: list[str] | None) -> dict[str, Any] | None:
     """["refer_seg", "format=refer", "split=val"] -> what `DataSource.of` takes."""
-    return given and {"path": given[0], **parse_pairs(given[1:])}
+    return {"path": given[0], **parse_pairs(given[1:])} if given else None
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -352,11 +352,12 @@ def _evaluate_head(args: argparse.Namespace) -> None:
     from lens_adapter.evaluation import evaluate, this_process
     from lens_adapter.evaluation.gallery import save_gallery
 
-    source = DataSource.of(_source(args.data))
+    source = DataSource.of(_source(args.data) or {})
     examples = source.examples()  # before anything large is loaded
+    if args.device:
+        _check_device(args.device)
     process = this_process(args.device)
     device = args.device or (process.device if process else "cpu")
-    _check_device(device)
     thresholds = {"mask_threshold": args.mask_threshold, "score_threshold": args.score_threshold}
     with _load_adapter(args.adapter).attach(*_load_base(args.model, args.dtype, device)) as adapter:
         result = evaluate(adapter, examples, dataset=source.describe(), batch_size=args.batch_size, **thresholds)
@@ -374,7 +375,8 @@ def _probe(args: argparse.Namespace) -> None:
     from lens_adapter.data.formats import DataSource
     from lens_adapter.probing import probe
 
-    data = DataSource.of(_source(args.data)).examples() if args.data else None  # before anything large is loaded
+    source = _source(args.data)
+    data = DataSource.of(source).examples() if source else None  # before anything large is loaded
     _check_device(args.device)
     if args.model == "builtin":
         args.model = builtin.VLM

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Real
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,13 @@ def read_requests(images: Any, prompts: Any) -> list[Request]:
             raise InputError(f"Prompts of an image must be a text or a list of at least one; got {wanted!r}.")
         pairs.append((load_image(image), list(texts)))
     return pairs
+
+
+def require_thresholds(**thresholds: Any) -> None:
+    """Refuse what no probability or score can be compared with."""
+    for key, value in thresholds.items():
+        if not isinstance(value, Real) or not 0 <= value < 1:
+            raise InputError(f"{key} must be a number in [0, 1); got {value!r}.")
 
 
 def draft_all(adapter: LensAdapter, requests: Sequence[Request], batch_size: int | None) -> list[list[Draft]]:

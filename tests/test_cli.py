@@ -14,6 +14,10 @@ import lens_adapter
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin import evaluation
 from lens_adapter.cli import main
+from lens_adapter.evaluation import Evaluation
+from tests.data.formats import reference
+from tests.data.test_folder import write_folder
+from tests.data.test_refer import write_set
 from tests.tiny.models import tiny_language_model
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam
@@ -85,7 +89,11 @@ def test_as_a_module():
         (["segment", "photo.png", "a dog", "--adapter", "head"], "--model"),
         (["segment", "p.png", "a dog", "--model", "m", "--adapter", "a", "-o", "out"], "must end like a picture"),
         (["segment", "p.png", "a dog", "--model", "m", "--adapter", "a", "--dtype", "int8"], "--dtype"),
-        (["evaluate"], "--builtin"),
+        (["evaluate"], "give --builtin alone, or all of --model, --adapter and --data"),
+        (["evaluate", "--model", "m", "--data", "d"], "all of --model, --adapter and --data"),
+        (["evaluate", "--builtin", "--data", "d"], "--builtin alone"),
+        (["evaluate", "--builtin", "--gallery", "g.html"], "--builtin alone"),
+        (["evaluate", "--model", "m", "--adapter", "a", "--data", "d", "--batch-size", "0"], "at least 1"),
         (["evaluate", "--builtin", "--scenes", "0"], "at least 1"),
         (["evaluate", "--builtin", "--scenes", "many"], "at least 1"),
         (["push", "head"], "REPO_ID"),
@@ -167,6 +175,49 @@ def test_demo_hands_everything_on(tmp_path, monkeypatch):
     picture = ["--image", "p.png", "--prompt", "a", "--prompt", "b"]
     assert main(["demo", *picture, "--head", "mirror", "-o", str(sheet)]) == 0
     assert calls == [(None, [], Path("lens-demo.png"), "lite"), (Path("p.png"), ["a", "b"], sheet, "mirror")]
+
+
+def test_evaluate_a_head(folders, tmp_path, capsys):
+    """On a format that is no folder, with thresholds of one's own."""
+    root = write_set(tmp_path / "refer_seg", [reference(1, 11, 1, ["a dog", "it"], "val"), reference(2, 15, 2, ["a"])])
+    files = tmp_path / "new" / "figures.json", tmp_path / "new" / "page.html"
+    command = ["evaluate", "--model", str(folders / "base"), "--adapter", str(folders / "head")]
+    command += ["--data", str(root), "format=refer", "dataset=refcoco", "split=val"]
+    command += ["--mask-threshold", "0.3", "--json", str(files[0]), "--gallery", str(files[1]), "--batch-size", "2"]
+    assert main(command) == 0
+    printed, result = capsys.readouterr().out, Evaluation.load(files[0])
+    assert printed.startswith(result.to_markdown()) and all(f"Wrote {file}" in printed for file in files)
+    assert (result.prompts, result.images, result.mask_threshold) == (2, 1, 0.3)
+    assert result.dataset == {"name": "refcoco", "split": "val", "revision": None}
+    assert (result.base_model, result.adapter) == (str(folders / "base"), str(folders / "head"))
+    assert list(result.figures) == ["all", "val"] and files[1].read_text().count("<figure>") == 2
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"--data": ["nowhere"]}, "prompts.jsonl"),
+        ({"--data": ["nowhere", "format=voc"]}, "expected one of folder, refer"),
+        ({"--data": ["nowhere", "val"]}, "Expected KEY=VALUE, got ['val']"),
+        ({"--data": ["nowhere", "format=hub"]}, "needs split too"),
+        ({"--device": ["toaster"]}, "--device toaster cannot be used"),
+        ({"--adapter": ["no head at all"]}, "no head at all"),
+        ({"--score-threshold": ["1.5"]}, "score_threshold must be"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(folders, tmp_path, capsys, changes, complaint):
+    write_folder(tmp_path, {"image": "a.jpg", "mask": "a.png", "prompt": "it"})
+    flags = {"--model": [str(folders / "base")], "--adapter": [str(folders / "head")], "--data": [str(tmp_path)]}
+    assert main(["evaluate", *(word for flag, words in (flags | changes).items() for word in (flag, *words))]) == 1
+    assert complaint in capsys.readouterr().err.rpartition("lens-adapter evaluate: ")[2]
+
+
+def test_probe_takes_every_format(folders, tmp_path, capsys):
+    root = write_set(tmp_path / "refer_seg", [reference(1, 11, 1, ["a dog", "it"], "val")])
+    files = ["-o", str(tmp_path / "layers.png"), "--json", str(tmp_path / "layers.json")]
+    data = [str(root), "format=refer", "split=val"]
+    assert main(["probe", "--model", str(folders / "base"), "--data", *data, *files]) == 0
+    assert json.loads((tmp_path / "layers.json").read_text())["examples"] == 2
 
 
 def test_evaluate_writes_every_figure_it_prints(tmp_path, monkeypatch, capsys):

@@ -44,7 +44,9 @@ def main() -> None:
     for name, tap in taps.items():
         with LensAdapter.from_pretrained(folders[tap]).attach(model, processor) as adapter:
             exams = (make_exam(index, "validation") for index in trange(SCENES, desc=f"tap layer {tap}"))
-            found = head_figures([finding for exam in exams for finding in examine(adapter, exam)])
+            found = head_figures(
+                [one for exam in exams for one in examine(adapter, exam)], adapter.config.score_threshold
+            )
         figures[name] = {"tap_layer": tap, **{key: value for key, value in found.items() if key.startswith("giou")}}
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))

@@ -17,6 +17,7 @@ from lens_adapter.data.examples import Example, Examples
 from lens_adapter.errors import InputError
 from lens_adapter.evaluation.metrics import Finding, by_subset, measure_with_intervals, overlap
 from lens_adapter.evaluation.record import PROTOCOL, Evaluation, package_versions
+from lens_adapter.segmentation import require_thresholds
 from lens_adapter.signals import LensOutput
 
 BATCH_SIZE = 8
@@ -45,11 +46,12 @@ def evaluate(
 
     Raises:
         NotAttachedError: the adapter has no base.
-        InputError: there is nothing to measure, or a mask does not fit its picture.
+        InputError: there is nothing to measure, an impossible threshold, or a mask that does not fit its picture.
     """
     config, base = adapter.config, adapter.attachment.anatomy.config
     mask_threshold = config.mask_threshold if mask_threshold is None else mask_threshold
     score_threshold = config.score_threshold if score_threshold is None else score_threshold
+    require_thresholds(mask_threshold=mask_threshold, score_threshold=score_threshold)
     findings = _all_findings(adapter, examples, batch_size, mask_threshold)
     if not findings:
         raise InputError(f"There is nothing to measure: none of the {len(examples)} examples can be used.")

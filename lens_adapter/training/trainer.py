@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +200,7 @@ class LensTrainer(Trainer):
         overlaps = []
         for logits, sample in zip(found.logits, inputs["batch"].samples, strict=True):
             mask = self.adapter.decoder.upsample(logits[None], sample.mask.shape)[0].cpu().numpy() > threshold
-            measured = overlap(mask, sample.mask, sample.ignore)
-            overlaps.append((measured.intersection, measured.found, measured.truth))
+            overlaps.append(astuple(overlap(mask, sample.mask, sample.ignore)))
         measured = torch.tensor(overlaps, device=loss.device)
         return loss, (measured, found.quality.clamp(0, 1)), measured[:, 2] > 0
 

@@ -21,6 +21,8 @@ from lens_adapter.data.folder import digest_folder
 from lens_adapter.errors import LensConfigError
 from lens_adapter.training import LensTrainer
 from lens_adapter.training.run import read_config
+from tests.data.formats import reference
+from tests.data.test_refer import write_set
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam, tiny_sam_model
 from tests.training.test_trainer import toy_samples
@@ -79,6 +81,28 @@ def test_a_file_flags_and_resume(world, tmp_path, capsys):
     assert main(["train", str(world / "train.yaml"), "--adapter", str(output), "-o", str(tmp_path / "b"),
                  "--training", "max_steps=1"]) == 1  # fmt: skip
     assert "head" in capsys.readouterr().err  # an existing head has its fusion
+
+
+def test_data_in_any_format_and_calibration(world, tmp_path, capsys):
+    """Validation data with prompts that name nothing set the threshold; those without leave it, and say so."""
+    meant = [[11], [15], [-1], [-1]]
+    said = [reference(k, ids, 1 + k % 2, [f"thing {k}"], "val") for k, ids in enumerate(meant)]
+    write_set(tmp_path, said, "grefcoco", "grefs(unc).json")
+    write_set(tmp_path, [reference(0, 11, 1, ["thing"], "val")])
+    output = tmp_path / "head"
+    flags = ["--head", "fusion=lite", "fusion_width=32", "mask_threshold=0.0", "-o", str(output)]
+    flags += ["--training", "max_steps=1"]
+    both = [str(tmp_path), "format=refer", "dataset=grefcoco", "split=val"]
+    assert main(["train", str(world / "train.yaml"), "--validation", *both, *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "Calibrated on the validation data: score_threshold" in printed and "2 prompts with and 2 without" in printed
+    threshold = LensAdapter.from_pretrained(output).config.score_threshold
+    assert f"score_threshold {threshold:.4f}:" in printed and "eval_no_target_accuracy" in printed
+    config = yaml.safe_load((world / "train.yaml").read_text())
+    config["validation"] = {"path": str(tmp_path), "format": "refer", "dataset": "refcoco"}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    assert main(["train", str(tmp_path / "train.yaml"), *flags]) == 0
+    assert "score_threshold stays 0: A score threshold is chosen on prompts with" in capsys.readouterr().out
 
 
 def test_the_example(world, tmp_path, monkeypatch):
@@ -177,6 +201,8 @@ def test_a_file_that_is_wrong(tmp_path, text, complaint, capsys):
         (["--training", "decoder_tuning=some"], "decoder_tuning must be one of"),
         (["--head", "tap_layer=99"], "tap_layer"),
         (["--data", "nowhere"], "nowhere"),
+        (["--data", "nowhere", "format=coco"], "needs images too"),
+        (["--validation", "nowhere", "splt=val"], "'folder' has no option splt"),
         (["--model", "./nowhere/at-all"], "nowhere"),
     ],
 )
