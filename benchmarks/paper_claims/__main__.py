@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
     results = {}
     for name in args.methods:
         results[name] = run_method(name, settings, data, exams, before, args.work / name)
-        write_report(args.output, settings, args.threads, before, results)
+        table = write_report(args.output, settings, args.threads, before, results)
+    print(table)
 
 
 if __name__ == "__main__":

@@ -221,13 +221,11 @@ class Lisa(Method):
     def speak(self, tokens: Tensor, texts: list[str], answers: list[str]) -> tuple[Tensor, Tensor]:
         """Last hidden states (N, T, D) of texts with their answers, and the loss of the answers' words."""
         model, tokenizer = self.base.model, self.base.processor.tokenizer
-        rows = [f"{text} {answer} {tokenizer.eos_token}" for text, answer in zip(texts, answers, strict=True)]
-        inputs, _ = self.base.sequence(tokens, rows)
+        answers = [f"{answer}{tokenizer.eos_token}" for answer in answers]
+        inputs, _ = self.base.sequence(tokens, [f"{text} {end}" for text, end in zip(texts, answers, strict=True)])
         states = model.model.language_model(**inputs, use_cache=False).last_hidden_state
-        longest = max(self.base.count_tokens(answer) for answer in answers) + 1
-        ends = [
-            tokenizer(f"{answer} {tokenizer.eos_token}", add_special_tokens=False)["input_ids"] for answer in answers
-        ]
+        ends = tokenizer(answers, add_special_tokens=False)["input_ids"]
+        longest = max(map(len, ends))
         wanted = torch.tensor([[-100] * (longest - len(end)) + end for end in ends])  # (N, longest)
         said = model.lm_head(states[:, -1 - longest : -1])
         return states, F.cross_entropy(said.flatten(0, 1), wanted.flatten(), ignore_index=-100)

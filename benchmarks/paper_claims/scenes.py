@@ -90,7 +90,7 @@ def encode_scenes(
 
 
 def training_batch(step: int, encoded: Encoded, sam: SamDecoder, questions: bool = False) -> Batch:
-    """The batch of a step: the same for every method. With `questions`, about the same scenes, for the language loss."""
+    """The batch of a step, the same for every method; with `questions`, about the same scenes, these and no masks."""
     numbers = [(step * BATCH_SCENES + k) % len(encoded) for k in range(BATCH_SCENES)]
     rng = np.random.default_rng([step, 11])
     index = torch.arange(BATCH_SCENES).repeat_interleave(PROMPTS)

@@ -26,7 +26,7 @@ from lens_adapter.builtin.exam import Exam, make_exam
 from lens_adapter.evaluation import overlap
 
 # Of everything that a method learns, but SAM's mask decoder, which has half of it. Three tries each.
-RATES = {name: (3e-4, 1e-3, 3e-3) for name in METHODS} | {"lisa_full": (1e-4, 3e-4, 1e-3)}
+RATES = dict.fromkeys(METHODS, (0.0003, 0.001, 0.003)) | {"lisa_full": (1e-4, 3e-4, 1e-3)}
 SAME_RATE_AS = {"lisa_lora_questions": "lisa_lora"}
 WARM_UP = 50  # steps
 EXAMS_TOGETHER = 10
