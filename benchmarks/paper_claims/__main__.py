@@ -12,7 +12,7 @@ import torch
 from benchmarks.paper_claims.methods import METHODS, Base, Lens
 from benchmarks.paper_claims.report import write_report
 from benchmarks.paper_claims.scenes import SIDE, encode_scenes
-from benchmarks.paper_claims.training import Data, Settings, fingerprint, load_exams, run_base, run_method
+from benchmarks.paper_claims.training import Data, Settings, fingerprint, load_exams, run_base, run_method, time_steps
 from lens_adapter.builtin.exam import PICTURE_SIZE
 
 
@@ -49,8 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     results = {}
     for name in args.methods:
         results[name] = run_method(name, settings, data, exams, before, args.work / name)
-        table = write_report(args.output, settings, args.threads, before, results)
-    print(table)
+        write_report(args.output, settings, args.threads, before, results)
+    timing = time_steps(args.methods, data, args.work)
+    print(write_report(args.output, settings, args.threads, before, results, timing))
 
 
 if __name__ == "__main__":

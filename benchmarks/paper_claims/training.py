@@ -29,6 +29,7 @@ from lens_adapter.evaluation import overlap
 RATES = dict.fromkeys(METHODS, (0.0003, 0.001, 0.003)) | {"lisa_full": (1e-4, 3e-4, 1e-3)}
 SAME_RATE_AS = {"lisa_lora_questions": "lisa_lora"}
 WARM_UP = 50  # steps
+TIMED_STEPS = 24  # a multiple of 3, for the row that asks questions at every third
 EXAMS_TOGETHER = 10
 SAVE_EVERY = 60.0  # seconds
 
@@ -61,13 +62,7 @@ def load_exams(count: int, split: str) -> list[Exam]:
 
 def learn(method: Method, name: str, rate: float, steps: int, train: Encoded, checkpoint: Path | None = None) -> float:
     """Train for `steps` steps, going on from `checkpoint` if it is there; returns CPU seconds spent on learning."""
-    learned = method.learned()
-    decoder = set(method.decoder().mask_decoder.parameters())
-    groups = [
-        {"params": [p for p in learned.values() if p not in decoder], "peak": rate},
-        {"params": [p for p in learned.values() if p in decoder], "peak": rate / 2},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+    learned, optimizer = method.learned(), make_optimizer(method, rate)
     first, seconds = 0, 0.0
     if checkpoint is not None and checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -89,18 +84,11 @@ def learn(method: Method, name: str, rate: float, steps: int, train: Encoded, ch
     bar = trange(first, steps, initial=first, total=steps, desc=f"{name}, rate {rate:g}", mininterval=5)
     for step in bar:
         torch.manual_seed(step)  # of LoRA's dropout: a resumed run draws the same
-        every = QUESTION_STEPS.get(name, 0)
-        batch = training_batch(step, train, method.decoder(), questions=every > 0 and step % every == every - 1)
+        batch = training_batch(step, train, method.decoder(), questions=is_question_step(name, step))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * min(1.0, (step + 1) / WARM_UP) * _cosine(step / steps)
-        start = time.process_time()
-        _, losses = method(batch)
-        loss = sum(LOSS_WEIGHTS[key] * value for key, value in losses.items())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learned.values(), 1.0)
-        optimizer.step()
-        seconds += time.process_time() - start
+        spent, losses = take_step(method, optimizer, batch)
+        seconds += spent
         if step % 20 == 0:
             bar.set_postfix({key: f"{value.item():.3f}" for key, value in losses.items()}, refresh=False)
         if time.monotonic() - last_save > SAVE_EVERY:
@@ -109,6 +97,33 @@ def learn(method: Method, name: str, rate: float, steps: int, train: Encoded, ch
     save(steps)
     method.eval()
     return seconds
+
+
+def make_optimizer(method: Method, rate: float) -> torch.optim.Optimizer:
+    """AdamW; SAM's mask decoder learns at half the rate."""
+    decoder = set(method.decoder().mask_decoder.parameters())
+    learned = method.learned().values()
+    groups = [
+        {"params": [p for p in learned if p not in decoder], "peak": rate},
+        {"params": [p for p in learned if p in decoder], "peak": rate / 2},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def take_step(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    """Learn from a batch; returns CPU seconds and the losses."""
+    start = time.process_time()
+    _, losses = method(batch)
+    optimizer.zero_grad()
+    sum(LOSS_WEIGHTS[key] * value for key, value in losses.items()).backward()
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    return time.process_time() - start, losses
+
+
+def is_question_step(name: str, step: int) -> bool:
+    every = QUESTION_STEPS.get(name)
+    return every is not None and step % every == every - 1
 
 
 def _cosine(progress: float) -> float:
@@ -191,6 +206,24 @@ def start(name: str) -> Method:
     """A method before training; the same in every run."""
     torch.manual_seed(0)
     return METHODS[name](Base.load())
+
+
+def time_steps(names: Sequence[str], data: Data, folder: Path) -> dict[str, float]:
+    """CPU seconds of a training step of each method, taken in turns: whatever else the machine does hits all alike."""
+    path = folder / "timing.json"
+    timed = json.loads(path.read_text()) if path.exists() else {}
+    if not set(names) <= set(timed):
+        methods = {name: start(name).train() for name in names}
+        optimizers = {name: make_optimizer(method, 0.0) for name, method in methods.items()}
+        timed = dict.fromkeys(names, 0.0)
+        for step in trange(-3, TIMED_STEPS, desc="steps in turns", mininterval=5):  # the first three warm up
+            for name, method in methods.items():
+                questions = is_question_step(name, step)
+                batch = training_batch(max(step, 0), data.train, method.decoder(), questions=questions)
+                spent, _ = take_step(method, optimizers[name], batch)
+                timed[name] += spent / TIMED_STEPS * (step >= 0)
+        path.write_text(json.dumps(timed))
+    return timed
 
 
 def run_base(settings: Settings, exams: Sequence[Exam], folder: Path) -> dict[str, Any]:
