@@ -271,6 +271,7 @@ def run_method(
         "cpu_seconds": seconds,
         **chosen,
         "masks": masks,
+        "said": said,
         "answers": grade(said, exams),
         "answers_changed": sum(new != old for new, old in zip(said, before["said"], strict=True)),
         "questions": len(said),
