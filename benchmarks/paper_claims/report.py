@@ -156,8 +156,8 @@ Written by `python -m benchmarks.paper_claims`; every figure is in
 
 The LENS paper says: masks as good as those of fine-tuned models, from a model that is not touched. Here every method
 learns from the same {steps} batches ({prompts} prompts about {scenes} scenes, each with a target), starts from the same
-tiny LLaVA ({base:.1f} M parameters) and the same tiny SAM, trains SAM's mask decoder along, and is judged on {test_scenes}
-test scenes. Heads start untrained.
+tiny LLaVA ({base:.1f} M parameters) and the same tiny SAM, trains SAM's mask decoder along, and is judged on
+{test_scenes} test scenes. Heads start untrained.
 
 ![gIoU against questions answered right](paper-claims.png)
 
@@ -195,8 +195,8 @@ SAM was taught clicks only, so F-LMM's prompts for boxes and masks learn too.
 
 ## Rates
 
-Three rates each, {tuning_steps} steps, gIoU on {validation_scenes} validation scenes; the best is taken (bold). Beside it
-the share of right answers that it left, which had no say.
+Three rates each, {tuning_steps} steps, gIoU on {validation_scenes} validation scenes; the best is taken (bold).
+Beside it the share of right answers that it left, which had no say.
 
 {rates_table}
 
