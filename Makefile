@@ -16,10 +16,11 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: .venv/.ready
 	$(BIN)/lens-adapter demo
 
-test: style .oldest/.ready
+test: style .oldest/.ready .app/.ready
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 	@PYTHONPATH=.oldest $(BIN)/python -c "import transformers; print('Again with transformers', transformers.__version__)"
 	PYTHONPATH=.oldest $(BIN)/python -m pytest $(TEST_FLAGS) $(OLDEST_TESTS)
+	PYTHONPATH=.app $(BIN)/python -m pytest tests/app
 
 style: .venv/.test-ready
 	$(BIN)/ruff format --check $(SOURCES)
@@ -33,7 +34,7 @@ format: .venv/.test-ready
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf .venv .oldest build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .oldest .app build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find lens_adapter tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: setup.cfg setup.py pyproject.toml constraints.txt
@@ -49,4 +50,10 @@ clean:
 .oldest/.ready: .venv/.test-ready constraints-oldest.txt
 	rm -rf .oldest
 	$(BIN)/python -m pip install --quiet --no-deps --target .oldest -r constraints-oldest.txt
+	touch $@
+
+# The same for the page: gradio holds Pillow back, so it is no part of what everything else is tested with.
+.app/.ready: .venv/.ready constraints-app.txt
+	rm -rf .app
+	$(BIN)/python -m pip install --quiet --target .app -r constraints-app.txt
 	touch $@

@@ -220,7 +220,7 @@ def _check_device(name: str) -> None:
         raise InputError(f"--device {name} cannot be used here; try cpu. {_first_line(error)}") from error
 
 
-def _load_base(name: str, dtype: str, device: Any) -> tuple[Any, Any]:
+def _load_base(name: Any, dtype: str, device: Any) -> tuple[Any, Any]:
     """The frozen model and its processor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

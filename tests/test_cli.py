@@ -19,7 +19,7 @@ from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam
 from tests.tiny.shipped import ship_tiny, use_shipped
 
-COMMANDS = ("demo", "segment", "train", "evaluate", "probe", "env")
+COMMANDS = ("demo", "segment", "train", "evaluate", "probe", "app", "env")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,8 @@ def test_as_a_module():
         (["evaluate"], "--builtin"),
         (["evaluate", "--builtin", "--scenes", "0"], "at least 1"),
         (["evaluate", "--builtin", "--scenes", "many"], "at least 1"),
+        (["app", "--model", "m"], "--model needs --adapter"),
+        (["app", "--port", "http"], "--port"),
         (["probe", "--data", "folder"], "--model"),
         (["probe", "--model", "builtin", "--scenes", "0"], "at least 1"),
         (["probe", "--model", "builtin", "-o", "layers.txt"], "must end like a picture"),
@@ -166,6 +168,14 @@ def test_demo_hands_everything_on(tmp_path, monkeypatch):
     picture = ["--image", "p.png", "--prompt", "a", "--prompt", "b"]
     assert main(["demo", *picture, "--head", "mirror", "-o", str(sheet)]) == 0
     assert calls == [(None, [], Path("lens-demo.png"), "lite"), (Path("p.png"), ["a", "b"], sheet, "mirror")]
+
+
+def test_app_without_gradio(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "lens_adapter.app.page", raising=False)
+    monkeypatch.delitem(sys.modules, "lens_adapter.app.looks", raising=False)
+    assert main(["app"]) == 1
+    assert "pip install 'lens_adapter[app]'" in capsys.readouterr().err
 
 
 def test_evaluate_writes_every_figure_it_prints(tmp_path, monkeypatch, capsys):

@@ -33,11 +33,13 @@ class Finding:
     """What the head found in one picture.
 
     Attributes:
+        picture: RGB.
         output: of `segment`.
         absent: per prompt, whether the head judges that nothing in the picture is meant.
         unread: words of the prompts that the frozen model does not know, in order.
     """
 
+    picture: Image.Image
     output: LensOutput
     absent: list[bool]
     unread: list[str]
@@ -50,7 +52,7 @@ class Finding:
         """
         out = self.output
         shown = [k for k, absent in enumerate(self.absent) if not absent] if prompt == ALL else [prompt]
-        picture, points = out.image, [out.keypoints[k] if KEYPOINTS in layers else torch.empty(0, 2) for k in shown]
+        picture, points = self.picture, [out.keypoints[k] if KEYPOINTS in layers else torch.empty(0, 2) for k in shown]
         if not shown:
             return picture
         if HEATMAP in layers:
@@ -120,7 +122,7 @@ def find(adapter: LensAdapter, file: str | Path | None, text: str) -> Finding:
     out = adapter.segment(picture, prompts)
     scores, threshold = out.scores.tolist(), adapter.config.score_threshold
     absent = [score < threshold or not mask.any() for score, mask in zip(scores, out.masks, strict=True)]
-    return Finding(out, absent, unread_words(adapter.processor, prompts))
+    return Finding(picture, out, absent, unread_words(adapter.processor, prompts))
 
 
 def answer(adapter: LensAdapter, file: str | Path | None, question: str) -> str:

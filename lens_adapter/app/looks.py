@@ -69,7 +69,7 @@ def head(adapter: LensAdapter) -> str:
     """What the page is, in one line, and which models are at work."""
     base, config = adapter.attachment.anatomy, adapter.config
     name = base.config.name_or_path
-    is_builtin = bool(name) and Path(name) == builtin.VLM
+    is_builtin = Path(name or "") == builtin.VLM
     learned = sum(p.numel() for p in adapter.head.parameters())
     facts = (
         f"Frozen model: {'the built-in tiny LLaVA' if is_builtin else name or base.architecture} "

@@ -29,10 +29,10 @@ from lens_adapter.errors import LensError
 
 HOUR = 3600  # seconds
 LARGEST_UPLOAD = "40mb"
-MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # who asks the models queues up
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # who asks the models queues up
 # Handlers get a picture as it was uploaded ({"path": ...}): what is wrong with it, the package says in its own words.
-AS_UPLOADED = {"preprocess": False, "api_visibility": "private"}
-HIDDEN = {"api_visibility": "private"}
+AS_UPLOADED: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
+HIDDEN: dict[str, Any] = {"api_visibility": "private"}
 
 Upload = dict[str, Any] | None
 

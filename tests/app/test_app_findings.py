@@ -174,6 +174,15 @@ def test_visitors_at_the_same_time_get_what_each_would_alone(adapter, files):
         assert torch.equal(one.output.masks, other.output.masks)
 
 
+def test_the_chat_waits_for_its_turn(adapter, files):
+    with ThreadPoolExecutor(1) as visitor:
+        with adapter.attachment.turn():  # as while somebody's picture is segmented
+            answering = visitor.submit(answer, adapter, files[0], EXAMPLES[0].question)
+            with pytest.raises(TimeoutError):
+                answering.result(timeout=1)
+        assert answering.result()
+
+
 def test_another_base(tmp_path, monkeypatch):
     noise_image(50, 70).save(tmp_path / "photo.jpg")
     monkeypatch.setattr(findings, "LONGEST_ANSWER", 3)
