@@ -129,7 +129,7 @@ def heatmap_overlay(
     """
     cells = Image.fromarray(heatmap.detach().float().cpu().numpy())
     heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)
-    glow = matplotlib.colormaps["magma"](heat)[..., :3] * 255  # (H, W, 3)
+    glow = matplotlib.colormaps["magma"](heat, bytes=True)[..., :3]  # uint8 (H, W, 3)
     grey = np.asarray(image.convert("L"), np.float32)[..., None]
     alpha = (0.6 + 0.3 * heat)[..., None]
     canvas = Canvas(_to_image(grey * (1 - alpha) + glow * alpha), unit)

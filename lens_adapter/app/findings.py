@@ -6,8 +6,10 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 from zipfile import ZipFile
 
 import torch
@@ -24,7 +26,7 @@ ALL = -1  # every prompt, where one of them could be chosen
 
 # What a page that is open to anyone has to bound.
 MOST_PROMPTS = len(PALETTE)  # a color each
-MOST_PIXELS = 50_000_000
+MOST_PIXELS = 25_000_000
 LONGEST_ANSWER = 256  # tokens
 
 
@@ -102,9 +104,10 @@ class Files:
     """The files of one finding. They go when nobody holds this any more."""
 
     def __init__(self, finding: Finding):
-        self._folder = TemporaryDirectory(prefix="lens-adapter-")
-        self.masks = finding.write_masks(Path(self._folder.name))
-        self.rle = finding.write_rle(Path(self._folder.name))
+        folder = Path(mkdtemp(prefix="lens-adapter-"))
+        finalize(self, rmtree, folder, ignore_errors=True)
+        self.masks = finding.write_masks(folder)
+        self.rle = finding.write_rle(folder)
 
 
 def find(adapter: LensAdapter, file: str | Path | None, text: str) -> Finding:

@@ -34,10 +34,11 @@ THEME = gr.themes.Default(
 CSS = """
 .gradio-container { max-width: 1500px !important; }
 .lens-head h1 { font-size: 1.5rem; font-weight: 700; margin: 0 0 .2rem; }
-.lens-head, .lens-step { margin-left: -.6rem; }
 .lens-head p { margin: 0 0 .15rem; line-height: 1.45; }
 .lens-head .quiet, .lens-note { color: var(--body-text-color-subdued); font-size: .875rem; }
-.lens-step { font-weight: 600; margin-bottom: -1rem; }
+.lens-step { font-weight: 600; }
+.lens-bare .html-container { padding: 0; }
+.lens-chat .placeholder { padding: 1rem; text-align: center; }
 .lens-examples .grid-wrap { min-height: 0; max-height: none; overflow: visible; padding: 0; }
 .lens-examples .grid-container { grid-template-columns: repeat(6, 1fr); grid-auto-rows: auto; gap: .4rem; }
 .lens-examples .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }

@@ -55,8 +55,8 @@ def build_page(adapter: LensAdapter) -> gr.Blocks:
     pictures = [shown.scene().draw(PICTURE_SIZE) for shown in EXAMPLES]
 
     @said_plainly
-    def segment(upload: Upload, text: str, layers: list[str]) -> tuple[Any, ...]:
-        finding = find(adapter, file_of(upload), text)
+    def segment(upload: Upload, lines: str, layers: list[str]) -> tuple[Any, ...]:
+        finding = find(adapter, file_of(upload), lines)
         files = Files(finding)
         choices = [("All prompts", ALL), *((prompt, k) for k, prompt in enumerate(finding.output.prompts))]
         return (
@@ -77,11 +77,11 @@ def build_page(adapter: LensAdapter) -> gr.Blocks:
         return pictures[event.index], "\n".join(EXAMPLES[event.index].prompts), EXAMPLES[event.index].question
 
     with gr.Blocks(title=looks.TITLE, analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
-        gr.HTML(looks.head(adapter), apply_default_css=False)
+        text(looks.head(adapter))
         found = gr.State()
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                gr.HTML(looks.step("Pick or upload a picture"))
+                text(looks.step("Pick or upload a picture"))
                 examples = gr.Gallery(
                     pictures,
                     show_label=False,
@@ -107,7 +107,7 @@ def build_page(adapter: LensAdapter) -> gr.Blocks:
                 )
                 button = gr.Button("Segment", variant="primary")
             with gr.Column(scale=5, min_width=320):
-                gr.HTML(looks.step("What the head finds"))
+                text(looks.step("What the head finds"))
                 overlay = gr.Image(
                     show_label=False,
                     interactive=False,
@@ -116,17 +116,18 @@ def build_page(adapter: LensAdapter) -> gr.Blocks:
                 )
                 layers = gr.CheckboxGroup(LAYERS, value=[MASKS, KEYPOINTS], label="Layers")
                 only = gr.Dropdown([("All prompts", ALL)], value=ALL, label="Show", filterable=False)
-                table = gr.HTML(looks.LEGEND, apply_default_css=False)
+                table = text(looks.LEGEND)
                 with gr.Row():
                     masks = gr.DownloadButton("Masks (PNG)", interactive=False, min_width=140, size="md")
                     rle = gr.DownloadButton("COCO (JSON)", interactive=False, min_width=140, size="md")
             with gr.Column(scale=3, min_width=280):
-                gr.HTML(looks.step("Chat with the same frozen model"))
+                text(looks.step("Chat with the same frozen model"))
                 chat = gr.Chatbot(
                     show_label=False,
                     placeholder="Its answers are its own: the head has no part in them.",
                     height=400,
                     buttons=[],
+                    elem_classes="lens-chat",
                 )
                 question = gr.Textbox(
                     label="Question about the picture",
@@ -145,6 +146,10 @@ def build_page(adapter: LensAdapter) -> gr.Blocks:
         asking = [picture, question, chat]
         question.submit(ask, asking, [chat, question], show_progress_on=chat, **AS_UPLOADED, **MODEL)
     return page
+
+
+def text(html: str) -> gr.HTML:
+    return gr.HTML(html, apply_default_css=False, elem_classes="lens-bare")
 
 
 @said_plainly
