@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The part of the suite that touches transformers' inner workings.
 OLDEST_TESTS := $(wildcard tests/vlm tests/head/test_decoder.py tests/test_config.py tests/test_adapter.py \
     tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py tests/test_shipped.py tests/test_zoo.py \
-    tests/test_traps.py tests/test_card.py tests/hub tests/training)
+    tests/test_traps.py tests/test_card.py tests/test_chat.py tests/test_pipeline.py tests/hub tests/training)
 
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -16,10 +16,11 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: .venv/.ready
 	$(BIN)/lens-adapter demo
 
-test: style .oldest/.ready
+test: style .oldest/.ready .app/.ready
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 	@PYTHONPATH=.oldest $(BIN)/python -c "import transformers; print('Again with transformers', transformers.__version__)"
 	PYTHONPATH=.oldest $(BIN)/python -m pytest $(TEST_FLAGS) $(OLDEST_TESTS)
+	PYTHONPATH=.app $(BIN)/python -m pytest tests/app
 
 style: .venv/.test-ready
 	$(BIN)/ruff format --check $(SOURCES)
@@ -33,7 +34,7 @@ format: .venv/.test-ready
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf .venv .oldest build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .oldest .app build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find lens_adapter tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: setup.cfg setup.py pyproject.toml constraints.txt
@@ -49,4 +50,10 @@ clean:
 .oldest/.ready: .venv/.test-ready constraints-oldest.txt
 	rm -rf .oldest
 	$(BIN)/python -m pip install --quiet --no-deps --target .oldest -r constraints-oldest.txt
+	touch $@
+
+# The same for the page: gradio holds Pillow back, so it is no part of what everything else is tested with.
+.app/.ready: .venv/.ready constraints-app.txt
+	rm -rf .app
+	$(BIN)/python -m pip install --quiet --target .app -r constraints-app.txt
 	touch $@

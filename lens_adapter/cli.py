@@ -1,4 +1,4 @@
-"""`lens-adapter`: demo, segment, train, evaluate, probe, push, env. Exit code 0, 1 (failed), 2 (usage)."""
+"""`lens-adapter`: demo, segment, train, evaluate, probe, push, app, env. Exit code 0, 1 (failed), 2 (usage)."""
 
 from __future__ import annotations
 
@@ -205,6 +205,23 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--message", metavar="TEXT", default="Upload LENS head", help="of the commit")
     push.set_defaults(run=_push)
 
+    app = commands.add_parser(
+        "app",
+        help="open a web page: pictures, prompts, masks, chat",
+        description="Serves a page where visitors segment pictures and chat with the frozen model. Needs gradio: "
+        "pip install 'lens_adapter[app]'. Example: lens-adapter app --model llava-hf/llava-1.5-7b-hf --adapter "
+        "org/lens-llava-1.5-7b --device cuda",
+    )
+    app.add_argument(
+        "--model", default="builtin", metavar="ID_OR_FOLDER", help="the frozen model; default: the shipped"
+    )
+    app.add_argument("--adapter", metavar="ID_OR_FOLDER", help="the LENS head; default: the shipped lite one")
+    _add_device_options(app)
+    app.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines, too; default: %(default)s")
+    app.add_argument("--port", type=_count, help="default: the first free one from 7860")
+    app.add_argument("--share", action="store_true", help="also through a public link of gradio's")
+    app.set_defaults(run=_app, parser=app)
+
     env = commands.add_parser("env", help="versions and devices, for bug reports")
     env.set_defaults(run=_env)
     return parser
@@ -257,7 +274,7 @@ def _segment(args: argparse.Namespace) -> None:
 
     image = load_image(args.image)  # before anything large is loaded
     _check_device(args.device)
-    with _load_adapter(args.adapter).attach(*_load_base(args.model, args.dtype, args.device)) as adapter:
+    with _load_head(args.adapter).attach(*_load_base(args.model, args.dtype, args.device)) as adapter:
         out = adapter.segment(image, args.prompts)
     for prompt, score, mask in zip(out.prompts, out.scores.tolist(), out.masks, strict=True):
         print(f"{prompt}\tscore {score:.2f}\t{mask.float().mean().item():.1%} of the image")
@@ -275,18 +292,7 @@ def _check_device(name: str) -> None:
         raise InputError(f"--device {name} cannot be used here; try cpu. {_first_line(error)}") from error
 
 
-def _load_adapter(name: str) -> Any:
-    from huggingface_hub.errors import HFValidationError
-
-    from lens_adapter.adapter import LensAdapter
-
-    try:
-        return LensAdapter.from_pretrained(name)
-    except HFValidationError as error:
-        raise InputError(f"--adapter {name} is neither a folder nor a Hub repository. {error}") from error
-
-
-def _load_base(name: str, dtype: str, device: Any) -> tuple[Any, Any]:
+def _load_base(name: Any, dtype: str, device: Any) -> tuple[Any, Any]:
     """The frozen model and its processor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -298,6 +304,18 @@ def _load_base(name: str, dtype: str, device: Any) -> tuple[Any, Any]:
             f"{_first_line(error)}"
         ) from error
     return model.to(device).eval(), AutoProcessor.from_pretrained(name)
+
+
+def _load_head(name: Any) -> Any:
+    """The LENS head, not attached."""
+    from huggingface_hub.errors import HFValidationError
+
+    from lens_adapter.adapter import LensAdapter
+
+    try:
+        return LensAdapter.from_pretrained(name)
+    except HFValidationError as error:
+        raise InputError(f"--adapter {name} is neither a folder nor a Hub repository. {error}") from error
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -359,7 +377,7 @@ def _evaluate_head(args: argparse.Namespace) -> None:
     process = this_process(args.device)
     device = args.device or (process.device if process else "cpu")
     thresholds = {"mask_threshold": args.mask_threshold, "score_threshold": args.score_threshold}
-    with _load_adapter(args.adapter).attach(*_load_base(args.model, args.dtype, device)) as adapter:
+    with _load_head(args.adapter).attach(*_load_base(args.model, args.dtype, device)) as adapter:
         result = evaluate(adapter, examples, dataset=source.describe(), batch_size=args.batch_size, **thresholds)
         if process and not process.is_main_process:
             return
@@ -424,6 +442,22 @@ def _write_json(figures: dict[str, Any], file: Path | None) -> None:
     if file:
         file.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
         print(f"Wrote {file}")
+
+
+def _app(args: argparse.Namespace) -> None:
+    if args.adapter is None and args.model != "builtin":
+        args.parser.error("--model needs --adapter: a head that was trained for it")
+    from lens_adapter import builtin
+
+    try:
+        from lens_adapter.app.page import build_page, launch
+    except ModuleNotFoundError as error:
+        raise LensError(f"The page needs {error.name}. Install it: pip install 'lens_adapter[app]'") from error
+    _check_device(args.device)
+    adapter = _load_head(args.adapter or builtin.HEADS["lite"])
+    base = builtin.VLM if args.model == "builtin" else args.model
+    with adapter.attach(*_load_base(base, args.dtype, args.device)):
+        launch(build_page(adapter), host=args.host, port=args.port, share=args.share)
 
 
 def _env(_: argparse.Namespace) -> None:

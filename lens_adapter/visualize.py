@@ -55,16 +55,19 @@ def color_of(index: int) -> Color:
     return PALETTE[index % len(PALETTE)]
 
 
-def plot_output(output: LensOutput) -> Image.Image:
+def plot_output(output: LensOutput, *, colors: Sequence[int] | None = None) -> Image.Image:
     """The image at its own resolution with every mask, its outline, its keypoints and a label with prompt and score.
 
     Labels are shortened to fit; an image too small to be read under them gets none.
 
+    Args:
+        colors: as for `mask_overlay`.
+
     Raises:
         LensError: `output.image` is None.
     """
-    canvas = _painted(_image_of(output), output.masks, output.keypoints)
-    labels = list(_place_labels(output))
+    canvas = _painted(_image_of(output), output.masks, output.keypoints, colors=colors)
+    labels = list(_place_labels(output, colors or range(len(output.prompts))))
     for label in labels:
         canvas.chip(label.box, label.color)
     picture = canvas.drawn()
@@ -82,9 +85,9 @@ def mask_overlay(image: Image.Image, masks: Tensor, keypoints: Sequence[Tensor] 
     Args:
         masks: bool (N, h, w), spread over the whole image.
         keypoints: N times (K_i, 2), x then y, in pixels of `image`; or nothing.
-        style: `first_color` (index into `PALETTE` of the first mask's), `fade` (in [0, 1]: how far what is outside all
-            masks goes to light grey), `fill` (opacity of the colour inside), `unit` (pixels of a fine line; default:
-            follows the image's size).
+        style: `colors` (N indices for `color_of`, one per mask or list of keypoints; default: 0, 1, ...), `fade` (in
+            [0, 1]: how far what is outside all masks goes to light grey), `fill` (opacity of the colour inside), `unit`
+            (pixels of a fine line; default: follows the image's size).
     """
     return _painted(image, masks, keypoints, **style).drawn()
 
@@ -94,12 +97,13 @@ def _painted(
     masks: Tensor,
     keypoints: Sequence[Tensor],
     *,
-    first_color: int = 0,
+    colors: Sequence[int] | None = None,
     fade: float = 0.0,
     fill: float = 0.45,
     unit: float | None = None,
 ) -> Canvas:
-    shapes = list(enumerate(masks.detach().cpu().numpy(), first_color))
+    colors = colors or range(max(len(masks), len(keypoints)))
+    shapes = list(zip(colors, masks.detach().cpu().numpy(), strict=False))
     picture = image
     if fade:
         pale = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, WHITE), fade)
@@ -112,7 +116,7 @@ def _painted(
         zoom = np.divide(image.size, mask.shape[::-1])
         for outline in outlines(mask):
             canvas.outline(outline * zoom, color_of(index))
-    for index, points in enumerate(keypoints, first_color):
+    for index, points in zip(colors, keypoints, strict=False):
         for x, y in points.tolist():
             canvas.ring(x, y, color_of(index))
     return canvas
@@ -130,7 +134,7 @@ def heatmap_overlay(
     """
     cells = Image.fromarray(heatmap.detach().float().cpu().numpy())
     heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)
-    glow = matplotlib.colormaps["magma"](heat)[..., :3] * 255  # (H, W, 3)
+    glow = matplotlib.colormaps["magma"](heat, bytes=True)[..., :3]  # uint8 (H, W, 3)
     grey = np.asarray(image.convert("L"), np.float32)[..., None]
     alpha = (0.6 + 0.3 * heat)[..., None]
     canvas = Canvas(_to_image(grey * (1 - alpha) + glow * alpha), unit)
@@ -284,7 +288,7 @@ def _cell(panel: Panel, image: Image.Image, index: int) -> Image.Image:
     points = output.keypoints[index].detach().float().cpu() * (large.width / image.width)
     heat = framed(heatmap_overlay(large, output.heatmaps[index], points, unit=UNIT))
     one = output.masks[index : index + 1]
-    mask = framed(mask_overlay(large, one, first_color=index, fade=0.55, fill=0.15, unit=UNIT))
+    mask = framed(mask_overlay(large, one, colors=[index], fade=0.55, fill=0.15, unit=UNIT))
     caption = f"score {float(output.scores[index]):.2f}" + ("" if one.any() else "   empty mask")
     if panel.ious is not None and panel.ious[index] is not None:
         caption += f"   IoU {panel.ious[index]:.2f}"
@@ -313,7 +317,7 @@ class _Label:
     box: Box
 
 
-def _place_labels(output: LensOutput) -> Iterator[_Label]:
+def _place_labels(output: LensOutput, colors: Sequence[int]) -> Iterator[_Label]:
     """A label per prompt: beside its mask, clear of the labels before it, over as little of any mask as may be."""
     height, width = output.image_size
     size = round(max(9, min(0.024 * sqrt(width * height), 0.1 * height)))
@@ -336,7 +340,7 @@ def _place_labels(output: LensOutput) -> Iterator[_Label]:
         row, column = np.unravel_index(np.argmin(hidden + 3 * away), hidden.shape)
         x, y = int(columns[column]), int(rows[row])
         cover[y : y + tall, x : x + wide] = 100  # more than any distance
-        yield _Label(text, face, color_of(index), (x, y, x + wide, y + tall))
+        yield _Label(text, face, color_of(colors[index]), (x, y, x + wide, y + tall))
 
 
 def _image_of(output: LensOutput) -> Image.Image:

@@ -23,7 +23,7 @@ from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam
 from tests.tiny.shipped import ship_tiny, use_shipped
 
-COMMANDS = ("demo", "segment", "train", "evaluate", "probe", "push", "env")
+COMMANDS = ("demo", "segment", "train", "evaluate", "probe", "push", "app", "env")
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,8 @@ def test_as_a_module():
         (["evaluate", "--builtin", "--scenes", "0"], "at least 1"),
         (["evaluate", "--builtin", "--scenes", "many"], "at least 1"),
         (["push", "head"], "REPO_ID"),
+        (["app", "--model", "m"], "--model needs --adapter"),
+        (["app", "--port", "http"], "--port"),
         (["probe", "--data", "folder"], "--model"),
         (["probe", "--model", "builtin", "--scenes", "0"], "at least 1"),
         (["probe", "--model", "builtin", "-o", "layers.txt"], "must end like a picture"),
@@ -218,6 +220,14 @@ def test_probe_takes_every_format(folders, tmp_path, capsys):
     data = [str(root), "format=refer", "split=val"]
     assert main(["probe", "--model", str(folders / "base"), "--data", *data, *files]) == 0
     assert json.loads((tmp_path / "layers.json").read_text())["examples"] == 2
+
+
+def test_app_without_gradio(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "lens_adapter.app.page", raising=False)
+    monkeypatch.delitem(sys.modules, "lens_adapter.app.looks", raising=False)
+    assert main(["app"]) == 1
+    assert "pip install 'lens_adapter[app]'" in capsys.readouterr().err
 
 
 def test_evaluate_writes_every_figure_it_prints(tmp_path, monkeypatch, capsys):

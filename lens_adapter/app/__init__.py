@@ -1,0 +1,1 @@
+"""The web page of `lens-adapter app`. Only `page` needs gradio (the extra `app`)."""

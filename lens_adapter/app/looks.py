@@ -1,0 +1,112 @@
+"""How the page looks: the words at its head, the table of results, colors, spacing. Nothing comes from elsewhere."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from lens_adapter import builtin
+from lens_adapter.adapter import LensAdapter
+from lens_adapter.app.findings import Finding
+from lens_adapter.visualize import color_of
+
+TITLE = "Point at it · lens_adapter"
+ONE_LINE = (
+    "Type what to find in a picture. A frozen vision-language model points at it through a small LENS head; none of "
+    "its weights is touched, and it chats as before."
+)
+ONLY_ITS_WORLD = "It knows a small world of colored shapes: on photographs its masks and answers mean little."
+
+FONTS = ["system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
+THEME = gr.themes.Default(
+    primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO
+).set(
+    # darker than gradio's: small text has to be read, too
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+)
+
+CSS = """
+.gradio-container { max-width: 1500px !important; }
+.lens-head h1 { font-size: 1.5rem; font-weight: 700; margin: 0 0 .2rem; }
+.lens-head p { margin: 0 0 .15rem; line-height: 1.45; }
+.lens-head .quiet, .lens-note { color: var(--body-text-color-subdued); font-size: .875rem; }
+.lens-step { font-weight: 600; }
+.lens-bare .html-container { padding: 0; }
+.lens-chat .placeholder { padding: 1rem; text-align: center; }
+.lens-examples .grid-wrap { min-height: 0; max-height: none; overflow: visible; padding: 0; }
+.lens-examples .grid-container { grid-template-columns: repeat(6, 1fr); grid-auto-rows: auto; gap: .4rem; }
+.lens-examples .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
+.lens-picture img { max-height: 22rem; }
+.lens-result img { max-height: 28rem; }
+.lens-table { overflow-x: auto; }
+.lens-table table { width: 100%; border-collapse: collapse; font-size: .95rem; font-variant-numeric: tabular-nums; }
+.lens-table th { text-align: left; font-weight: 600; font-size: .85rem; color: var(--body-text-color-subdued); }
+.lens-table th, .lens-table td { padding: .35rem .5rem .35rem 0; border-bottom: 1px solid var(--border-color-primary); }
+.lens-table .number { text-align: right; padding-right: 0; padding-left: .5rem; }
+.lens-table .number, .lens-table .judged { white-space: nowrap; }
+.lens-table .swatch { float: left; width: .85em; height: .85em; border-radius: 3px; margin: .3em .55em 0 0;
+    box-shadow: 0 0 0 1px rgb(128 128 128 / 50%); }
+.lens-table .prompt { display: block; overflow: hidden; overflow-wrap: anywhere; }
+.lens-table .absent .swatch { background: none !important; }
+.lens-table .absent td { color: var(--body-text-color-subdued); }
+.lens-heat { display: inline-block; width: 5rem; height: .6rem; border-radius: 3px; vertical-align: middle;
+    background: linear-gradient(90deg, #000004, #3b0f70, #8c2981, #de4968, #fe9f6d, #fcfdbf);
+    box-shadow: 0 0 0 1px rgb(128 128 128 / 50%); }
+"""  # .lens-heat: matplotlib's magma at fifths
+
+LEGEND = (
+    '<p class="lens-note">Heat 0 <span class="lens-heat" role="img" aria-label="black over purple and orange to pale '
+    'yellow"></span> 1 &nbsp;·&nbsp; rings: keypoints</p>'
+)
+
+
+def head(adapter: LensAdapter) -> str:
+    """What the page is, in one line, and which models are at work."""
+    base, config = adapter.attachment.anatomy, adapter.config
+    name = base.config.name_or_path
+    is_builtin = Path(name or "") == builtin.VLM
+    learned = sum(p.numel() for p in adapter.head.parameters())
+    facts = (
+        f"Frozen model: {'the built-in tiny LLaVA' if is_builtin else name or base.architecture} "
+        f"({_millions(sum(p.numel() for p in base.model.parameters()))}) · LENS head: {config.fusion} "
+        f"({_millions(learned)})."
+    )
+    quiet = f"{facts} {ONLY_ITS_WORLD}" if is_builtin else facts
+    return f'<div class="lens-head"><h1>{TITLE}</h1><p>{escape(ONE_LINE)}</p><p class="quiet">{escape(quiet)}</p></div>'
+
+
+def step(text: str) -> str:
+    """The heading of a column."""
+    return f'<div class="lens-step">{escape(text)}</div>'
+
+
+def table(finding: Finding) -> str:
+    """A row per prompt: score, area, and whether it is in the picture at all."""
+    height, width = finding.output.image_size
+    rows = "".join(
+        f'<tr class="{"absent" if record["absent"] else "present"}">'
+        f'<td><span class="swatch" style="background: rgb{color_of(index)}"></span>'
+        f'<span class="prompt">{escape(record["prompt"])}</span></td>'
+        f'<td class="judged">{"✗ absent" if record["absent"] else "✓ found"}</td>'
+        f'<td class="number">{record["score"]:.2f}</td>'
+        f'<td class="number">{record["area"] / (height * width):.1%}</td></tr>'
+        for index, record in enumerate(finding.records())
+    )
+    columns = '<th>Prompt</th><th>Judged</th><th class="number">Score</th><th class="number">Area</th>'
+    note = f"{width} x {height} pixels. A score is the head's own estimate of its mask's quality."
+    if finding.unread:
+        note += f" Words the model has never read: {', '.join(finding.unread)}."
+    return LEGEND + (
+        f'<div class="lens-table"><table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<p class="lens-note">{escape(note)}</p>'
+    )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M parameters"

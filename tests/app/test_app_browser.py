@@ -1,0 +1,219 @@
+"""The page in a real browser, as a visitor meets it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+from zipfile import ZipFile
+
+import pytest
+from PIL import Image
+
+gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("no chromium in the PATH (Debian: apt-get install chromium)", allow_module_level=True)
+
+from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE  # noqa: E402
+from lens_adapter.app.page import build_page, launch  # noqa: E402
+from tests.tiny.sam import noise_image  # noqa: E402
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+LAPTOP, PHONE = {"width": 1366, "height": 768}, {"width": 390, "height": 844}
+playwright.expect.set_options(timeout=30_000)
+PROMPTS = "What to find, one prompt per line"
+
+
+@pytest.fixture(scope="module")
+def calls(adapter):
+    """How often the models were asked to segment."""
+    counted = []
+    segment = adapter.segment
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapter, "segment", lambda *given, **more: counted.append(given) or segment(*given, **more))
+        yield counted
+
+
+@pytest.fixture(scope="module")
+def address(adapter, calls):
+    page = build_page(adapter)
+    launch(page, host="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens the page in a browser of one's own; at the end nothing may have been asked from elsewhere, or broken."""
+
+    @contextmanager
+    def visiting(**options):
+        context = browser.new_context(**{"viewport": LAPTOP, **options})
+        asked, broken = [], []
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(address)
+        page.get_by_role("button", name="Segment").wait_for()
+        yield page
+        context.close()
+        assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+        assert broken == []
+
+    return visiting
+
+
+def pick(page, number: int) -> None:
+    page.locator(".lens-examples button").nth(number).click()
+    playwright.expect(page.get_by_label(PROMPTS)).to_have_value("\n".join(EXAMPLES[number].prompts))
+    page.locator(".lens-picture img").wait_for()
+
+
+def segment(page) -> None:
+    page.get_by_role("button", name="Segment").click()
+
+
+def rows(page) -> list[str]:
+    page.locator(".lens-table tbody tr").first.wait_for()
+    return page.locator(".lens-table tbody tr .prompt").all_inner_texts()
+
+
+def overlay(page) -> str:
+    return page.locator(".lens-result img").get_attribute("src")
+
+
+def natural_size(page) -> list[int]:
+    return page.locator(".lens-result img").evaluate("i => i.decode().then(() => [i.naturalWidth, i.naturalHeight])")
+
+
+def message(page) -> str:
+    """What the page complains about; closes it."""
+    page.locator(".toast-body").wait_for()
+    said = page.locator(".toast-body").inner_text()
+    page.locator(".toast-close").click()
+    page.locator(".toast-body").wait_for(state="detached")
+    return said
+
+
+def test_from_an_example_to_files(visit, calls, tmp_path):
+    with visit(accept_downloads=True) as page:
+        pick(page, 3)
+        segment(page)
+        assert rows(page) == list(EXAMPLES[3].prompts)
+        assert page.locator(".lens-table .absent .prompt").all_inner_texts() == ["the green ring"]
+        assert natural_size(page) == [PICTURE_SIZE, PICTURE_SIZE]
+        check_contrast(page)
+
+        asked, before = len(calls), overlay(page)
+        for layer in ("Heatmap", "Masks", "Keypoints"):
+            page.get_by_label(layer).click()
+            page.wait_for_function("before => document.querySelector('.lens-result img').src != before", arg=before)
+            before = overlay(page)
+        page.get_by_label("Show", exact=True).click()
+        page.get_by_role("option", name="the topmost diamond").click()
+        page.wait_for_function("before => document.querySelector('.lens-result img').src != before", arg=before)
+        assert len(calls) == asked  # no model ran
+
+        for button, name in (("Masks (PNG)", "masks.zip"), ("COCO (JSON)", "masks.json")):
+            with page.expect_download() as download:
+                page.get_by_role("button", name=button).click()
+            assert download.value.suggested_filename == name
+            download.value.save_as(tmp_path / name)
+        with ZipFile(tmp_path / "masks.zip") as archive:
+            assert len(archive.namelist()) == 3
+        records = json.loads((tmp_path / "masks.json").read_text())
+        assert [record["absent"] for record in records] == [False, False, True]
+
+        page.get_by_role("button", name="Ask", exact=True).click()
+        playwright.expect(page.locator(".message.bot")).to_have_text("3")
+        question = page.get_by_label("Question about the picture")
+        question.fill("is there a green ring ?")
+        question.press("Enter")
+        playwright.expect(page.locator(".message.bot").last).to_have_text("no")
+        assert page.locator(".message.bot").count() == 2
+
+        pick(page, 0)  # what was found in another picture goes
+        page.locator(".lens-table").wait_for(state="detached")
+        playwright.expect(page.get_by_role("button", name="Masks (PNG)")).to_be_disabled()
+        assert page.locator(".lens-result img").count() == page.locator(".message.bot").count() == 0
+
+
+def test_what_is_wrong_is_said(visit, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    with visit() as page:
+        segment(page)
+        assert "Pick an example or upload a picture first." in message(page)
+        page.locator(".lens-picture input[type=file]").set_input_files(tmp_path / "broken.png")
+        said = message(page)
+        assert "broken.png" in said and "cannot be read" in said
+        assert "Traceback" not in said and "/tmp" not in said
+        page.locator(".lens-picture img").wait_for(state="detached")
+        pick(page, 0)
+        for text, complaint in (("  \n", "one prompt per line"), ("red " * 600, "too long"), ("<image>", "special")):
+            page.get_by_label(PROMPTS).fill(text)
+            segment(page)
+            assert complaint in message(page)
+        page.get_by_label(PROMPTS).fill("the triangle")  # and it still works
+        segment(page)
+        assert rows(page) == ["the triangle"]
+
+
+def test_two_visitors_at_once_get_their_own(visit, adapter):
+    with visit() as one, visit() as other:
+        pick(one, 1)
+        pick(other, 2)
+        with adapter.attachment.turn():  # neither is done before both have asked
+            segment(one)
+            segment(other)
+        assert rows(one) == list(EXAMPLES[1].prompts)
+        assert rows(other) == list(EXAMPLES[2].prompts)
+        before, others = overlay(one), overlay(other)
+        one.get_by_label("Heatmap").click()
+        one.wait_for_function("before => document.querySelector('.lens-result img').src != before", arg=before)
+        assert overlay(other) == others != overlay(one)
+
+
+def test_on_a_phone_in_the_dark(visit, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side: 640 x 400 is shown as 400 x 640
+    noise_image(400, 640).save(tmp_path / "photo.jpg", exif=exif)
+    with visit(viewport=PHONE, color_scheme="dark", has_touch=True, is_mobile=True) as page:
+        page.locator(".lens-picture input[type=file]").set_input_files(tmp_path / "photo.jpg")
+        page.locator(".lens-picture img").wait_for()
+        page.get_by_label(PROMPTS).fill("the red circle\na very long prompt about " + "everything" * 8)
+        segment(page)
+        assert len(rows(page)) == 2
+        assert natural_size(page) == [400, 640]
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        check_contrast(page)
+
+
+def check_contrast(page) -> None:
+    for words in (".lens-head p", ".lens-head .quiet", ".lens-step", ".lens-table td", ".lens-note"):
+        assert contrast(page, words) >= 4.5, words  # WCAG AA
+
+
+def contrast(page, selector: str) -> float:
+    """WCAG contrast of a text's color and that of the page behind it."""
+    colors = page.locator(selector).first.evaluate(
+        """e => [getComputedStyle(e).color,
+                 getComputedStyle(document.body).backgroundColor]"""
+    )
+    dark, light = sorted(luminance([int(v) for v in c[c.index("(") + 1 : -1].split(",")[:3]]) for c in colors)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(rgb: list[int]) -> float:
+    linear = [v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

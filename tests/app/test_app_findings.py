@@ -1,0 +1,193 @@
+"""What stands behind the page, without the page."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+
+from lens_adapter import LensAdapter, builtin
+from lens_adapter.app import findings
+from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE
+from lens_adapter.app.findings import ALL, HEATMAP, KEYPOINTS, LAYERS, MASKS, Files, answer, find
+from lens_adapter.data.expressions import CLEAR_ORDER
+from lens_adapter.errors import InputError
+from lens_adapter.evaluation import overlap
+from lens_adapter.visualize import color_of
+from tests.tiny import reading
+from tests.tiny.pairs import tiny_pair
+from tests.tiny.sam import noise_image, tiny_sam
+
+WITH_ABSENT = [shown.index for shown in EXAMPLES].index(569)  # its last prompt names nothing
+
+
+@pytest.fixture(scope="module")
+def finding(adapter, files):
+    return find(adapter, files[WITH_ABSENT], "\n".join(EXAMPLES[WITH_ABSENT].prompts))
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture, np.int64)
+
+
+@pytest.mark.parametrize("shown", EXAMPLES, ids=lambda shown: str(shown.index))
+def test_suggested_prompts_are_true_of_their_scenes(shown):
+    scene = shown.scene()
+    for text, targets in shown.prompts.items():
+        named, margin = reading.read(scene, text)
+        assert tuple(scene.objects.index(thing) for thing in named) == targets
+        assert margin >= CLEAR_ORDER
+    assert reading.answer(scene, shown.question) != "nothing"
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_suggested_prompts_show_the_head_at_its_usual(adapter, files, number):
+    shown = EXAMPLES[number]
+    finding = find(adapter, files[number], "\n".join(shown.prompts))
+    masks = shown.scene().masks(PICTURE_SIZE)
+    assert finding.absent == [not targets for targets in shown.prompts.values()]
+    for mask, targets in zip(finding.output.masks.numpy(), shown.prompts.values(), strict=True):
+        assert not targets or overlap(mask, masks[list(targets)].any(0)).iou > 0.6
+
+
+def test_lines_are_prompts():
+    assert findings.read_prompts("  a dog \n\n a cat\na dog\n") == ["a dog", "a cat"]
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [("", "one prompt per line"), (" \n\t\n", "one prompt per line"), ("\n".join("abcdefgh"), "At most 7 prompts")],
+)
+def test_lines_that_cannot_be_prompts(text, complaint):
+    with pytest.raises(InputError, match=complaint):
+        findings.read_prompts(text)
+
+
+def test_errors_name_the_file_and_not_its_folder(tmp_path):
+    (tmp_path / "notes.png").write_text("no picture at all")
+    with pytest.raises(InputError, match=r"notes\.png") as error:
+        findings.open_picture(tmp_path / "notes.png")
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_no_picture_and_too_large_a_picture(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="Pick an example or upload"):
+        findings.open_picture(None)
+    noise_image(30, 40).save(tmp_path / "photo.png")
+    monkeypatch.setattr(findings, "MOST_PIXELS", 1000)
+    with pytest.raises(InputError, match=r"40 x 30.*Scale it down"):
+        findings.open_picture(tmp_path / "photo.png")
+
+
+def test_a_prompt_too_long_for_the_model(adapter, files):
+    with pytest.raises(InputError, match="too long"):
+        find(adapter, files[0], "red " * 600)
+
+
+def test_words_the_model_has_never_read(adapter, files):
+    assert find(adapter, files[0], "the red dog\nmy dog").unread == ["dog", "my"]
+    assert find(adapter, files[0], "The RED circle").unread == []
+
+
+def test_every_choice_of_layers_is_another_picture_of_the_same_size(finding):
+    choices = [(), (MASKS,), (HEATMAP,), (KEYPOINTS,), (MASKS, KEYPOINTS), (HEATMAP, KEYPOINTS), LAYERS]
+    drawn = [finding.draw(choice) for choice in choices]
+    assert {picture.size for picture in drawn} == {(PICTURE_SIZE, PICTURE_SIZE)}
+    assert len({picture.tobytes() for picture in drawn}) == len(choices)
+    assert (pixels(drawn[0]) == pixels(finding.output.image)).all()
+
+
+def test_what_is_judged_absent_is_drawn_only_when_asked_for(finding):
+    assert finding.absent == [False, False, True]
+    everything, absent = finding.draw([MASKS]), finding.draw([MASKS], prompt=2)
+
+    def holds(picture: Image.Image, index: int) -> bool:
+        return bool((pixels(picture) == color_of(index)).all(-1).sum() > 100)  # the ground of its label
+
+    assert [holds(everything, index) for index in range(3)] == [True, True, False]
+    assert [holds(absent, index) for index in range(3)] == [False, False, True]
+    assert [holds(finding.draw([MASKS], prompt=1), index) for index in range(3)] == [False, True, False]
+
+
+def test_nothing_found_leaves_the_picture_as_it_is(adapter, files):
+    nothing = find(adapter, files[WITH_ABSENT], "the green ring")
+    assert nothing.absent == [True]
+    assert (pixels(nothing.draw(LAYERS, ALL)) == pixels(nothing.output.image)).all()
+
+
+def test_files_hold_the_masks(finding):
+    files = Files(finding)
+    with ZipFile(files.masks) as archive:
+        names = archive.namelist()
+        for name, mask in zip(names, finding.output.masks, strict=True):
+            with archive.open(name) as file, Image.open(file) as picture:
+                assert (np.asarray(picture.convert("L")) == mask.numpy() * 255).all()
+    assert names == ["1-every-diamond.png", "2-the-topmost-diamond.png", "3-the-green-ring.png"]
+    records = json.loads(files.rle.read_text())
+    for record, mask in zip(records, finding.output.masks.numpy(), strict=True):
+        assert (coco.decode(record["segmentation"]) == mask).all() and record["area"] == mask.sum()
+    assert [(record["prompt"], record["absent"]) for record in records] == list(
+        zip(finding.output.prompts, finding.absent, strict=True)
+    )
+    folder = files.masks.parent
+    del files
+    assert not folder.exists()
+
+
+def test_one_mask_is_one_png(adapter, files, tmp_path):
+    finding = find(adapter, files[0], "../the triangle")
+    file = finding.write_masks(tmp_path)
+    with Image.open(file) as picture:
+        assert (np.asarray(picture.convert("L")) == finding.output.masks[0].numpy() * 255).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_answers_are_those_of_the_model_alone(adapter, files):
+    model, processor = builtin.load_base()
+    for file, shown in zip(files, EXAMPLES, strict=True):
+        with Image.open(file) as picture:
+            (alone,) = builtin.ask(model, processor, [picture.convert("RGB")], [shown.question])
+        assert answer(adapter, file, shown.question) == alone != ""
+
+
+def test_no_question(adapter, files):
+    with pytest.raises(InputError, match="question"):
+        answer(adapter, files[0], "  ")
+
+
+def test_visitors_at_the_same_time_get_what_each_would_alone(adapter, files):
+    def visit(number: int) -> tuple:
+        shown = EXAMPLES[number]
+        return find(adapter, files[number], "\n".join(shown.prompts)), answer(adapter, files[number], shown.question)
+
+    alone = [visit(number) for number in range(3)]
+    with ThreadPoolExecutor(3) as visitors:
+        together = list(visitors.map(visit, range(3)))
+    for (one, said), (other, said_then) in zip(alone, together, strict=True):
+        assert said == said_then and one.output.prompts == other.output.prompts
+        assert torch.equal(one.output.masks, other.output.masks)
+
+
+def test_the_chat_waits_for_its_turn(adapter, files):
+    with ThreadPoolExecutor(1) as visitor:
+        with adapter.attachment.turn():  # as while somebody's picture is segmented
+            answering = visitor.submit(answer, adapter, files[0], EXAMPLES[0].question)
+            with pytest.raises(TimeoutError):
+                answering.result(timeout=1)
+        assert answering.result()
+
+
+def test_another_base(tmp_path, monkeypatch):
+    noise_image(50, 70).save(tmp_path / "photo.jpg")
+    monkeypatch.setattr(findings, "LONGEST_ANSWER", 3)
+    model, processor = tiny_pair("qwen2_vl")
+    with LensAdapter.from_model(model, processor, load_sam=False, sam=tiny_sam()) as adapter:
+        finding = find(adapter, tmp_path / "photo.jpg", "a dog\na cat")
+        assert finding.draw(LAYERS, 1).size == (70, 50) and finding.unread == []
+        assert isinstance(answer(adapter, tmp_path / "photo.jpg", "what is this?"), str)
