@@ -108,7 +108,8 @@ class LensAdapter(PreTrainedModel):
         `config.sam["weights"]` names.
 
         Args:
-            model, processor: as for `attach`.
+            model: as for `attach`.
+            processor: as for `attach`.
             load_sam: False leaves the decoder at random weights.
             overrides: any field of `LensConfig`.
         """
@@ -169,8 +170,8 @@ class LensAdapter(PreTrainedModel):
             save_directory: made if there is none.
             results: records of measurements of these very weights (see `lens_adapter.results`), for the card.
             license: for the card, e.g. "apache-2.0"; default: that of our earlier card there, or none.
-            push_to_hub, repo_id: publish the folder too (default: under its own name), with what else
-                `publishing.publish` takes.
+            push_to_hub: publish the folder too, with what else `publishing.publish` takes.
+            repo_id: where to; default: the folder's own name.
             kwargs: as for `PreTrainedModel.save_pretrained`.
         """
         folder = Path(save_directory)
@@ -198,7 +199,8 @@ class LensAdapter(PreTrainedModel):
         (transformers' own would put a generic card in the place of ours.)
 
         Args:
-            results, license: as for `save_pretrained`.
+            results: as for `save_pretrained`.
+            license: as for `save_pretrained`.
             kwargs: `commit_message`, `private`, `revision`, `token` and `create_pr`, as for `publishing.publish`.
 
         Raises:
@@ -301,8 +303,10 @@ class LensAdapter(PreTrainedModel):
             `LensSignals` of the first forward; later ones (`generate`: one per token) are in its `steps`.
 
         Raises:
-            NotAttachedError, InputError (an impossible query), LensConfigError (no such layer), LensError (no forward
-            ran, or a tap was silent).
+            NotAttachedError: there is no base.
+            InputError: an impossible query.
+            LensConfigError: no such layer.
+            LensError: no forward ran, or a tap was silent.
         """
         anatomy = self._about_to_read()
         chosen = self._attention_layers(layers, fallback=[self.config.tap_layer]) if attention else []
@@ -315,7 +319,8 @@ class LensAdapter(PreTrainedModel):
 
         Args:
             inputs: what the processor returned, on any device.
-            query, layers: as for `capture`; `layers` defaults to those the head reads.
+            query: as for `capture`.
+            layers: as for `capture`; default: those the head reads.
         """
         _require_mapping(inputs)
         anatomy, chosen = self._about_to_read(), self._attention_layers(layers, fallback=[])
@@ -414,7 +419,8 @@ class LensAdapter(PreTrainedModel):
             One `LensOutput`, or a list of them for a list of images. Masks are at each image's own size.
 
         Raises:
-            NotAttachedError, InputError (an image or prompt that cannot be used, lists that do not fit each other).
+            NotAttachedError: there is no base.
+            InputError: an image, prompt or threshold that cannot be used, or lists that do not fit each other.
         """
         attached = self.attachment
         if attached.processor is None:
@@ -463,7 +469,8 @@ class LensAdapter(PreTrainedModel):
             The answer, its tokens, and a mask, a score and a place in the text for every phrase.
 
         Raises:
-            NotAttachedError, InputError (no processor or chat template; messages or an image that cannot be used).
+            NotAttachedError: there is no base.
+            InputError: no processor or chat template; messages or an image that cannot be used.
         """
         from lens_adapter.chat import chat
 
@@ -488,7 +495,8 @@ class LensAdapter(PreTrainedModel):
                 `lens_adapter.chat.ROUTING_QUESTION`.
 
         Raises:
-            NotAttachedError, InputError (no processor; a text that cannot be used; "yes" and "no" look the same).
+            NotAttachedError: there is no base.
+            InputError: no processor; a text that cannot be used; "yes" and "no" look the same.
         """
         from lens_adapter.chat import ROUTING_QUESTION, route
 

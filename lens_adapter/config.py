@@ -108,9 +108,12 @@ class LensConfig(PretrainedConfig):
             and / or any dimension, `weights` (an original `.pth`, a folder or a Hub repository in transformers'
             `SamModel` layout; None: none) and `include_image_encoder` (True: the frozen image encoder travels in the
             checkpoint).
-        base_model_name_or_path, base_model_revision: the frozen model this head was trained for.
+        base_model_name_or_path: the frozen model this head was trained for.
+        base_model_revision: its commit, where it came from the Hub.
         base_config: its configuration as a dict; the mirror rebuilds its layers from it.
-        hidden_size, num_hidden_layers, num_attention_heads: of the base's decoder.
+        hidden_size: width of the base's decoder.
+        num_hidden_layers: of the base's decoder.
+        num_attention_heads: of the base's decoder.
         training: what `LensTrainer` notes about each training of this head, earliest first; the model card shows it.
 
     Raises:

@@ -148,7 +148,8 @@ def probe(
     """Rank the layers and heads of a frozen model by how well its own attention points; nothing is trained or changed.
 
     Args:
-        model, processor: as `LensAdapter.attach` takes them.
+        model: as `LensAdapter.attach` takes it.
+        processor: as `LensAdapter.attach` takes it.
         data: a source as `lens_adapter.data.formats` describes it, or examples; default, for the built-in model only:
             validation scenes of its world. Some hundred examples tell layers apart.
         prompt_template: what is asked; default: that of `LensConfig`, or of the shipped heads for the built-in model.

@@ -152,7 +152,7 @@ PAGE = """\
 # The paper's claims on the built-in model
 
 Written by `python -m benchmarks.paper_claims`; every figure is in
-[results/paper_claims.json](../results/paper_claims.json).
+`results/paper_claims.json`.
 
 The LENS paper says: masks as good as those of fine-tuned models, from a model that is not touched. Here every method
 learns from the same {steps} batches ({prompts} prompts about {scenes} scenes, each with a target), starts from the same
@@ -203,7 +203,7 @@ Beside it the share of right answers that it left, which had no say.
 ## What this cannot show
 
 - One tiny model in one synthetic world: the figures rank nothing at 7 B. No author's code or weights were used.
-- Equal steps are not equal convergence. The shipped heads learned longer, and are better ([README](../README.md)).
+- Equal steps are not equal convergence. The shipped heads learned longer, and are better (see the README).
 - One seed each: the intervals are about scenes, not about seeds.
 - A rate is chosen by masks alone and after a few steps, few for LISA style, which starts slowly: a random object's mask
   has about 0.24. Some best rates are the highest tried. A lower one would cost LISA style fewer answers.

@@ -33,7 +33,9 @@ class LensTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments`, and what a head needs beside them.
 
     Args:
-        attention_weight, bce_weight, dice_weight: of the parts of the loss; LENS (arXiv 2510.16785): 1, 2, 4.
+        attention_weight: of the heatmap's part of the loss; LENS (arXiv 2510.16785): 1.
+        bce_weight: of the mask's cross-entropy; LENS: 2.
+        dice_weight: of the mask's dice loss; LENS: 4.
         quality_weight: of the squared error of the mask decoder's own estimate of its IoU, which becomes `scores`.
         keypoint_dropout: probability that a sample goes without its keypoint prompts, leaving the query token alone.
         decoder_tuning: of the mask decoder learns everything ("full"), LoRA factors ("lora") or nothing ("frozen").
@@ -85,8 +87,9 @@ class LensTrainer(Trainer):
     Args:
         model: attached, unless the datasets are cached features.
         args: `LensTrainingArguments`.
-        as for `transformers.Trainer` otherwise. Without `compute_metrics`, evaluation reports what
-            `evaluation.measure` does (`giou`, `ciou`, ...).
+        compute_metrics: default: what `evaluation.measure` reports (`giou`, `ciou`, ...).
+        data_collator: default: the one that fits the datasets.
+        kwargs: as for `transformers.Trainer`.
 
     Raises:
         NotAttachedError: the adapter has no base, and the datasets are examples.
