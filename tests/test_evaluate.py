@@ -35,6 +35,7 @@ from lens_adapter.evaluation import (
     overlap,
 )
 from lens_adapter.evaluation.gallery import choose, save_gallery
+from lens_adapter.results import check_record
 from lens_adapter.signals import LensOutput
 from tests.tiny.adapters import tiny_trio
 from tests.tiny.pairs import tiny_pair
@@ -284,6 +285,7 @@ def test_the_record_is_read_back(adapter, middle, tmp_path):
     ]  # fmt: skip
     assert content["protocol"] == PROTOCOL and content["dataset"] == dataset and content["mask_threshold"] == 0.5
     assert content["versions"]["torch"] in torch.__version__ and "lens_adapter" in content["versions"]
+    check_record(content)  # what a model card takes
     assert list(content["figures"]) == ["all", "short", "long"]
     for measured in content["figures"].values():
         for figure in measured.values():
