@@ -43,7 +43,7 @@ def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> 
             image,
             heatmap_overlay(image, raw / raw.max()),
             heatmap_overlay(image, out.heatmaps[row], out.keypoints[row]),
-            mask_overlay(image, out.masks[row : row + 1], first_color=row),
+            mask_overlay(image, out.masks[row : row + 1], colors=[row]),
         )
         for ax, picture in zip(axes[row], steps, strict=True):
             ax.imshow(picture)

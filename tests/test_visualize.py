@@ -288,7 +288,7 @@ def test_a_notebook_shows_the_overlay_and_a_table():
 def test_labels_never_lie_on_each_other():
     output = an_output(600, 600, prompts=6)
     output.masks[:] = False  # all want the same corner
-    boxes = [label.box for label in _place_labels(output)]
+    boxes = [label.box for label in _place_labels(output, range(6))]
     assert len(boxes) == 6
     for index, (left, top, right, bottom) in enumerate(boxes):
         for other in boxes[:index]:

@@ -91,7 +91,7 @@ def _row(finding: Finding, example: Example, adapter: LensAdapter, evaluation: E
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     points = out.keypoints[0] * torch.tensor([image.width / example.image.width, image.height / example.image.height])
     style = {"fade": 0.6, "fill": 0.3}
-    truth = mask_overlay(image, torch.from_numpy(example.mask)[None], first_color=TRUTH_COLOR, **style)
+    truth = mask_overlay(image, torch.from_numpy(example.mask)[None], colors=[TRUTH_COLOR], **style)
     found = mask_overlay(image, out.masks, **style)
     heat = heatmap_overlay(image, out.heatmaps[0], points)
     facts = [f"IoU <b>{finding.judged(evaluation.score_threshold).iou:.2f}</b>", f"score <b>{finding.score:.2f}</b>"]

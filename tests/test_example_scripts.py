@@ -13,7 +13,7 @@ from PIL import Image
 from lens_adapter.vlm.registry import LAYOUTS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-ELSEWHERE = {"train_on_a_folder"}  # tests/training/test_run.py
+ELSEWHERE = {"train_on_a_folder", "how_it_works"}  # tests/training/test_run.py, and below
 NEEDS = {"quantized_base": "torchao"}
 # What the example is about, as its output says it.
 SAYS = {
@@ -39,6 +39,16 @@ def test_example(name, tmp_path, monkeypatch, capsys):
     assert SAYS[name] in said
     for picture in tmp_path.glob("*.png"):
         assert Image.open(picture).size == (480, 480)
+
+
+def test_how_it_works_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["how_it_works.py", str(tmp_path / "steps.png")])
+    runpy.run_path(str(EXAMPLES / "how_it_works.py"), run_name="__main__")
+    with (
+        Image.open(tmp_path / "steps.png") as drawn,
+        Image.open(EXAMPLES.parent / "docs" / "how-it-works.png") as shown,
+    ):
+        assert drawn.size == shown.size
 
 
 def test_every_example_is_run_and_says_how_it_looks_for_real_models():
