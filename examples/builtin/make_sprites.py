@@ -1,6 +1,6 @@
 """Draw the sheet of pictures of the built-in world's things from Noto Color Emoji.
 
-Needs the font (Debian: fonts-noto-color-emoji) and scipy; the package itself needs neither, for the sheet ships with it.
+Needs the font (Debian: fonts-noto-color-emoji) and scipy. The package needs neither: the sheet ships with it.
 
     python examples/builtin/make_sprites.py
 """

@@ -87,7 +87,9 @@ def _field(rng: Rng, side: int) -> np.ndarray:
 
 def _grass(rng: Rng, side: int) -> np.ndarray:
     """Seen from above."""
-    blades = _noise(rng, side, 34, 80) * 0.35 + _noise(rng, side, 60, 100) * 0.3 + _clouds(rng, side, 4, octaves=2) * 0.4
+    blades = (
+        _noise(rng, side, 34, 80) * 0.35 + _noise(rng, side, 60, 100) * 0.3 + _clouds(rng, side, 4, octaves=2) * 0.4
+    )
     return _mix(blades * 0.6 + 0.5, _color(rng, (74, 106, 48)), _color(rng, (138, 164, 84), (150, 160, 92)))
 
 
@@ -133,7 +135,9 @@ def _wall_and_floor(rng: Rng, side: int) -> np.ndarray:
     edge = rng.uniform(0.0, 0.55)
     below = np.clip((y - edge) / 0.03, 0, 1) + np.zeros_like(x)
     canvas = _mix(below, wall, floor)
-    plaster = _noise(rng, side, 70) * 3 + _clouds(rng, side, 3, octaves=3) * 7 - 16 * np.exp(-(((y - edge) / 0.05) ** 2))
+    plaster = (
+        _noise(rng, side, 70) * 3 + _clouds(rng, side, 3, octaves=3) * 7 - 16 * np.exp(-(((y - edge) / 0.05) ** 2))
+    )
     window = np.clip(1 - np.abs(x + y * 0.5 - rng.uniform(-1, 1)) / rng.uniform(0.3, 0.8), 0, 1) * (1 - below)
     return canvas + (plaster + 22 * window)[..., None]
 

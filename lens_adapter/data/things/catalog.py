@@ -119,7 +119,9 @@ THINGS = {
         _thing("watermelon", "🍉", "fruit", "red", "green pink"),
         _thing("carrot", "🥕", "vegetable", "orange", "green"),
         _thing("corn", "🌽", "vegetable", "yellow", "green", noun=Noun("piece of corn", "pieces of corn", "corn")),
-        _thing("broccoli", "🥦", "vegetable", "green", noun=Noun("piece of broccoli", "pieces of broccoli", "broccoli")),
+        _thing(
+            "broccoli", "🥦", "vegetable", "green", noun=Noun("piece of broccoli", "pieces of broccoli", "broccoli")
+        ),
         _thing("pizza", "🍕", "food", "orange", "red yellow brown"),
         _thing("cheese", "🧀", "food", "yellow", "orange", noun=Noun("piece of cheese", "pieces of cheese", "cheese")),
         _thing("cake", "🎂", "food", "white", "red yellow pink brown"),

@@ -21,7 +21,7 @@ class Fact:
     Attributes:
         name: for tables.
         ask: a question about one thing, `{it}`.
-        clauses: how it is said of "something"; each starts with "you" or "that".
+        clauses: how it is said of "something"; each starts with "you", "that" or "with".
         held_out_clause: one more, for evaluation; empty: none.
         members: what it is true of.
     """
@@ -91,7 +91,11 @@ FACTS = {
             unclear="balloon",
         ),
         _fact(
-            "from_milk", "is {it} made from milk", "that is made from milk", sure="cheese", unclear="pizza cake donut cup"
+            "from_milk",
+            "is {it} made from milk",
+            "that is made from milk",
+            sure="cheese",
+            unclear="pizza cake donut cup",
         ),
         _fact(
             "drink",
@@ -118,7 +122,12 @@ FACTS = {
             unclear="teddy piano",
         ),
         _fact(
-            "wings", "does {it} have wings", "that has wings", "with wings", sure="airplane bee butterfly duck", unclear="rocket"
+            "wings",
+            "does {it} have wings",
+            "that has wings",
+            "with wings",
+            sure="airplane bee butterfly duck",
+            unclear="rocket",
         ),
         _fact(
             "fly",
@@ -179,7 +188,9 @@ FACTS = {
             sure="umbrella",
             unclear="hat cap shirt shoe",
         ),
-        _fact("time", "does {it} tell the time", "that tells the time", "that shows the time", sure="clock", unclear="sun"),
+        _fact(
+            "time", "does {it} tell the time", "that tells the time", "that shows the time", sure="clock", unclear="sun"
+        ),
         _fact("read", "can you read {it}", "you can read", sure="book", unclear="clock"),
         _fact(
             "sit",
@@ -244,7 +255,7 @@ FACTS = {
         ),
         _fact("wind", "does {it} need wind", "that needs wind", sure="kite boat", unclear="airplane balloon cloud"),
         _fact(
-            "garden",
+            "vase",
             "would you put {it} in a vase",
             *("you would put in a vase", "you can put in a vase"),
             sure="flower",
@@ -259,7 +270,14 @@ FACTS = {
             sure="sun cloud rainbow",
             unclear="airplane rocket kite balloon bee butterfly duck snowflake",
         ),
-        _fact("light", "does {it} give light", "that gives light", "that gives us light", sure="sun", unclear="cake car motorcycle train rocket"),
+        _fact(
+            "light",
+            "does {it} give light",
+            "that gives light",
+            "that gives us light",
+            sure="sun",
+            unclear="cake car motorcycle train rocket rainbow",
+        ),
         _fact("ice", "is {it} made of ice", "that is made of ice", sure="snowflake"),
     )
 }
@@ -277,7 +295,7 @@ _HELD_OUT = {
     "butterfly": "fly",
     "bee": "wings",
     "elephant": "alive",
-    "tulip": "alive garden",
+    "tulip": "alive vase",
     "skateboard": "wheels",
     "motorcycle": "engine",
     "horse": "ride",

@@ -120,6 +120,8 @@ def _hue_and_saturation(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     chroma = np.maximum(high - low, 1e-6)
     red, green, blue = np.moveaxis(rgb, -1, 0)
     hue = np.select(
-        [high == red, high == green], [(green - blue) / chroma % 6, (blue - red) / chroma + 2], (red - green) / chroma + 4
+        [high == red, high == green],
+        [(green - blue) / chroma % 6, (blue - red) / chroma + 2],
+        (red - green) / chroma + 4,
     )
     return hue / 6, (high - low) / np.maximum(high, 1e-6)
