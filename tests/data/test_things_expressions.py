@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -312,3 +313,11 @@ def test_the_one_in_the_middle_by_hand():
     made = texts(Scene(row, seed=0), "spatial", tries=1500)
     assert made["the cup between the dog and the cat"] == (1,)
     assert not [text for text in made if re.match("the cup (to the )?(left|right) of the (dog|cat)", text)]  # both are
+
+
+def test_the_page_of_examples_shows_the_truth(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "builtin"))
+    import show_things
+
+    for index, text, targets in show_things.SHOWN:
+        assert sorted(reading.read(sample_scene(index, "test"), text)[0]) == list(targets), text

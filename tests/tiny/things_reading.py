@@ -9,7 +9,7 @@ import re
 from itertools import pairwise
 from math import dist, hypot, inf
 
-from lens_adapter.data.things.catalog import CATEGORIES, COLORS, OBJECT, THINGS
+from lens_adapter.data.things.catalog import CATEGORIES, COLORS, OBJECT, THINGS, is_a
 from lens_adapter.data.things.facts import FACTS
 from lens_adapter.data.things.scenes import Scene, SceneObject
 from lens_adapter.data.things.sprites import proportions
@@ -97,9 +97,7 @@ def fitting(scene: Scene, noun_phrase: str, clause: str = "", doubts_matter: boo
 
 
 def disputed(category: str, name: str) -> bool:
-    from lens_adapter.data.things.catalog import _UNCLEAR
-
-    return name in _UNCLEAR[category].split()
+    return name in is_a(category).unclear
 
 
 def only(scene: Scene, noun_phrase: str) -> SceneObject:

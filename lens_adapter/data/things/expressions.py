@@ -110,8 +110,11 @@ class Describer:
     def _template(self, name: str, subset: str, with_noun: bool = False) -> str:
         """One way to say it; the first is as common as all others together. `with_noun`: only ways that hold one."""
         ways = EXPRESSIONS[name]
-        options = ways.held_out if subset == "held_out_template" else ways.seen
-        options = [way for way in options if not with_noun or "{n}" in way or "{many}" in way]
+        options = [
+            way
+            for way in (ways.held_out if subset == "held_out_template" else ways.seen)
+            if not with_noun or "{n}" in way or "{many}" in way
+        ]
         return options[0] if self.rng.random() < 0.5 else self._pick(options)
 
     def unique_name(self, target: int, without: str = "", loosely: bool = False) -> str | None:
@@ -190,7 +193,7 @@ class Describer:
             return None
         others = [i for i in crowd[1] if i not in (first, second)]
         answers = [self.truths.lies_between(i, first, second) for i in others]
-        if None in answers or sum(answers) != 1:
+        if None in answers or answers.count(True) != 1:
             return None
         text = self._template("between", subset).format(n=noun_phrase(crowd[0]), a=names[0], b=names[1])
         return Said(text, [others[answers.index(True)]])

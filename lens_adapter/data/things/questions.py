@@ -120,7 +120,7 @@ class Speaker(Describer):
             if THINGS[thing.name].is_painted and self.rng.random() < 0.6:
                 look["color"] = thing.color
             return self._ask("existence", a_n=with_article(noun_phrase(look))), "yes"
-        absent = next((look for _ in range(4) if (look := self.absent_look())), None)
+        absent = next((made for _ in range(4) if (made := self.absent_look())), None)
         return None if absent is None else (self._ask("existence", a_n=with_article(noun_phrase(absent))), "no")
 
     def _counting(self) -> Made:
