@@ -11,7 +11,7 @@ OLDEST_TESTS := $(wildcard tests/vlm tests/head/test_decoder.py tests/test_confi
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test style types format clean
+.PHONY: demo test docs style types format clean
 
 demo: .venv/.ready
 	$(BIN)/lens-adapter demo
@@ -21,6 +21,10 @@ test: style .oldest/.ready .app/.ready
 	@PYTHONPATH=.oldest $(BIN)/python -c "import transformers; print('Again with transformers', transformers.__version__)"
 	PYTHONPATH=.oldest $(BIN)/python -m pytest $(TEST_FLAGS) $(OLDEST_TESTS)
 	PYTHONPATH=.app $(BIN)/python -m pytest tests/app
+
+# The site, into build/site; a warning is an error.
+docs: .venv/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 style: .venv/.test-ready
 	$(BIN)/ruff format --check $(SOURCES)
@@ -40,6 +44,10 @@ clean:
 .venv/.ready: setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+.venv/.docs-ready: .venv/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 .venv/.test-ready: .venv/.ready

@@ -42,7 +42,8 @@ def evaluate(
         examples: of any reader in `lens_adapter.data`, or a sequence of one's own. Each is read once.
         dataset: what they are, for the record: "name", "split" and "revision".
         batch_size: prompts that are segmented together.
-        mask_threshold, score_threshold: as for `segment`; default: the config's.
+        mask_threshold: as for `segment`; default: the config's.
+        score_threshold: as for `segment`; default: the config's.
 
     Raises:
         NotAttachedError: the adapter has no base.
