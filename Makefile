@@ -20,7 +20,7 @@ test: style .oldest/.ready .app/.ready
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 	@PYTHONPATH=.oldest $(BIN)/python -c "import transformers; print('Again with transformers', transformers.__version__)"
 	PYTHONPATH=.oldest $(BIN)/python -m pytest $(TEST_FLAGS) $(OLDEST_TESTS)
-	PYTHONPATH=.app $(BIN)/python -m pytest tests/app
+	PYTHONPATH=.app $(BIN)/python -m pytest tests/app tests/training/test_logging.py
 
 # The site, into build/site; a warning is an error.
 docs: .venv/.docs-ready
@@ -60,7 +60,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --no-deps --target .oldest -r constraints-oldest.txt
 	touch $@
 
-# The same for the page: gradio holds Pillow back, so it is no part of what everything else is tested with.
+# The same for the page and trackio, which hold Pillow back: they are no part of what everything else is tested with.
 .app/.ready: .venv/.ready constraints-app.txt
 	rm -rf .app
 	$(BIN)/python -m pip install --quiet --target .app -r constraints-app.txt

@@ -26,7 +26,7 @@ def test_tensorboard(tmp_path, monkeypatch):
 
 
 def test_trackio(tmp_path, monkeypatch):
-    """Not in the test extra: trackio 0.43 asks for pillow < 13, the suite runs with 13 (both work together)."""
+    """Not in the test extra: trackio 0.43 asks for pillow < 13. `make test` runs this with constraints-app.txt."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read at the first import
     pytest.importorskip("trackio", exc_type=ImportError)  # it wants huggingface_hub 1.10 or later
     from trackio.sqlite_storage import SQLiteStorage
