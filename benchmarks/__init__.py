@@ -1,0 +1,1 @@
+"""How well, how fast and how big: measured against other ways to the same end."""
