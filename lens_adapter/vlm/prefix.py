@@ -140,12 +140,16 @@ def prefill_shared(
 
 
 def repeated(cache: DynamicCache, length: int, count: int) -> DynamicCache:
-    """A new cache of `count` rows, each with the first `length` tokens of the only row of `cache`."""
+    """A new cache of `count` rows, each with the first `length` tokens of the only row of `cache`.
+
+    The rows are views of one: no memory is taken before tokens are added.
+    """
     fresh = DynamicCache()
     for index, layer in enumerate(cache.layers):
         if layer.get_seq_length():
-            keys, values = (kept[:, :, :length].expand(count, -1, -1, -1) for kept in (layer.keys, layer.values))
-            fresh.update(keys, values, index)
+            fresh.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
+            own = fresh.layers[index]
+            own.keys, own.values = (kept.expand(count, -1, -1, -1) for kept in (own.keys, own.values))
     return fresh
 
 

@@ -17,7 +17,7 @@ from transformers import SamConfig, SamModel, SamVisionConfig
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
-from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.head.decoder import PROMPTS_AT_ONCE, SamDecoder
 from lens_adapter.head.sam_weights import load_parts, load_sam_weights, rename_from_sam_model
 from tests.tiny.sam import noise_image, segment_anything_of, tiny_decoder, tiny_sam, tiny_sam_model
 
@@ -415,3 +415,20 @@ def test_masks_are_thresholded_logits_of_one_prompt_at_a_time(size):
             masks = decoder.masks(low_res, size, threshold)
         assert torch.equal(masks, expected) and masks.dtype == torch.bool
         assert largest.numel <= max(size[0] * size[1], decoder.sam["image_size"] ** 2)
+
+
+def test_more_prompts_than_are_decoded_at_once():
+    decoder = tiny_decoder()
+    count = 2 * PROMPTS_AT_ONCE["cpu"] + 1
+    embeddings = decoder.encode_images([noise_image(64, 50), noise_image(30, 64, seed=1)])
+    index, sparse = torch.arange(count) % 2, torch.randn(count, 3, 32, generator=torch.Generator().manual_seed(0))
+    sizes = []
+    decoder.mask_decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["sparse_prompt_embeddings"])), with_kwargs=True
+    )
+    masks, iou = decoder(embeddings, index, sparse)
+    assert max(sizes) == PROMPTS_AT_ONCE["cpu"] and sum(sizes) == count
+    for k in range(count):
+        alone, quality = decoder(embeddings, index[k : k + 1], sparse[k : k + 1])
+        assert_close(masks[k], alone[0], **close)
+        assert_close(iou[k], quality[0], **close)
