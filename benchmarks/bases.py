@@ -108,7 +108,7 @@ _LARGE_CLIP = _clip(hidden_size=1024, intermediate_size=4096, num_hidden_layers=
 _LLAVA = {"model_type": "llava", "image_token_index": SPECIAL.index("<image>")}
 
 BASES: dict[str, Base] = {
-    # 4 million parameters, and as many tokens of image and text as LLaVA-1.5 has
+    # 7 million parameters, and as many tokens of image and text as LLaVA-1.5 has
     "tiny": Base(
         {
             **_LLAVA,
@@ -176,7 +176,7 @@ BASES: dict[str, Base] = {
                 "max_position_embeddings": 128000,
                 "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]},
             },
-            "vision_config": {"out_hidden_size": 3584},
+            "vision_config": {"hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584},
             "image_token_id": SPECIAL.index("<|image_pad|>"),
             "video_token_id": SPECIAL.index("<|video_pad|>"),
             "vision_start_token_id": SPECIAL.index("<|vision_start|>"),

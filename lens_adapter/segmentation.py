@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from numbers import Real
@@ -82,7 +82,7 @@ def draft_all(adapter: LensAdapter, requests: Sequence[Request], batch_size: int
     return drafts
 
 
-def _encode(adapter: LensAdapter, pictures: list[Image]) -> Sequence[Tensor]:
+def _encode(adapter: LensAdapter, pictures: list[Image]) -> Iterable[Tensor]:
     """SAM's embedding (C, g, g) of each picture."""
     if adapter.embedding_cache is None:
         return adapter.decoder.encode_images(pictures)

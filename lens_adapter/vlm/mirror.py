@@ -84,7 +84,8 @@ class MirrorLayers(nn.Module):
         """Through all layers; `watch` sees the attention of the first one."""
         kwargs = _moved(layer_kwargs, hidden)
         if cache is not None:
-            kwargs |= {cache_argument(kwargs): cache, **({"use_cache": True} if "use_cache" in kwargs else {})}
+            kwargs[cache_argument(kwargs)] = cache
+            kwargs |= {"use_cache": True} if "use_cache" in kwargs else {}
         for index, layer in enumerate(self.layers):
             with tap_attention(find_attention(layer), watch) if watch and index == 0 else nullcontext():
                 output = layer(hidden, **kwargs)

@@ -145,6 +145,8 @@ def repeated(cache: DynamicCache, length: int, count: int) -> DynamicCache:
     The rows are views of one: no memory is taken before tokens are added.
     """
     fresh = DynamicCache()
+    layer: Any
+    own: Any
     for index, layer in enumerate(cache.layers):
         if layer.get_seq_length():
             fresh.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
@@ -155,6 +157,8 @@ def repeated(cache: DynamicCache, length: int, count: int) -> DynamicCache:
 
 def _prefill_shared(anatomy: Anatomy, inputs: SharedInputs, tap_layer: int, layers: Sequence[int]) -> LensSignals:
     run, length, (count, width) = _layers_run(tap_layer, layers), inputs.length, inputs.tails.shape
+    first: Any
+    tails: Any
     cache = DynamicCache()
     with _prefix_watched(anatomy, run, length):
         first = prefill(anatomy, inputs.first, tap_layer=tap_layer, layers=layers, cache=cache)
@@ -170,7 +174,7 @@ def _prefill_shared(anatomy: Anatomy, inputs: SharedInputs, tap_layer: int, laye
     if first.position_ids is not None:
         going_on["position_ids"] = _positions_on(first.position_ids, length, count, width)
     tails = prefill(anatomy, going_on, tap_layer=tap_layer, layers=layers, cache=repeated(cache, length, count))
-    _require_agreement(first, tails, length)
+    _require_agreement(first.hidden, tails.hidden, length)
     return replace(
         tails,
         hidden=torch.cat([first.hidden[:, :length].expand(count, -1, -1), tails.hidden], dim=1),
@@ -202,8 +206,8 @@ def _require_plain_caches(anatomy: Anatomy, run: Sequence[int]) -> None:
     if other := [layer for layer in run if anatomy.attentions[layer] is None]:
         raise _CannotShare(f"layers {other} keep a state of another kind than the keys and values of attention")
     kept = DynamicCache(config=anatomy.config).layers
-    if other := sorted({type(kept[k]).__name__ for k in run if k < len(kept) and type(kept[k]) not in _PLAIN}):
-        raise _CannotShare(f"it keeps more than keys and values ({', '.join(other)})")
+    if others := sorted({type(kept[k]).__name__ for k in run if k < len(kept) and type(kept[k]) not in _PLAIN}):
+        raise _CannotShare(f"it keeps more than keys and values ({', '.join(others)})")
     accepted = inspect.signature(anatomy.model.forward).parameters
     if missing := [name for name in ("past_key_values", "position_ids") if name not in accepted]:
         raise _CannotShare(f"its forward does not take {' and '.join(missing)}")
@@ -236,12 +240,12 @@ def _positions_on(positions: Tensor, length: int, count: int, width: int) -> Ten
     return onward.expand(*positions.shape[:-2], count, width)
 
 
-def _require_agreement(first: LensSignals, tails: LensSignals, length: int) -> None:
-    """The first prompt's text must be the same both ways, but for rounding."""
-    whole = first.hidden[0, length:].float()  # (T - P, D)
-    again = tails.hidden[0, : len(whole)].float()
+def _require_agreement(first: Tensor, tails: Tensor, length: int) -> None:
+    """Hidden states of the first prompt's text must be the same both ways, but for rounding."""
+    whole = first[0, length:].float()  # (T - P, D)
+    again = tails[0, : len(whole)].float()
     error = ((again - whole).norm(dim=-1) / whole.norm(dim=-1)).max().item()
-    allowed = torch.finfo(first.hidden.dtype).eps ** 0.5
+    allowed = torch.finfo(first.dtype).eps ** 0.5
     if not error <= allowed:
         raise _CannotShare(
             f"hidden states of a prompt that goes on from its cache differ by {error:.2g} of their length from those "

@@ -1,0 +1,65 @@
+"""The benchmarks' harness, not their figures: nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+from math import isfinite
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import bases
+from benchmarks.harness import Comparison, Row, Stage
+from benchmarks.suite import BENCHMARKS
+
+
+def test_ways_run_in_turn_after_a_warm_up():
+    ran = []
+    ways = {name: lambda name=name: ran.append(name) for name in "abc"}
+    result = Stage("cpu", "tiny", repeats=3).compare("letters", ways, "b", ["a note"])
+    assert ran == list("abc") * 4
+    assert [row.name for row in result.rows] == list("abc") and result.notes == ["a note"]
+    assert result.rows[1] == Row("b", 1.0, 1.0, 1.0)
+    assert all(0 < row.low <= row.ratio <= row.high for row in result.rows)
+
+
+def test_results_are_kept_by_name_and_rendered(tmp_path, monkeypatch, capsys):
+    def quick(stage):
+        """Says hello."""
+        yield stage.compare("greeting", {"hello": lambda: None, "hello there": lambda: None}, "hello")
+
+    monkeypatch.setattr(command, "BENCHMARKS", {"quick": quick})
+    path = tmp_path / "deep" / "figures.json"
+    stage = Stage("cpu", "tiny", repeats=1)
+    command.measure(stage, ["quick"], path)
+    (path).write_text(json.dumps({**json.loads(path.read_text()), "other": {"kept": True}}))
+    command.measure(stage, ["quick"], path)
+    found = json.loads(path.read_text())
+    assert found["other"] == {"kept": True}
+    record = found["quick"]["record"]
+    assert record["threads"] == torch.get_num_threads() and record["versions"]["torch"] == torch.__version__
+    page = command.render([found])
+    assert "Says hello." in page and "| greeting | time / hello |" in page and "| hello there | " in page
+    assert "LlavaForConditionalGeneration, float32" in page and "| greeting | time / hello |" in capsys.readouterr().out
+
+
+def test_the_page_is_what_was_measured():
+    records = command.read_records()
+    assert command.PAGE.read_text() == command.render(records)
+    tiny = json.loads((command.RECORDS / "suite-tiny-cpu.json").read_text())
+    assert set(tiny) == set(BENCHMARKS)
+    for record in records:
+        for found in record.values():
+            for comparison in found["comparisons"]:
+                assert all(isfinite(row["ratio"]) and row["ratio"] > 0 for row in Comparison(**comparison).rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("tiny", 0.007), ("0.5B", 0.8), ("llava-1.5-7b", 7.1), ("qwen2.5-vl-7b", 8.3)]
+)
+def test_bases_have_the_sizes_that_their_names_say(name, billions):
+    model, processor = bases.build(name, "meta")
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, rel=0.06)
+    image_token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    assert model.config.image_token_id == image_token
