@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 # Read when torch and tokenizers are imported, which is later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
