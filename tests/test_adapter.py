@@ -128,7 +128,7 @@ def test_each_image_is_encoded_once():
     adapter.segment(IMAGES, PROMPTS, batch_size=1)
     assert batches == [1, 1, 1]
     adapter.segment(IMAGES, PROMPTS, batch_size=3)
-    assert batches[3:] == [2, 1]
+    assert sum(batches[3:]) == 3
 
 
 def test_logits_agree_with_masks():

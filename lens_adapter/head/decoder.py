@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from functools import partial
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lens_adapter.head.sam_weights import load_parts, load_sam_weights
 # Prompts decoded together, by device. Each takes tens of megabytes in a SAM of the published sizes: a CPU is fastest
 # while they fit its caches (measured: 16 at once take 1.6 times as long as 4 times 4), an accelerator while it is full.
 PROMPTS_AT_ONCE = {"cpu": 4, "other": 64}
+IMAGES_AT_ONCE = {"cpu": 1, "other": 4}  # likewise; global attention of SAM's encoder takes gigabytes per image
 
 
 class SamDecoder(nn.Module):
@@ -169,7 +171,8 @@ class SamDecoder(nn.Module):
         if self.image_encoder is None:
             raise LensError("SamDecoder has no image encoder: expected `load_image_encoder()` to be called first.")
         pixels, _ = self.preprocess(images)
-        return self.image_encoder(pixels.to(self.dtype))
+        parts = pixels.to(self.dtype).split(self._at_once(IMAGES_AT_ONCE))
+        return torch.cat([self.image_encoder(part) for part in parts])
 
     # Prompts and masks
 
@@ -216,7 +219,7 @@ class SamDecoder(nn.Module):
         # MaskDecoder takes one image, repeats it for every prompt and adds the dense prompts. Given an image of zeros
         # and the prompts' own images as dense prompts, it has the same sum, but over as many images as there are.
         embeddings, blank = image_embeddings.to(self.dtype), torch.zeros_like(image_embeddings[:1], dtype=self.dtype)
-        at_once = PROMPTS_AT_ONCE.get(self.device.type, PROMPTS_AT_ONCE["other"])
+        at_once = self._at_once(PROMPTS_AT_ONCE)
         parts = [
             self.mask_decoder(
                 image_embeddings=blank,
@@ -240,13 +243,18 @@ class SamDecoder(nn.Module):
         Returns:
             float32 (N, H, W)
         """
+        side = self.sam["image_size"]
+        height, width = self._resized(image_size)
         logits = low_res_logits.new_empty((len(low_res_logits), *image_size), dtype=torch.float32)
-        for i, low_res in enumerate(low_res_logits):  # one by one: only the result is large
-            logits[i] = self._upsampled(low_res, image_size)
+        for i, low_res in enumerate(low_res_logits.float()):  # one by one: only the result is large
+            logits[i] = _resize(_resize(low_res, (side, side))[:height, :width], image_size)
         return logits
 
     def masks(self, low_res_logits: Tensor, image_size: tuple[int, int], threshold: float) -> Tensor:
-        """`upsample(...) > threshold`, without ever holding the logits of more than one prompt.
+        """`upsample(...) > threshold` but for rounding, in less time and memory.
+
+        One prompt after the other is brought to the image's size, and of that only a box around its object: elsewhere
+        an interpolation of logits that are all below the threshold cannot be above it.
 
         Args:
             low_res_logits, image_size: as for `upsample`.
@@ -255,22 +263,27 @@ class SamDecoder(nn.Module):
         Returns:
             bool (N, H, W), on the CPU.
         """
-        masks = torch.empty((len(low_res_logits), *image_size), dtype=torch.bool)
-        for mask, low_res in zip(masks, low_res_logits, strict=True):
-            mask.copy_(self._upsampled(low_res, image_size) > threshold)
+        side, cell = self.sam["image_size"], self.sam["patch_size"] // 4
+        resized = self._resized(image_size)
+        above = low_res_logits > threshold
+        spans = [above.any(dim).cpu() for dim in (2, 1)]  # (N, h) and (N, w)
+        masks = torch.zeros((len(low_res_logits), *image_size), dtype=torch.bool)
+        for k, low_res in enumerate(low_res_logits):
+            boxes = [_box(span[k], cell, *sizes) for span, *sizes in zip(spans, resized, image_size, strict=True)]
+            if None in boxes:
+                continue
+            (rows, rows_out), (columns, columns_out) = boxes
+            square = _resize(low_res.float(), (side, side))
+            size = (rows_out.stop - rows_out.start, columns_out.stop - columns_out.start)
+            masks[k, rows_out, columns_out] = (_resize(square[rows, columns], size) > threshold).cpu()
         return masks
-
-    def _upsampled(self, low_res: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """(h, w) -> (H, W)"""
-        side = self.sam["image_size"]
-        height, width = self._resized(image_size)
-        resize = partial(F.interpolate, mode="bilinear", align_corners=False)
-        square = resize(low_res.float()[None, None], (side, side))  # (1, 1, S, S)
-        return resize(square[..., :height, :width], tuple(image_size))[0, 0]
 
     def downsample(self, masks: Tensor) -> Tensor:
         """The reverse of `upsample`: masks of ONE image, as the decoder is to put them out; see `downsample_masks`."""
         return downsample_masks(masks, self.sam)
+
+    def _at_once(self, limits: dict[str, int]) -> int:
+        return limits.get(self.device.type, limits["other"])
 
     def _resized(self, image_size: Sequence[int] | Tensor) -> tuple[int, int]:
         return _resized(image_size, self.sam["image_size"])
@@ -295,6 +308,34 @@ def downsample_masks(masks: Tensor, sam: dict[str, Any]) -> Tensor:
     covered = F.interpolate(masks[:, None].float(), (height, width), mode="area")  # (N, 1, h, w)
     square = F.pad(covered, (0, side - width, 0, side - height))
     return F.avg_pool2d(square, cell)[:, 0]
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, (h, w) -> `size`."""
+    return F.interpolate(image[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
+
+
+def _box(above: Tensor, cell: int, length: int, out: int) -> tuple[slice, slice] | None:
+    """Along one axis, what must be resized to see all of a mask; None: there is nothing to see.
+
+    Args:
+        above: bool (h,), where low-resolution logits are above the threshold.
+        cell: pixels of the square that one of these covers.
+        length, out: of the image in the square, and of the original.
+
+    Returns:
+        The part of the image in the square and, of the very same extent, the part of the original.
+    """
+    places = above.nonzero()
+    if not len(places):
+        return None
+    # Interpolation reaches one cell further. Parts that begin and end between pixels of both sizes are resized as in
+    # the whole; where there is none but the whole, that is the part.
+    step = length // gcd(length, out)
+    start = (int(places[0]) - 1) * cell // step * step
+    stop = -((int(places[-1]) + 2) * cell // -step) * step
+    start, stop = max(start, 0), min(stop, length)
+    return (slice(start, stop), slice(start * out // length, stop * out // length)) if start < stop else None
 
 
 def _resized(image_size: Sequence[int] | Tensor, side: int) -> tuple[int, int]:

@@ -405,16 +405,41 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("size", SIZES)
+def blobs() -> torch.Tensor:
+    """(9, 32, 32): noise, noise that is high in one place only (corners, edges, a dot), and nothing high at all."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(9, 32, 32, generator=generator)
+    noise[1:] = noise[1:].clamp(max=-0.5)
+    for k, place in enumerate(((0, 0), (31, 31), (0, 20), (13, 0), (31, 5)), start=1):
+        noise[k][place] = 6
+    noise[6, 10:19, 3:8] = 4
+    noise[7, 30:, 1:31] = 4
+    return noise
+
+
+@pytest.mark.parametrize("size", [*SIZES, (2, 200), (100, 150), (96, 128)])
 def test_masks_are_thresholded_logits_of_one_prompt_at_a_time(size):
-    decoder = tiny_decoder()
-    low_res = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(0))
+    decoder, low_res = tiny_decoder(), blobs()
     for threshold in (-0.3, 0.0, 0.4, -torch.inf):
-        expected = decoder.upsample(low_res, size) > threshold
+        logits = decoder.upsample(low_res, size)
         with Largest() as largest:
             masks = decoder.masks(low_res, size, threshold)
-        assert torch.equal(masks, expected) and masks.dtype == torch.bool
-        assert largest.numel <= max(size[0] * size[1], decoder.sam["image_size"] ** 2)
+        assert masks.shape == logits.shape and masks.dtype == torch.bool
+        certain = (logits - threshold).abs() > 1e-4
+        assert torch.equal(masks[certain], (logits > threshold)[certain])
+        assert largest.numel <= max(size[0] * size[1], decoder.sam["image_size"] ** 2, low_res.numel())
+
+
+def test_only_a_box_around_the_object_is_brought_to_the_images_size():
+    decoder, size = tiny_decoder(), (960, 1280)
+    low_res = torch.full((1, 32, 32), -5.0)
+    low_res[0, 4:8, 10:14] = 5
+    with Largest() as largest:
+        mask = decoder.masks(low_res, size, 0.0)
+    assert mask.any() and largest.numel < 0.1 * size[0] * size[1]
+    with Largest() as largest:
+        assert not decoder.masks(low_res - 20, size, 0.0).any()
+    assert largest.numel == low_res.numel()
 
 
 def test_more_prompts_than_are_decoded_at_once():
