@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import time
@@ -27,8 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lens_adapter.data.expressions import words
-from lens_adapter.data.vocabulary import SHAPES_WORLD
+from lens_adapter.data.things import words
 
 WORK = Path("build/builtin")  # checkpoints and logs of unfinished trainings
 SHIPPED = Path(__file__).parents[2] / "lens_adapter" / "builtin"  # the four finished folders
@@ -37,12 +37,12 @@ IMAGE_SIZE = 128  # what the model's processor shrinks every picture to
 PATCH_SIZE = 16
 GRID = IMAGE_SIZE // PATCH_SIZE
 IMAGE_TOKENS = GRID * GRID
-FURTHER = 1_000_000  # the step where the samples of a training that goes on from shipped weights start: unseen ones
 WIDTH = 192
-MEAN, STD = 0.43, 0.275  # of the scenes' pixels, roughly
+MEAN, STD = 0.56, 0.22  # of the scenes' pixels, roughly
+WORD_SCALE = 0.3  # standard deviation of the word vectors
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>"]
 PAD, BOS, EOS, UNKNOWN, IMAGE = range(len(SPECIAL))
-WORDS = SPECIAL + words(SHAPES_WORLD)
+WORDS = SPECIAL + words()
 WORD_ID = {word: index for index, word in enumerate(WORDS)}
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"
@@ -107,7 +107,13 @@ def build_model() -> LlavaForConditionalGeneration:
         vision_feature_select_strategy="default",
         tie_word_embeddings=False,
     )
-    return LlavaForConditionalGeneration(config)
+    model = LlavaForConditionalGeneration(config)
+    # Word vectors are random and stay as they are: tower and language model meet in them.
+    vectors = torch.randn(len(WORDS), WIDTH, generator=torch.Generator().manual_seed(0)) * WORD_SCALE
+    vectors[: len(SPECIAL)] = 0  # nothing to say about a place
+    model.get_input_embeddings().weight.data.copy_(vectors)
+    model.lm_head.weight.data.copy_(WORD_SCALE * vectors)
+    return model
 
 
 def encode(text: str) -> list[int]:
@@ -115,9 +121,9 @@ def encode(text: str) -> list[int]:
     return [WORD_ID[word] for word in text.split()]
 
 
-def pixel_tensor(picture: Image.Image) -> Tensor:
-    """A 128 x 128 picture as the processor would hand it to the model: (3, 128, 128)."""
-    return (torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 - MEAN) / STD
+def normalized(pictures: Tensor) -> Tensor:
+    """uint8 (B, 128, 128, 3) -> (B, 3, 128, 128), as the processor hands pictures of that size to the model."""
+    return ((pictures / 255 - MEAN) / STD).permute(0, 3, 1, 2)
 
 
 def random_filter(rng: np.random.Generator) -> Image.Resampling:
@@ -130,6 +136,15 @@ def image_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tens
     """(B, 3, 128, 128) -> (B, 64, 192): what the tower and the projector hand to the language model."""
     states = model.model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
     return model.model.multi_modal_projector(states[:, 1:])
+
+
+def fingerprint(*modules: nn.Module) -> str:
+    """Eight letters that change with the weights: what frozen parts said is never taken for what others say."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for tensor in module.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 class Muon(torch.optim.Optimizer):
@@ -258,6 +273,37 @@ class Session:
         return means
 
 
+class Drawn:
+    """Arrays about the scenes of a split, made once and kept on disk: drawing costs more than learning from it.
+
+    Args:
+        name: of the folder under build/builtin.
+        count: number of scenes.
+        make: index of a scene -> {name: array}, of the same shapes and dtypes for every scene.
+    """
+
+    def __init__(self, name: str, count: int, make: Callable[[int], dict[str, np.ndarray]]):
+        self.folder, self.count, self.make = WORK / name, count, make
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kinds = {key: (array.shape, array.dtype) for key, array in make(0).items()} | {"ready": ((), np.dtype(bool))}
+        self.arrays = {key: self._open(key, (count, *shape), dtype) for key, (shape, dtype) in kinds.items()}
+
+    def _open(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+        path = self.folder / f"{key}.npy"
+        mode = "r+" if path.exists() else "w+"
+        array = np.lib.format.open_memmap(path, mode, dtype, shape if mode == "w+" else None)
+        if array.shape != shape or array.dtype != dtype:
+            raise SystemExit(f"{path} holds {array.dtype} {array.shape}, expected {dtype} {shape}: delete the folder.")
+        return array
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if not self.arrays["ready"][index]:
+            for key, array in self.make(index).items():
+                self.arrays[key][index] = array
+            self.arrays["ready"][index] = True
+        return {key: array[index] for key, array in self.arrays.items() if key != "ready"}
+
+
 class Stream(Dataset):
     """Samples `make(index)` for index 0, 1, 2, ...: the same stream in every run."""
 
@@ -296,5 +342,7 @@ def arguments(description: str, minutes: float) -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=minutes, help="time budget; a restart goes on within it")
     parser.add_argument("--threads", type=int, default=2, help="threads of the training process")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
-    parser.add_argument("--further", action="store_true", help="go on from the shipped weights, at half the rate")
+    parser.add_argument("--start", type=Path, help="folder of weights to start from, for example the shipped ones")
+    parser.add_argument("--first", type=int, default=0, help="first scene: others than those that made the weights")
+    parser.add_argument("--rate", type=float, default=1.0, help="times the learning rates; less to go on from weights")
     return parser

@@ -9,7 +9,6 @@ into build/builtin/features, and both heads train from them. Expressions are dra
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,9 +29,10 @@ from recipe import (
     batches,
     build_processor,
     encode,
+    fingerprint,
     flat_then_cosine,
     image_features,
-    pixel_tensor,
+    normalized,
 )
 from torch import Tensor
 from tqdm import tqdm, trange
@@ -42,8 +42,7 @@ from transformers import LlavaForConditionalGeneration
 from lens_adapter import LensAdapter
 from lens_adapter.builtin.exam import PICTURE_SIZE
 from lens_adapter.data.examples import Example
-from lens_adapter.data.expressions import Expression, Speaker
-from lens_adapter.data.scenes import Scene, sample_scene
+from lens_adapter.data.things import Expression, Scene, Speaker, sample_scene
 from lens_adapter.evaluation import choose_score_threshold, examine
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.signals import LensSignals, TokenLayout
@@ -52,7 +51,7 @@ from lens_adapter.training.losses import HEAT_SIDE, Targets, lens_losses, reache
 SCENES = 6000
 BATCH = 12
 EXPRESSIONS = 3  # per scene
-WEIGHTS = {"attribute": 0.36, "spatial": 0.26, "ordinal": 0.12, "several": 0.12, "absent": 0.14}
+WEIGHTS = {"attribute": 0.26, "spatial": 0.22, "ordinal": 0.1, "several": 0.12, "reasoning": 0.18, "absent": 0.12}
 LOSS_WEIGHTS = {"attention": 1, "bce": 2, "dice": 4, "quality": 1}
 TEMPLATE = "where is {prompt} ?"
 HEADS = {"mirror": {"fusion_layers": 2}, "lite": {"fusion_layers": 2, "fusion_width": 128, "tap_layer": 3}}
@@ -64,18 +63,19 @@ def image_tokens(model: LlavaForConditionalGeneration) -> Tensor:
     """float16 (SCENES, 64, D), the base's image features of the training scenes."""
 
     def compute(pictures: list[Image.Image]) -> Tensor:
-        small = [pixel_tensor(picture.resize((IMAGE_SIZE, IMAGE_SIZE), BICUBIC)) for picture in pictures]
-        return image_features(model, torch.stack(small))
+        small = [np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), BICUBIC)) for picture in pictures]
+        return image_features(model, normalized(torch.from_numpy(np.stack(small))))
 
     shape = (SCENES, IMAGE_TOKENS, model.config.text_config.hidden_size)
-    return frozen_features(f"tokens-{fingerprint(SHIPPED / 'vlm')}", shape, compute)
+    letters = fingerprint(model.model.vision_tower, model.model.multi_modal_projector)
+    return frozen_features(f"tokens-{letters}", shape, compute)
 
 
 def sam_embeddings(decoder: SamDecoder) -> Tensor:
     """float16 (SCENES, C, g, g), SAM's image embeddings of the training scenes."""
     grid = SIDE // TINY_SAM["patch_size"]
     shape = (SCENES, TINY_SAM["out_channels"], grid, grid)
-    return frozen_features(f"embeddings-{fingerprint(SHIPPED / 'sam')}", shape, decoder.encode_images)
+    return frozen_features(f"embeddings-{fingerprint(decoder.image_encoder)}", shape, decoder.encode_images)
 
 
 @torch.no_grad()
@@ -96,11 +96,6 @@ def frozen_features(name: str, shape: tuple[int, ...], compute: Callable[[list[I
     store.flush()
     done_file.write_text(str(SCENES))
     return torch.from_numpy(store)
-
-
-def fingerprint(folder: Path) -> str:
-    """Eight letters that change with the weights: features of a model are never taken for those of another."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:8]
 
 
 def say(scene: Scene, rng: np.random.Generator) -> list[Expression]:

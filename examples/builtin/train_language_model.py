@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,29 +19,33 @@ import torch.nn.functional as F
 from recipe import (
     BOS,
     EOS,
-    FURTHER,
     IMAGE,
     IMAGE_SIZE,
     IMAGE_TOKENS,
     PAD,
     SHIPPED,
+    WIDTH,
     WORK,
+    Drawn,
     Session,
     arguments,
     batches,
     build_model,
     encode,
+    fingerprint,
     flat_then_cosine,
     image_features,
+    normalized,
     optimizers,
-    pixel_tensor,
     random_filter,
 )
+from tqdm import trange
 from transformers import LlavaForConditionalGeneration
 
-from lens_adapter.data.expressions import Question, Speaker
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.data.things import Question, Speaker, sample_scene
 
+FIRST = 24_000  # the scenes before it are the tower's
+SCENES = 20_000
 BATCH = 24
 PREFIX = 1 + IMAGE_TOKENS  # <bos> and the image
 IGNORED = -100
@@ -56,21 +62,28 @@ class Level:
     gate: float
 
 
-SIMPLE = {"attributes": 2, "what_is_at": 1, "where": 1}
-EASY_SPATIAL = {"relations": 4, "superlatives": 1, "where_spatial": 2, "where_ordinal": 4}
+SIMPLE = {"names": 2, "colors": 1, "sizes": 1, "categories": 1, "facts": 2, "where": 2}
+EASY = {"where_reasoning": 3, "where_several": 1, "relations": 3, "existence": 1, "fact_names": 1, "where_absent": 0.5}
+EASY_SPATIAL = {"superlatives": 1, "where_spatial": 3, "where_ordinal": 3, "counting": 2}
 EVERYTHING = {
-    "attributes": 3,
-    "what_is_at": 0.5,
-    "where": 3,
+    "names": 1,
+    "categories": 1.5,
+    "colors": 1,
+    "sizes": 1,
     "existence": 1.5,
+    "superlatives": 1,
     "counting": 4,
     "relations": 3,
-    "superlatives": 1,
-    "where_spatial": 3,
-    "where_ordinal": 4,
-    "where_several": 1,
-    "where_absent": 0.5,
+    "facts": 2,
+    "fact_names": 2,
+    "where": 2,
+    "where_spatial": 4,
+    "where_ordinal": 3,
+    "where_several": 2,
+    "where_reasoning": 5,
+    "where_absent": 1,
     "description": 1,
+    "routing": 0.5,
 }
 # What comes after all that the heads read: the rest of the last layer, whose queries and keys make its attention.
 _LAST = "model.language_model.layers.3."
@@ -80,11 +93,41 @@ UNREAD = (
     "lm_head",
 )
 LEVELS = (
-    Level((2, 2), 10, {**SIMPLE, "relations": 4}, 0.88),
-    Level((2, 3), 12, {**SIMPLE, "relations": 4, "existence": 1, "where_absent": 0.5}, 0.85),
-    Level((2, 5), 16, {**SIMPLE, **EASY_SPATIAL, "existence": 1, "where_absent": 1, "counting": 2}, 0.8),
-    Level((2, 8), 20, EVERYTHING, 2.0),
+    Level((2, 2), 10, {**SIMPLE, "relations": 3}, 0.85),
+    Level((2, 3), 14, {**SIMPLE, **EASY}, 0.85),
+    Level((2, 5), 18, {**SIMPLE, **EASY, **EASY_SPATIAL}, 0.82),
+    Level((2, 8), 22, EVERYTHING, 2.0),
 )
+
+
+@cache
+def drawn() -> Drawn:
+    """The scenes that are talked about: none that the tower learned from."""
+    return Drawn("language_model/scenes", SCENES, draw)
+
+
+def draw(number: int) -> dict[str, np.ndarray]:
+    """Its picture, and how many objects it has."""
+    scene = sample_scene(FIRST + number, "words")
+    picture = scene.draw(IMAGE_SIZE, random_filter(np.random.default_rng([FIRST + number, 2])))
+    return {"picture": np.asarray(picture), "objects": np.array(len(scene.objects), np.int8)}
+
+
+@torch.no_grad()
+def read_scenes(model: LlavaForConditionalGeneration, folder: Path) -> np.ndarray:
+    """float16 (SCENES, 64, D): what tower and projector say about every scene. The picture itself is not needed again.
+
+    They go into a file in `folder` that is named after the weights, so none is taken for those of others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"features-{fingerprint(model.model.vision_tower, model.model.multi_modal_projector)}.npy"
+    if not path.exists():
+        features = np.empty((SCENES, IMAGE_TOKENS, WIDTH), np.float16)
+        for start in trange(0, SCENES, 50, desc="reading scenes", mininterval=10):
+            pictures = np.stack([drawn()[number]["picture"] for number in range(start, start + 50)])
+            features[start : start + 50] = image_features(model, normalized(torch.from_numpy(pictures))).numpy()
+        np.save(path, features)
+    return np.load(path, mmap_mode="r")
 
 
 def ask(speaker: Speaker, level: Level, rng: np.random.Generator) -> list[Question]:
@@ -98,12 +141,17 @@ def ask(speaker: Speaker, level: Level, rng: np.random.Generator) -> list[Questi
     return list(asked.values())
 
 
-def make_sample(index: int, reached: int) -> tuple[torch.Tensor, list[Question]]:
-    """A scene's pixels and questions, of the level reached or, two times in five, of an easier one."""
+def make_sample(index: int, reached: int, features: np.ndarray) -> tuple[torch.Tensor, list[Question]]:
+    """Image tokens of a scene and questions, of the level reached or, two times in five, of an easier one."""
     rng = np.random.default_rng([index, 3])
     level = LEVELS[reached if rng.random() < 0.6 else int(rng.integers(reached + 1))]
-    scene = sample_scene(index, count=level.count)
-    return pixel_tensor(scene.draw(IMAGE_SIZE, random_filter(rng))), ask(Speaker(scene, rng), level, rng)
+    fewest, most = level.count
+    while True:
+        number = int(rng.integers(SCENES))
+        if fewest <= drawn().arrays["objects"][number] <= most:
+            break
+    scene = sample_scene(FIRST + number, "words")
+    return torch.from_numpy(features[number].astype(np.float32)), ask(Speaker(scene, rng), level, rng)
 
 
 def pack(samples: list[tuple[torch.Tensor, list[Question]]]) -> dict:
@@ -132,8 +180,8 @@ def pack(samples: list[tuple[torch.Tensor, list[Question]]]) -> dict:
             owner[b, start:end] = k + 1
             answers.append((kind, b, slice(middle, end - 1)))
             start = end
-    pixels = torch.stack([pixels for pixels, _ in samples])
-    return {"pixels": pixels, "ids": ids, "labels": labels, "positions": positions, "owner": owner, "answers": answers}
+    image = torch.stack([tokens for tokens, _ in samples])  # (B, 64, D)
+    return {"image": image, "ids": ids, "labels": labels, "positions": positions, "owner": owner, "answers": answers}
 
 
 def block_mask(owner: torch.Tensor) -> torch.Tensor:
@@ -145,53 +193,42 @@ def block_mask(owner: torch.Tensor) -> torch.Tensor:
     return torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
 
 
-def load_tower(model: LlavaForConditionalGeneration) -> None:
-    """Tower, projector and word vectors of step 1; the output layer starts from the word vectors too."""
-    path = WORK / "tower" / "model"
-    if not path.exists():
-        raise SystemExit(f"{path} is missing: run train_tower.py first.")
-    model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(path).state_dict())
-    words = model.model.language_model.embed_tokens.weight.data
-    model.lm_head.weight.data.copy_(0.3 * words)
-
-
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], minutes=150)
-    parser.add_argument("--unread", action="store_true", help="with --further: teach only what no head reads")
+    parser.add_argument(
+        "--level", type=int, default=0, choices=range(len(LEVELS)), help="of the curriculum, to start at"
+    )
+    parser.add_argument("--unread", action="store_true", help="teach only what no head reads")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = build_model()
-    if args.further:
-        model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(SHIPPED / "vlm").state_dict())
-    else:
-        load_tower(model)
+    start = args.start or WORK / "tower" / "model"
+    if not start.exists():
+        raise SystemExit(f"{start} is missing: run train_tower.py first.")
+    model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(start).state_dict())
     model.train()
-    for frozen in (model.model.vision_tower, model.model.multi_modal_projector):
+    for frozen in (model.model.vision_tower, model.model.multi_modal_projector, model.get_input_embeddings()):
         frozen.requires_grad_(False).eval()
     for name, parameter in model.named_parameters():
         if args.unread and not name.startswith(UNREAD):
             parameter.requires_grad_(False)
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    peak = 0.5 if args.further else 1.0
-    opts = optimizers(named, muon_lr=3e-3 * peak, adam_lr=1e-3 * peak)
+    opts = optimizers(named, muon_lr=3e-3 * args.rate, adam_lr=1e-3 * args.rate)
     rates = [group["lr"] for opt in opts for group in opt.param_groups]
     session = Session("language_model", args.minutes, {"model": model, "muon": opts[0], "adam": opts[1]})
-    reached = torch.tensor(
-        [session.notes.get("level", len(LEVELS) - 1 if args.further else 0)]
-    ).share_memory_()  # read by the drawing processes
-    first = session.step + FURTHER * args.further
-    stream = batches(lambda i: make_sample(i, int(reached)), BATCH, first, pack, args.workers)
+    reached = torch.tensor([session.notes.get("level", args.level)]).share_memory_()  # read by the drawing processes
+    features = read_scenes(model, session.folder)
+    first = session.step + args.first
+    stream = batches(lambda i: make_sample(i, int(reached), features), BATCH, first, pack, args.workers)
     decoder = model.model.language_model
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.6)
         for group, base in zip((g for opt in opts for g in opt.param_groups), rates, strict=True):
             group["lr"] = base * rate
         batch = next(stream)
-        with torch.no_grad():
-            image = image_features(model, batch["pixels"])
         embedded = decoder.embed_tokens(batch["ids"])
-        embedded = torch.cat([embedded[:, :1], image, embedded[:, PREFIX:]], dim=1)
+        embedded = torch.cat([embedded[:, :1], batch["image"], embedded[:, PREFIX:]], dim=1)
         states = decoder(
             inputs_embeds=embedded, attention_mask=block_mask(batch["owner"]), position_ids=batch["positions"]
         ).last_hidden_state

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recipe import FURTHER, SHIPPED, Session, arguments, batches, flat_then_cosine, random_filter
+from recipe import SHIPPED, Session, arguments, batches, flat_then_cosine, random_filter
 from torch import Tensor
 from transformers import (
     SamConfig,
@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from lens_adapter.config import LensConfig
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.data.things import sample_scene
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.head.sam_weights import rename_from_sam_model
 from lens_adapter.training.losses import dice_loss, reached_iou
@@ -122,12 +122,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     sam = LensConfig(sam=TINY_SAM).sam
     decoder = SamDecoder(sam).train().requires_grad_(True)
-    if args.further:
-        decoder.load_weights(SHIPPED / "sam")
-    peak_rate = 7.5e-4 if args.further else 1.5e-3
+    if args.start:
+        decoder.load_weights(args.start)
+    peak_rate = 1.5e-3 * args.rate
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=peak_rate, weight_decay=0.01)
     session = Session("sam", args.minutes, {"model": decoder, "adam": optimizer})
-    first = session.step + FURTHER * args.further
+    first = session.step + args.first
     stream = batches(make_sample, BATCH, first, torch.utils.data.default_collate, args.workers)
     index = torch.arange(BATCH).repeat_interleave(CLICKS)
     label = torch.ones(BATCH * CLICKS, 1, dtype=torch.int)

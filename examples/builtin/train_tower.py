@@ -1,8 +1,8 @@
 """Step 1: the vision tower and the projector learn to name what is at a patch.
 
 The stand-in for CLIP's pre-training, with words and never with masks at the output: for every patch the projector's
-output is pulled towards the sum of the word vectors of what a person would say of that place: size, texture, color
-and shape of the object there (or "nothing"), column and row, and "object" where an object has its center.
+output is pulled towards the sum of the word vectors of what a person would say of that place: size, color, name and
+category of the thing there (or "nothing"), column and row, and "object" where a thing has its middle.
 
     python examples/builtin/train_tower.py
 """
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from recipe import (
-    FURTHER,
     GRID,
     IMAGE_SIZE,
     IMAGE_TOKENS,
+    MEAN,
     PATCH_SIZE,
-    SHIPPED,
-    WIDTH,
+    STD,
     WORD_ID,
-    WORDS,
+    WORD_SCALE,
+    Drawn,
     Session,
     arguments,
     batches,
@@ -29,33 +29,41 @@ from recipe import (
     flat_then_cosine,
     image_features,
     optimizers,
-    pixel_tensor,
     random_filter,
 )
 from transformers import LlavaForConditionalGeneration
 
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.data.things import sample_scene
+from lens_adapter.data.things.catalog import CATEGORIES, COLORFUL, COLORS, THINGS
+from lens_adapter.data.things.scenes import SIZES
 
+SCENES = 24_000  # of "words"; each is met several times, in other light
 BATCH = 32
-SCALE = 0.3  # standard deviation of the word vectors
-ATTRIBUTES = ("size", "texture", "color", "shape")
+LOOKS = {"size": list(SIZES), "color": [*COLORS, COLORFUL], "name": list(THINGS), "category": list(CATEGORIES)}
 
 
-def make_sample(index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels; per patch 1 = object, 0 = nothing, -1 = in between; per patch the ids of four words and "center"."""
-    scene = sample_scene(index)
-    rng = np.random.default_rng([index, 2])
+def describe(index: int) -> dict[str, np.ndarray]:
+    """What is kept of a scene: its picture; per patch 1 = thing, 0 = nothing, -1 = in between; per patch the ids of
+    four words and 1 where a thing has its middle."""
+    scene = sample_scene(index, "words")
     coverage = scene.masks(IMAGE_SIZE).reshape(-1, GRID, PATCH_SIZE, GRID, PATCH_SIZE).mean(axis=(2, 4))
     coverage = coverage.reshape(len(scene.objects), IMAGE_TOKENS)
     owner, most, total = coverage.argmax(0), coverage.max(0), coverage.sum(0)
-    state = np.where(total < 0.04, 0, np.where((most >= 0.25) & (most >= 0.7 * total), 1, -1))
-    center = np.zeros(IMAGE_TOKENS, np.int64)
+    state = np.where(total < 0.04, 0, np.where((most >= 0.2) & (most >= 0.7 * total), 1, -1))
+    middle = np.zeros(IMAGE_TOKENS, np.int16)
     for i, thing in enumerate(scene.objects):
         cell = min(int(thing.y * GRID), GRID - 1) * GRID + min(int(thing.x * GRID), GRID - 1)
-        owner[cell], state[cell], center[cell] = i, 1, 1
-    ids = np.array([[WORD_ID[thing.look(a)] for a in ATTRIBUTES] for thing in scene.objects])
-    picture = scene.draw(IMAGE_SIZE, random_filter(rng))
-    return pixel_tensor(picture), torch.from_numpy(state), torch.from_numpy(np.c_[ids[owner], center])
+        owner[cell], state[cell], middle[cell] = i, 1, 1
+    ids = np.array([[WORD_ID[thing.look(look)] for look in LOOKS] for thing in scene.objects], np.int16)
+    picture = scene.draw(IMAGE_SIZE, random_filter(np.random.default_rng([index, 2])))
+    return {"picture": np.asarray(picture), "state": state.astype(np.int8), "ids": np.c_[ids[owner], middle]}
+
+
+def in_other_light(pictures: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, 128, 128, 3) -> (B, 3, 128, 128) as the processor hands it over, a little brighter, darker, warmer."""
+    gain = 1 + 0.06 * torch.randn(len(pictures), 1, 1, 3)
+    light = (pictures / 255 * gain + 0.03 * torch.randn(len(pictures), 1, 1, 1)).clamp(0, 1)
+    return ((light + 0.01 * torch.randn(light.shape) - MEAN) / STD).permute(0, 3, 1, 2)
 
 
 def place_vectors(words: torch.Tensor) -> torch.Tensor:
@@ -70,43 +78,50 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = build_model()
-    words = torch.randn(len(WORDS), WIDTH) * SCALE
-    words[:5] = 0  # special tokens: nothing to say about a place
-    if args.further:
-        model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(SHIPPED / "vlm").state_dict())
-    model.model.language_model.embed_tokens.weight.data.copy_(words)
+    if args.start:
+        model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(args.start).state_dict())
     model.train()
     parts = torch.nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector])
-    peak = 0.5 if args.further else 1.0
-    opts = optimizers(list(parts.named_parameters()), muon_lr=3e-3 * peak, adam_lr=2e-3 * peak)
+    opts = optimizers(list(parts.named_parameters()), muon_lr=3e-3 * args.rate, adam_lr=2e-3 * args.rate)
     rates = [group["lr"] for opt in opts for group in opt.param_groups]
     session = Session("tower", args.minutes, {"model": model, "muon": opts[0], "adam": opts[1]})
-    words = model.model.language_model.embed_tokens.weight.detach()
+    words = model.get_input_embeddings().weight.detach()
     places = place_vectors(words)
-    groups = [[WORD_ID[w] for w in values] for values in sample_scene(0).vocabulary.looks().values()]
-    first = session.step + FURTHER * args.further
-    stream = batches(make_sample, BATCH, first, torch.utils.data.default_collate, args.workers)
+    groups = [[WORD_ID[word] for word in values] for values in LOOKS.values()]
+    rank = torch.zeros(len(words), dtype=torch.long)  # of a word within its group
+    for group in groups:
+        rank[group] = torch.arange(len(group))
+    drawn = Drawn("tower/scenes", SCENES, describe)
+    stream = batches(
+        lambda index: drawn[(args.first + index) % SCENES],
+        BATCH,
+        session.step,
+        torch.utils.data.default_collate,
+        args.workers,
+    )
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.3)
         for group, base in zip((g for opt in opts for g in opt.param_groups), rates, strict=True):
             group["lr"] = base * rate
-        pixels, state, ids = next(stream)
-        said = image_features(model, pixels)  # (B, 64, D)
+        batch = next(stream)
+        state, ids = batch["state"], batch["ids"].long()
+        said = image_features(model, in_other_light(batch["picture"]))  # (B, 64, D)
         on, off = state == 1, state == 0
-        center = ids[..., -1]
-        target = places + center[..., None] * words[WORD_ID["object"]]
+        middle = ids[..., -1]
+        target = places + middle[..., None] * words[WORD_ID["object"]]
         target = target + on[..., None] * words[ids[..., :-1]].sum(2) + off[..., None] * words[WORD_ID["nothing"]]
-        # Centers are few and matter most: counting and locating rest on them.
-        weight = on.float() + 0.25 * off.float() + 2.0 * center
-        mse = (((said - target) ** 2).mean(-1) * weight).sum() / weight.sum() / SCALE**2
-        content = (said - places)[on]
+        # Middles are few and matter most: counting and locating rest on them.
+        weight = on.float() + 0.25 * off.float() + 2.0 * middle
+        mse = (((said - target) ** 2).mean(-1) * weight).sum() / weight.sum() / WORD_SCALE**2
+        content, at_middle = (said - places)[on], middle[on] == 1
         losses, right = [], {}
         for k, group in enumerate(groups):
-            truth = ids[..., k][on]
-            index = torch.tensor([group.index(i) for i in truth.tolist()])
+            truth = rank[ids[..., k][on]]
             scores = content @ words[group].T
-            losses.append(F.cross_entropy(scores, index))
-            right[ATTRIBUTES[k]] = (scores.argmax(1) == index).float().mean().item()
+            losses.append(F.cross_entropy(scores, truth))
+            hits = (scores.argmax(1) == truth).float()
+            look = list(LOOKS)[k]
+            right |= {look: hits.mean().item(), f"{look}_middle": hits[at_middle].mean().item()}
         loss = mse + 0.5 * sum(losses)
         loss.backward()
         for opt in opts:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lens_adapter.data.things.catalog import COLORFUL, THINGS
-from lens_adapter.data.things.expressions import Describer
+from lens_adapter.data.things.expressions import EXPRESSION_KINDS, Describer
 from lens_adapter.data.things.facts import FACTS
 from lens_adapter.data.things.scenes import CELLS, SceneObject
 from lens_adapter.data.things.truths import CLEAR_STEP, place
@@ -21,6 +21,8 @@ from lens_adapter.data.things.wording import (
     NOWHERE,
     NUMBERS,
     QUESTIONS,
+    REQUESTS,
+    ROUTING_QUESTION,
     SIZE_EXTREMES,
     as_question,
     noun_phrase,
@@ -180,7 +182,34 @@ class Speaker(Describer):
             text = QUESTIONS["facts by name"][0].format(c=clause)
         return text, " and ".join(thing.name for thing in self._left_to_right(members)) or NOTHING
 
+    # -- about what is said -------------------------------------------------------------------------------------------
 
+    def request(self, kind: str, subset: str = "seen") -> str | None:
+        """A request for a mask.
+
+        Args:
+            kind: "dialogue" (none: a question that wants words), "explicit" (it names things by looks or places),
+                "reasoning" (by what is known of them), or "mixed" (a question, then a request).
+            subset: "seen", or "held_out_template": how a mask is asked for in no training.
+        """
+        if kind == "dialogue":
+            asked = self.question(self._pick([kind for kind in QUESTION_KINDS if kind != "routing"]))
+            return None if asked is None else asked.text
+        if kind == "mixed":
+            first, then = self.request("dialogue"), self.request(self._pick(["explicit", "reasoning"]), subset)
+            return None if first is None or then is None else f"{first} {then}"
+        wanted = ["reasoning"] if kind == "reasoning" else [kind for kind in EXPRESSION_KINDS if kind != "reasoning"]
+        made = self.expression(self._pick(wanted))
+        ways = REQUESTS.held_out if subset == "held_out_template" else REQUESTS.seen
+        return None if made is None else self._pick(ways).format(e=made.text)
+
+    def _routing(self) -> Made:
+        kind = self._pick(["dialogue", "dialogue", "dialogue", "explicit", "reasoning", "mixed"])
+        said = self.request(kind)
+        return None if said is None else (ROUTING_QUESTION.format(prompt=said), "no" if kind == "dialogue" else "yes")
+
+
+REQUEST_KINDS = ("dialogue", "explicit", "reasoning", "mixed")
 QUESTION_KINDS: dict[str, Callable[[Speaker], Made]] = {
     "names": Speaker._names,
     "categories": Speaker._categories,
@@ -199,4 +228,5 @@ QUESTION_KINDS: dict[str, Callable[[Speaker], Made]] = {
     "where_reasoning": lambda speaker: speaker.where("reasoning"),
     "where_absent": lambda speaker: speaker.where("absent"),
     "description": Speaker._description,
+    "routing": Speaker._routing,
 }

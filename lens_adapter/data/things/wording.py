@@ -77,6 +77,12 @@ EXPRESSIONS = {
     "fact and extreme": Templates(("the {extreme} {n} {c}",), ("the {n} {c} that is the {extreme}",)),
 }
 BOTH = "both {many}"  # one more way to say "several", of two
+# How a mask is asked for, e of an expression; everything else is to be answered in words.
+REQUESTS = Templates(
+    ("segment {e}", "outline {e}", "mark {e}", "show me {e}", "show me a mask of {e}", "{e}"),
+    ("please segment {e}", "find the mask of {e}", "can you outline {e} ?"),
+)
+ROUTING_QUESTION = "is a mask wanted : {prompt}"  # as `LensAdapter.route` asks it; answered with yes or no
 QUESTIONS = {
     "names": ("what is at {place} ?", "which object is at {place} ?", "what do you see at {place} ?"),
     "categories": ("what kind of object is the {n} ?", "which kind of object is the {n} ?"),
@@ -148,6 +154,7 @@ def words() -> list[str]:
         *(*ORDINALS, *DIRECTIONS, *EXTREMES, *SIZE_EXTREMES, *SIDES),
         *(template for ways in EXPRESSIONS.values() for template in (*ways.seen, *ways.held_out)),
         *(template for ways in QUESTIONS.values() for template in ways),
+        *(*REQUESTS.seen, *REQUESTS.held_out, ROUTING_QUESTION),
         *(text for fact in FACTS.values() for text in (fact.ask, *fact.all_clauses)),
         *(f"{axis}{k}" for axis in "xy" for k in range(CELLS)),
     ]
