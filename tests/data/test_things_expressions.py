@@ -14,6 +14,7 @@ import pytest
 from lens_adapter.data.things import (
     EXPRESSION_KINDS,
     QUESTION_KINDS,
+    REQUEST_KINDS,
     SUBSETS,
     Expression,
     Question,
@@ -26,7 +27,7 @@ from lens_adapter.data.things import (
 from lens_adapter.data.things.catalog import THINGS
 from lens_adapter.data.things.facts import FACTS, HELD_OUT_PAIRS
 from lens_adapter.data.things.truths import CLEAR_NEARER, CLEAR_ORDER, CLEAR_STEP
-from lens_adapter.data.things.wording import BOTH, EXPRESSIONS
+from lens_adapter.data.things.wording import BOTH, EXPRESSIONS, REQUESTS
 from tests.tiny import things_reading as reading
 
 SCENES = 150
@@ -208,7 +209,7 @@ def test_answers_are_right(asked, kind):
             assert question.answer == truth, (question, [(o.name, o.color) for o in scene.objects])
 
 
-@pytest.mark.parametrize("kind", ["existence", "relations", "facts"])
+@pytest.mark.parametrize("kind", ["existence", "relations", "facts", "routing"])
 def test_yes_and_no_are_both_common(asked, kind):
     answers = Counter(question.answer for _, question in asked if question.kind == kind)
     assert set(answers) == {"yes", "no"} and min(answers.values()) > 0.3 * answers.total()
@@ -223,13 +224,46 @@ def test_nothing_is_said_to_be_at_a_place_only_if_no_object_reaches_it(asked):
         assert not masks[:, 8 * row + 3 : 8 * row + 5, 8 * column + 3 : 8 * column + 5].any()
 
 
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subset", SUBSETS[:2])
+@pytest.mark.parametrize("kind", REQUEST_KINDS)
+def test_requests_want_what_their_kind_says(kind, subset):
+    forms = REQUESTS.held_out if subset == "held_out_template" else REQUESTS.seen
+    used = set()
+    for index in range(SCENES):
+        scene = sample_scene(index, "validation")
+        if (text := speak(scene, index).request(kind, subset)) is None:
+            continue
+        assert reading.wants_mask(scene, text) == (kind != "dialogue"), text
+        assert (" ? " in text) == (kind == "mixed"), text
+        if kind != "dialogue":
+            *_, last = text.split(" ? ")
+            used |= {form for form in forms if re.fullmatch(re.escape(form).replace(r"\{e\}", ".+"), last)}
+            if kind != "mixed":
+                about_facts = any(clause.removeprefix("that ") in text for clause in reading.CLAUSES)
+                assert about_facts or kind != "reasoning", text
+    assert used == ({*forms} if kind != "dialogue" else set())
+
+
+def test_how_a_mask_is_asked_for_in_evaluation_is_never_taught(asked):
+    taught = [q.text.removeprefix(reading.ROUTING) for _, q in asked if q.kind == "routing"]
+    assert len(taught) > 100
+    for form in REQUESTS.held_out:
+        start = form.partition("{e}")[0]
+        assert not [text for text in taught if start in text]
+    words_of_held_out = {word for form in REQUESTS.held_out for word in form.replace("{e}", "").split()}
+    assert words_of_held_out - {"please", "find", "?"} <= {word for text in taught for word in text.split()}
+
+
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_word_is_known_and_none_is_listed_twice(said, asked):
     known = words()
     assert len(known) == len(set(known)) and 300 < len(known) < 500
-    assert all(re.fullmatch(r"[a-z]+|[xy]\d|\?", word) for word in known)
+    assert all(re.fullmatch(r"[a-z]+|[xy]\d|[?:]", word) for word in known)
     spoken = {word for _, e in said for word in e.text.split()}
     spoken |= {word for _, q in asked for word in f"{q.text} {q.answer}".split()}
     assert spoken <= set(known)

@@ -39,6 +39,8 @@ EXTREME_KEYS = {
 SIDE_KEYS = {"left": lambda o: o.x, "right": lambda o: -o.x, "top": lambda o: o.y, "bottom": lambda o: -o.y}
 CLAUSES = {clause: fact for fact in FACTS.values() for clause in fact.all_clauses}
 CLAUSE = "(?P<c>(?:you|that|with) .+)"
+ROUTING = "is a mask wanted : "
+ASKED_FOR = r"^(?:(?:please )?segment|can you outline|outline|mark|show me a mask of|show me|find the mask of) "
 
 
 class Unclear(Exception):
@@ -195,6 +197,8 @@ def full_name(thing: SceneObject) -> str:
 def answer(scene: Scene, question: str) -> str:
     """The answer, worked out from the scene."""
     objects = scene.objects
+    if question.startswith(ROUTING):
+        return "yes" if wants_mask(scene, question.removeprefix(ROUTING)) else "no"
     text = question.removesuffix(" ?")
     if found := re.fullmatch(r"(what kind of object|what|which object) (?:is|do you see) at (x\d y\d)", text):
         there = [o for o in objects if cell(o) == found[2]]
@@ -233,6 +237,19 @@ def answer(scene: Scene, question: str) -> str:
     said = re.sub(r"^what ", "that ", said)
     named = sorted((objects[i] for i in fitting(scene, "object", said)), key=lambda o: o.x)
     return " and ".join(o.name for o in named) or "nothing"
+
+
+def wants_mask(scene: Scene, request: str) -> bool:
+    """Does what is said, sentence by sentence, end in a name of things, with or without a verb that asks for a mask?
+    Anything else has to be a question with an answer."""
+    *before, last = re.split(r"(?<= \?) ", request)
+    if last.endswith(" ?") and not re.match(ASKED_FOR, last):
+        before.append(last)
+    else:
+        read(scene, re.sub(ASKED_FOR, "", last).removesuffix(" ?"))
+    for question in before:
+        answer(scene, question)
+    return last not in before
 
 
 def yes_or_no(thing: SceneObject, fact) -> str:
