@@ -1,7 +1,7 @@
 """The models that ship with the package: a tiny vision-language model, a tiny SAM, and two LENS heads.
 
 Each is an ordinary folder in Hub layout beside this file, made by `examples/builtin/`. They know one small world of
-colored shapes (`lens_adapter.data.scenes`) and nothing else.
+everyday things (`lens_adapter.data.things`) and nothing else.
 """
 
 from __future__ import annotations

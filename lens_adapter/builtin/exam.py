@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from PIL.Image import Image
 
-from lens_adapter.data.expressions import Expression, Question, Speaker
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.data.things import REQUEST_KINDS, Expression, Question, Speaker, sample_scene
 
 PICTURE_SIZE = 384  # pixels at which scenes are drawn and masks are compared
-QUESTIONS = ("attributes", "existence", "superlatives", "counting", "relations", "where")  # one of each per scene
-EXPRESSIONS = {"attribute": 2, "spatial": 2, "ordinal": 1, "several": 1, "absent": 1}  # how many per scene
+# One of each per scene.
+QUESTIONS = (
+    *("names", "categories", "colors", "sizes", "existence", "superlatives", "counting", "relations", "facts"),
+    "where",
+)
+EXPRESSIONS = {"attribute": 2, "spatial": 2, "ordinal": 1, "several": 1, "reasoning": 2, "absent": 1}  # per scene
+# One per scene of what no mask in training was named by, of a random one of these kinds.
+HELD_OUT = {
+    "held_out_fact": ("reasoning",),
+    "held_out_phrasing": ("reasoning",),
+    "held_out_template": ("attribute", "spatial", "ordinal", "several", "reasoning"),
+}
+REQUEST_SUBSETS = ("seen", "held_out_template")  # of how a mask is asked for
 _ATTEMPTS = 8  # per text wanted: a scene may have few clear ones of a kind, or none
 
 Text = TypeVar("Text", Expression, Question)
@@ -31,6 +42,30 @@ class Case:
     def has_target(self) -> bool:
         return bool(self.expression.targets)
 
+    @property
+    def group(self) -> str:
+        """What its figures are counted under: a key of `EXPRESSIONS`, or of `HELD_OUT`."""
+        expression = self.expression
+        return expression.kind if expression.subset == "seen" else expression.subset
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody might say about a scene.
+
+    Attributes:
+        kind: one of `REQUEST_KINDS`; all but "dialogue" want a mask.
+        subset: one of `REQUEST_SUBSETS`; a dialogue is always "seen".
+    """
+
+    kind: str
+    subset: str
+    text: str
+
+    @property
+    def wants_mask(self) -> bool:
+        return self.kind != "dialogue"
+
 
 @dataclass(frozen=True)
 class Exam:
@@ -42,6 +77,7 @@ class Exam:
         objects: bool (objects, H, W), the visible part of each.
         cases: at least one.
         questions: with their answers.
+        requests: some of which want a mask.
     """
 
     seed: int
@@ -49,6 +85,7 @@ class Exam:
     objects: np.ndarray
     cases: list[Case]
     questions: list[Question]
+    requests: list[Request]
 
     @property
     def prompts(self) -> list[str]:
@@ -59,20 +96,41 @@ def make_exam(index: int, split: str) -> Exam:
     """The exam about the `index`-th scene of a split."""
     scene = sample_scene(index, split)
     objects = scene.masks(PICTURE_SIZE)
-    speaker = Speaker(scene, np.random.default_rng([scene.seed, 7]))
-    said = [made for kind, count in EXPRESSIONS.items() for made in _different(speaker.expression, kind, count)]
-    unlike = {expression.text: expression for expression in said}
-    speaker = Speaker(scene, np.random.default_rng([scene.seed, 8]))
+    naming, asking, telling = (Speaker(scene, np.random.default_rng([scene.seed, salt])) for salt in (7, 8, 10))
+    said: dict[str, Expression] = {}  # what two kinds say alike is the first one's
+    for expression in _expressions(naming):
+        said.setdefault(expression.text, expression)
     return Exam(
         seed=scene.seed,
         picture=scene.draw(PICTURE_SIZE),
         objects=objects,
-        cases=[Case(made, np.logical_or.reduce(objects[list(made.targets)])) for made in unlike.values()],
-        questions=[made for kind in QUESTIONS for made in _different(speaker.question, kind, 1)],
+        cases=[Case(made, np.logical_or.reduce(objects[list(made.targets)])) for made in said.values()],
+        questions=[question for kind in QUESTIONS for question in _different(partial(asking.question, kind), 1)],
+        requests=list(_requests(telling)),
     )
 
 
-def _different(make: Callable[[str], Text | None], kind: str, count: int) -> list[Text]:
-    """Up to `count` different texts of a kind."""
-    made = [text for _ in range(_ATTEMPTS * count) if (text := make(kind)) is not None]
-    return list({one.text: one for one in made}.values())[:count]
+def _expressions(speaker: Speaker) -> Iterator[Expression]:
+    for kind, count in EXPRESSIONS.items():
+        yield from _different(partial(speaker.expression, kind), count)
+    for subset, kinds in HELD_OUT.items():
+        yield from _different(partial(speaker.expression, str(speaker.rng.choice(kinds)), subset), 1)
+
+
+def _requests(speaker: Speaker) -> Iterator[Request]:
+    for subset in REQUEST_SUBSETS:
+        for kind in REQUEST_KINDS:
+            if kind == "dialogue" and subset != "seen":
+                continue  # it asks for no mask, in no way
+            text = next(filter(None, (speaker.request(kind, subset) for _ in range(_ATTEMPTS))), None)
+            if text is not None:
+                yield Request(kind, subset, text)
+
+
+def _different(make: Callable[[], Text | None], count: int) -> list[Text]:
+    """Up to `count` different texts."""
+    found: dict[str, Text] = {}
+    for _ in range(_ATTEMPTS * count):
+        if len(found) < count and (one := make()) is not None:
+            found.setdefault(one.text, one)
+    return list(found.values())

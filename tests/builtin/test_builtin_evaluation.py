@@ -12,14 +12,22 @@ import torch
 from lens_adapter import builtin
 from lens_adapter.builtin import evaluation
 from lens_adapter.builtin.baselines import Baselines, innermost_point, with_target
-from lens_adapter.builtin.evaluation import are_near, evaluate_builtin, examine, head_figures, mark
-from lens_adapter.builtin.exam import EXPRESSIONS, PICTURE_SIZE, QUESTIONS, Exam, make_exam
-from lens_adapter.data.expressions import Question
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.builtin.evaluation import are_near, evaluate_builtin, examine, head_figures, mark, routing_figures
+from lens_adapter.builtin.exam import (
+    EXPRESSIONS,
+    HELD_OUT,
+    PICTURE_SIZE,
+    QUESTIONS,
+    REQUEST_SUBSETS,
+    Exam,
+    Request,
+    make_exam,
+)
+from lens_adapter.data.things import REQUEST_KINDS, Question, sample_scene
 from lens_adapter.errors import LensError
 from lens_adapter.evaluation import Finding, Overlap, overlap
 from lens_adapter.signals import LensOutput
-from tests.tiny import reading
+from tests.tiny import things_reading as reading
 
 METRICS = ("giou", "ciou", "precision_at_50")
 
@@ -31,24 +39,32 @@ def exam() -> Exam:
 
 def test_an_exam_is_the_same_each_time_and_true(exam):
     again = make_exam(5, "test")
-    assert exam.prompts == again.prompts and exam.questions == again.questions
+    assert exam.prompts == again.prompts and exam.questions == again.questions and exam.requests == again.requests
     scene = sample_scene(5, "test")
     assert exam.picture.tobytes() == scene.draw(PICTURE_SIZE).tobytes()
     masks = scene.masks(PICTURE_SIZE)
     for case in exam.cases:
-        named = [] if not case.has_target else reading.read(scene, case.expression.text)[0]
-        expected = np.any([masks[scene.objects.index(thing)] for thing in named], axis=0) if named else masks[0] & False
-        np.testing.assert_array_equal(case.truth, expected)
+        named, _ = reading.read(scene, case.expression.text)
+        assert case.has_target == bool(named)
+        np.testing.assert_array_equal(case.truth, masks[named].any(0))
     for question in exam.questions:
         assert question.answer == reading.answer(scene, question.text)
+    for request in exam.requests:
+        assert request.wants_mask == reading.wants_mask(scene, request.text)
 
 
 def test_exams_ask_of_every_kind_and_nothing_twice():
-    exams = [make_exam(index, "validation") for index in range(6)]
-    kinds = [case.expression.kind for exam in exams for case in exam.cases]
-    assert all(0 < kinds.count(kind) <= count * len(exams) for kind, count in EXPRESSIONS.items())
+    exams = [make_exam(index, "validation") for index in range(8)]
+    groups = [case.group for exam in exams for case in exam.cases]
+    most = EXPRESSIONS | dict.fromkeys(HELD_OUT, 1)
+    assert all(0 < groups.count(group) <= count * len(exams) for group, count in most.items())
+    assert set(groups) == set(most)
     assert {question.kind for exam in exams for question in exam.questions} == set(QUESTIONS)
-    assert all(len(set(exam.prompts)) == len(exam.prompts) for exam in exams)
+    for exam in exams:
+        assert len(set(exam.prompts)) == len(exam.prompts)
+        assert [(r.kind, r.subset) for r in exam.requests if r.subset == "seen"] == [(k, "seen") for k in REQUEST_KINDS]
+        assert {r.subset for r in exam.requests} == {*REQUEST_SUBSETS}
+        assert all(case.has_target == (case.expression.kind != "absent") for case in exam.cases)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +88,9 @@ def test_near_means_within_one_cell(answer, near):
 
 
 def test_marks():
-    assert mark(Question("counting", "how many objects ?", "3"), "3") == {"counting": True}
-    assert mark(Question("counting", "how many objects ?", "3"), "3 3") == {"counting": False}
-    where = Question("where", "where is the star ?", "x3 y5")
+    assert mark(Question("counting", "how many objects ?", "three"), "three") == {"counting": True}
+    assert mark(Question("counting", "how many objects ?", "three"), "three three") == {"counting": False}
+    where = Question("where", "where is the cat ?", "x3 y5")
     assert mark(where, "x4 y5") == {"where": False, "where_within_one_cell": True}
 
 
@@ -94,11 +110,11 @@ def test_innermost_point():
     assert innermost_point(single) == (0.125, 0.875)
 
 
-def finding(kind: str, intersection: int, union: int, score: float, *, hit: bool = False) -> Finding:
+def finding(group: str, intersection: int, union: int, score: float, *, hit: bool = False) -> Finding:
     """Of a mask as large as its truth, or of one for nothing."""
     area = (intersection + union) // 2
-    there = kind != "absent"
-    return Finding(Overlap(intersection, area if there else union, area * there), score, (hit,), kind)
+    there = group != "absent"
+    return Finding(Overlap(intersection, area if there else union, area * there), score, (hit,), group)
 
 
 def test_figures_of_a_head_by_hand():
@@ -109,6 +125,7 @@ def test_figures_of_a_head_by_hand():
             finding("spatial", 80, 100, 0.8, hit=True),
             finding("absent", 0, 5, 0.1),
             finding("absent", 0, 5, 0.7),
+            finding("held_out_fact", 50, 100, 0.6),  # in no figure but its own
         ],
         score_threshold=0.5,
     )
@@ -119,6 +136,9 @@ def test_figures_of_a_head_by_hand():
         "giou.spatial": pytest.approx(0.8),
         "ciou.spatial": pytest.approx(0.8),
         "precision_at_50.spatial": 1.0,
+        "giou.held_out_fact": pytest.approx(0.5),
+        "ciou.held_out_fact": pytest.approx(0.5),
+        "precision_at_50.held_out_fact": 1.0,
         "giou.all": pytest.approx((9 / 11 + 0.8) / 3),
         "ciou.all": pytest.approx(170 / (110 + 55 + 100)),
         "precision_at_50.all": pytest.approx(2 / 3),
@@ -134,6 +154,25 @@ def test_a_figure_without_cases_is_left_out():
     assert head_figures([finding("absent", 0, 5, 0.1)], 0.0) == {"no_target_accuracy": 0.0}
     alone = head_figures([finding("spatial", 5, 5, 0.6)], 0.0)
     assert not {"no_target_accuracy", "score_rank_correlation", "giou.attribute"} & set(alone)
+
+
+def test_figures_of_routing_by_hand():
+    said = {
+        ("dialogue", "seen"): [False, False, False, True],
+        ("explicit", "seen"): [True, True, False],
+        ("mixed", "seen"): [True],
+        ("reasoning", "held_out_template"): [False, True],
+    }
+    routed = [(Request(kind, way, "it"), taken) for (kind, way), decisions in said.items() for taken in decisions]
+    assert routing_figures(routed) == {
+        "taken_for_requests.dialogue": 0.25,
+        "taken_for_requests.explicit": pytest.approx(2 / 3),
+        "taken_for_requests.mixed": 1.0,
+        "balanced_accuracy": pytest.approx((0.75 + 0.75) / 2),
+        "held_out_template.taken_for_requests.reasoning": 0.5,
+        "held_out_template.balanced_accuracy": pytest.approx((0.5 + 0.75) / 2),
+    }
+    assert routing_figures([]) == {}
 
 
 class Oracle:
@@ -176,15 +215,19 @@ def test_everything_is_measured(shipped, monkeypatch):
     monkeypatch.setattr(evaluation, "VALIDATION_SCENES", 1)
     figures = evaluate_builtin(scenes=2)
     json.dumps(figures, allow_nan=False)
-    cases = [case for index in range(2) for case in make_exam(index, "test").cases]
-    kinds = {case.expression.kind for case in cases if case.has_target} | {"all"}
-    masks = {f"{metric}.{kind}" for metric in METRICS for kind in kinds}
+    exams = [make_exam(index, "test") for index in range(2)]
+    groups = {case.group for exam in exams for case in exam.cases if case.has_target} | {"all"}
+    masks = {f"{metric}.{group}" for metric in METRICS for group in groups}
     names = ("random_object", "raw_attention", "raw_keypoint", "oracle_keypoint")
     expected = {f"baselines.{name}.{key}" for name in names for key in masks}
     judgements = {"no_target_accuracy", "target_accepted", "keypoint_on_target", "score_rank_correlation"}
     judgements |= {"score_error"}
     expected |= {f"heads.{name}.{key}" for name in ("mirror", "lite") for key in masks | judgements}
-    expected |= {f"answers.{kind}" for kind in (*QUESTIONS, "where_within_one_cell")}
+    expected |= {f"answers.{question.kind}" for exam in exams for question in exam.questions}
+    expected |= {"answers.where_within_one_cell"}
+    taken = {f"taken_for_requests.{kind}" for kind in REQUEST_KINDS} | {"balanced_accuracy"}
+    expected |= {f"routing.{key}" for key in taken}
+    expected |= {f"routing.held_out_template.{key}" for key in taken - {"taken_for_requests.dialogue"}}
     assert set(figures) == expected
     for name, value in figures.items():
         assert (-1 if name.endswith("rank_correlation") else 0) <= value <= 1, name
