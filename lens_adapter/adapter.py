@@ -491,16 +491,16 @@ class LensAdapter(PreTrainedModel):
         Args:
             text: the request.
             image: what it is about; None: the base reads the request alone.
-            question: what the base is asked, with `{prompt}` for the request; default:
-                `lens_adapter.chat.ROUTING_QUESTION`.
+            question: what the base is asked, with `{prompt}` for the request; default: `config.routing_question`, which
+                a checkpoint carries.
 
         Raises:
             NotAttachedError: there is no base.
-            InputError: no processor; a text that cannot be used; "yes" and "no" look the same.
+            InputError: no processor; a text or question that cannot be used; "yes" and "no" look the same.
         """
-        from lens_adapter.chat import ROUTING_QUESTION, route
+        from lens_adapter.chat import route
 
-        return route(self, text, image, question or ROUTING_QUESTION)
+        return route(self, text, image, question)
 
 
 def _require_mapping(inputs: Any) -> None:

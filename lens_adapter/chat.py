@@ -27,12 +27,6 @@ Messages = str | Sequence[dict[str, Any]]
 Wanted = str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
 Span = tuple[int, int]  # text[start:end]
 
-# What a request is put into to ask the model itself what it wants; `{prompt}` is the request.
-ROUTING_QUESTION = (
-    'Somebody asks: "{prompt}" Do they want something in the image to be segmented, marked or outlined, rather than an '
-    "answer in words? Answer yes or no."
-)
-
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _RUN = re.compile(rf"{_WORD.pattern}(?: {_WORD.pattern})*")  # words between punctuation
 _ARTICLES = frozenset(("the", "a", "an"))
@@ -131,8 +125,11 @@ def ground(adapter: LensAdapter, image: Any, text: str, phrases: Wanted = None) 
     return _grounded(adapter, load_image(image), text, phrases, token_ids=None)
 
 
-def route(adapter: LensAdapter, text: str, image: Any = None, question: str = ROUTING_QUESTION) -> Route:
+def route(adapter: LensAdapter, text: str, image: Any = None, question: str | None = None) -> Route:
     """See `LensAdapter.route`."""
+    question = adapter.config.routing_question if question is None else question
+    if not isinstance(question, str) or "{prompt}" not in question:
+        raise InputError(f"question must be a text with {{prompt}} where the request goes; got {question!r}.")
     attached, processor, device = adapter.attachment, _processor(adapter), _device(adapter)
     yes, no = (_first_tokens(processor.tokenizer, word) for word in ("yes", "no"))
     yes, no = yes - no, no - yes  # a space that stands alone says nothing

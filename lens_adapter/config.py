@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+ROUTING_QUESTION = (
+    'Somebody asks: "{prompt}" Do they want something in the image to be segmented, marked or outlined, rather than an '
+    "answer in words? Answer yes or no."
+)
+
 # Dimensions of segment-anything's image encoders and decoders, as published with their weights.
 _SAM_COMMON = {
     "image_size": 1024,  # pixels of the padded square the image encoder sees
@@ -104,6 +109,8 @@ class LensConfig(PretrainedConfig):
         score_threshold: a prompt whose `score` is below this names nothing: its mask is empty. 0: never, as long as
             nothing is known about the scores; `LensTrainer.calibrate` chooses it.
         prompt_template: what is asked of the base; `{prompt}` is replaced by the expression.
+        routing_question: what `LensAdapter.route` asks of the base, to be answered by yes (a mask is wanted) or no;
+            `{prompt}` is replaced by the request. A base that knows few words needs one of its own.
         sam: a variant's name (a key of `SAM_VARIANTS`, e.g. `"vit_b"` or the small `"slimsam_77"`) or a dict: `variant`
             and / or any dimension, `weights` (an original `.pth`, a folder or a Hub repository in transformers'
             `SamModel` layout; None: none) and `include_image_encoder` (True: the frozen image encoder travels in the
@@ -136,6 +143,7 @@ class LensConfig(PretrainedConfig):
         mask_threshold: float = 0.6,
         score_threshold: float = 0.0,
         prompt_template: str = "Where is {prompt} in this image?",
+        routing_question: str = ROUTING_QUESTION,
         sam: str | dict[str, Any] = "vit_h",
         base_model_name_or_path: str | None = None,
         base_model_revision: str | None = None,
@@ -158,6 +166,7 @@ class LensConfig(PretrainedConfig):
         self.mask_threshold = mask_threshold
         self.score_threshold = score_threshold
         self.prompt_template = prompt_template
+        self.routing_question = routing_question
         self.sam = _complete_sam(sam)
         self.base_model_name_or_path = base_model_name_or_path
         self.base_model_revision = base_model_revision
@@ -310,11 +319,9 @@ class LensConfig(PretrainedConfig):
         for key in ("keypoint_threshold", "mask_threshold", "score_threshold"):
             value = getattr(self, key)
             require(key, _is_real(value) and 0 <= value < 1, "a number in [0, 1)")
-        require(
-            "prompt_template",
-            isinstance(self.prompt_template, str) and "{prompt}" in self.prompt_template,
-            "a text that holds {prompt}",
-        )
+        for key in ("prompt_template", "routing_question"):
+            text = getattr(self, key)
+            require(key, isinstance(text, str) and "{prompt}" in text, "a text that holds {prompt}")
         for key in ("base_model_name_or_path", "base_model_revision"):
             require(key, getattr(self, key) is None or isinstance(getattr(self, key), str), "a text or None")
         require("base_config", self.base_config is None or isinstance(self.base_config, dict), "a dict or None")

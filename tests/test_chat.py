@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 import torch
 from PIL import Image
 
-from lens_adapter.chat import ROUTING_QUESTION, find_phrases
+from lens_adapter import LensAdapter
+from lens_adapter.chat import find_phrases
+from lens_adapter.config import ROUTING_QUESTION
 from lens_adapter.errors import InputError, NotAttachedError
 from tests.tiny.adapters import hooks_in, marks_on, tiny_adapter, tiny_trio
 from tests.tiny.pairs import tiny_pair
@@ -139,6 +142,29 @@ def test_routing_compares_yes_and_no(architecture):
     alone = adapter.route("Mark it")
     assert 0 < alone.probability < 1 and alone.probability != routed.probability
     assert not hooks_in(model) and marks_on(model) == marks
+
+
+def test_the_routing_question_travels_with_the_checkpoint(tmp_path):
+    adapter, model, processor = tiny_trio()
+    theirs = "is {prompt} a wish ?"
+    expected, usual = adapter.route("Mark it", IMAGE, theirs), adapter.route("Mark it", IMAGE)
+    assert expected != usual == adapter.route("Mark it", IMAGE, ROUTING_QUESTION)
+    adapter.config.routing_question = theirs
+    adapter.save_pretrained(tmp_path)
+    with LensAdapter.from_pretrained(tmp_path).attach(model, processor) as loaded:
+        assert loaded.config.routing_question == theirs and loaded.route("Mark it", IMAGE) == expected
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["routing_question"]  # as checkpoints of earlier versions
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with LensAdapter.from_pretrained(tmp_path).attach(model, processor) as loaded:
+        assert loaded.route("Mark it", IMAGE) == usual
+
+
+@pytest.mark.parametrize("question", ["Is it a wish?", "", 3])
+def test_a_routing_question_without_the_request_is_refused(question):
+    adapter, _, _ = tiny_trio()
+    with pytest.raises(InputError, match=r"question must be a text with \{prompt\}"):
+        adapter.route("Mark it", question=question)
 
 
 @pytest.mark.parametrize("wanted", ["yes", "no"])

@@ -61,6 +61,8 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
     ("score_threshold", 2),
     ("prompt_template", "Where is it?"),
     ("prompt_template", None),
+    ("routing_question", "Is it a wish?"),
+    ("routing_question", None),
     ("base_model_name_or_path", 3),
     ("base_model_revision", 3),
     ("base_config", "llava"),
@@ -176,6 +178,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "sam": SMALL_SAM,
         "suppression_radius": 1,
         "prompt_template": "Point at {prompt}, 请。",
+        "routing_question": "is {prompt} a wish ?",
         "base_model_name_or_path": "org/base",
         "base_model_revision": "a" * 40,
         "base_config": {"model_type": "llava", "text_config": {"hidden_size": 64, "rope_scaling": None}},
@@ -191,7 +194,7 @@ def test_saved_and_loaded_is_the_same(fields, tmp_path, warnings_logged):
     loaded = LensConfig.from_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text("utf-8"))
     ours = [key for key in written if key not in ("transformers_version", "model_type")]
-    assert {"fusion", "tap_layer", "attention_layers", "sam", "prompt_template"} <= set(ours)
+    assert {"fusion", "tap_layer", "attention_layers", "sam", "prompt_template", "routing_question"} <= set(ours)
     assert {key: getattr(loaded, key) for key in ours} == {key: getattr(config, key) for key in ours}
     assert loaded.to_dict() == config.to_dict()
     assert warnings_logged == []

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin.exam import Exam, make_exam
-from lens_adapter.chat import ROUTING_QUESTION
+from lens_adapter.config import ROUTING_QUESTION
 
 RESULTS = Path(__file__).parents[2] / "results" / "routing.json"
 WORDINGS = ("is {prompt} a object ?", "is there {prompt} ?", "{prompt} yes no ?", "is {prompt} what the object is ?")
