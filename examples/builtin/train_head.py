@@ -43,6 +43,7 @@ from lens_adapter import LensAdapter
 from lens_adapter.builtin.exam import PICTURE_SIZE
 from lens_adapter.data.examples import Example
 from lens_adapter.data.things import Expression, Scene, Speaker, sample_scene
+from lens_adapter.data.things.wording import ROUTING_QUESTION
 from lens_adapter.evaluation import choose_score_threshold, examine
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.signals import LensSignals, TokenLayout
@@ -182,6 +183,7 @@ def main() -> None:
         suppression_radius=1.5,
         mask_threshold=0.5,
         prompt_template=TEMPLATE,
+        routing_question=ROUTING_QUESTION,
         base_model_name_or_path="lens_adapter/builtin/vlm",
     )
     adapter.decoder.load_weights(SHIPPED / "sam")
