@@ -23,16 +23,15 @@ import torch
 from tqdm import tqdm
 
 from lens_adapter import LensAdapter, LensConfig, builtin
-from lens_adapter.builtin.exam import Exam, make_exam
+from lens_adapter.builtin.exam import EXPRESSIONS, Exam, make_exam
 from lens_adapter.data.examples import Example
-from lens_adapter.data.expressions import Speaker
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.data.things import Speaker, sample_scene
 from lens_adapter.evaluation import overlap
 from lens_adapter.signals import Keypoints, LensOutput
 from lens_adapter.training import CachedFeatures, LensTrainer, LensTrainingArguments, cache_features
 
 DROPOUTS = (0.0, 0.5, 0.9)
-KINDS = ("attribute", "attribute", "spatial", "spatial", "ordinal", "several", "absent")
+KINDS = ("attribute", "attribute", "spatial", "spatial", "ordinal", "several", "reasoning", "reasoning", "absent")
 SIDE = 192  # pixels at which scenes are drawn for training
 SHIPPED_FIELDS = ("fusion", "fusion_layers", "fusion_width", "tap_layer", "attention_layers", "num_keypoints")
 SHIPPED_FIELDS += ("suppression_radius", "keypoint_threshold", "mask_threshold", "prompt_template", "sam")
@@ -92,7 +91,7 @@ def measure(adapter: LensAdapter, exams: list[Exam]) -> dict[str, float]:
     figures: dict[str, list[float]] = {"giou": [], "giou_without_keypoints": [], "first_keypoint_on_target": []}
     for exam, out, blind in segmented(adapter, exams):
         for k, case in enumerate(exam.cases):
-            if not case.has_target:
+            if case.group not in EXPRESSIONS or not case.has_target:
                 continue
             figures["giou"].append(overlap(out.masks[k].numpy(), case.truth).iou)
             figures["giou_without_keypoints"].append(overlap(blind.masks[k].numpy(), case.truth).iou)

@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from lens_adapter import builtin
-from lens_adapter.data.expressions import CLEAR_ORDER
+from lens_adapter.builtin.evaluation import SCENES
+from lens_adapter.data.things.truths import CLEAR_ORDER
 from lens_adapter.demo import ONLY_ITS_WORLD, SHOWN, run_demo, time_parts
-from tests.tiny import reading
+from tests.tiny import things_reading as reading
 from tests.tiny.sam import noise_image
 from tests.tiny.shipped import ship_tiny, use_shipped
 
@@ -25,15 +26,13 @@ def shipped(tmp_path_factory):
 @pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: str(shown.index))
 def test_what_is_shown_is_true(shown):
     scene = shown.scene()
+    assert shown.index >= SCENES  # in no published figure
     assert len(shown.prompts) == 3
     for text, targets in shown.prompts.items():
         named, margin = reading.read(scene, text)
-        assert [scene.objects.index(thing) for thing in named] == list(targets)
+        assert sorted(named) == list(targets)
         assert margin >= CLEAR_ORDER
     assert reading.answer(scene, shown.question) != "nothing"
-    if "most " in shown.question:
-        _, margin = reading.read(scene, shown.question.removeprefix("what is ").removesuffix(" ?"))
-        assert margin >= CLEAR_ORDER
 
 
 def test_the_walk_through_three_scenes(tmp_path, capsys):
@@ -51,10 +50,10 @@ def test_the_walk_through_three_scenes(tmp_path, capsys):
 
 def test_a_picture_of_ones_own(tmp_path, capsys):
     noise_image(90, 120).save(tmp_path / "photo.png")
-    run_demo(tmp_path / "photo.png", ["my dog", "the red circle"], tmp_path / "sheet.png", head="mirror")
+    run_demo(tmp_path / "photo.png", ["my dog", "the red car"], tmp_path / "sheet.png", head="mirror")
     printed = capsys.readouterr().out
     assert printed.startswith(ONLY_ITS_WORLD)
-    assert "Words it has never read: circle, dog, my, red, the." in printed  # the tiny stand-in reads bytes
+    assert "Words it has never read: car, dog, my, red, the." in printed  # the tiny stand-in reads bytes
     assert "my dog" in printed and (tmp_path / "sheet.png").is_file()
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.paper_claims.scenes import SIDE, Batch
 from lens_adapter import LensAdapter, LensConfig, builtin
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.data.things import sample_scene
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.signals import TokenLayout
 from lens_adapter.training.losses import HEAT_SIDE, Targets, dice_loss, lens_losses
@@ -179,7 +179,7 @@ class Flmm(Method):
 class Lisa(Method):
     """After LISA (arXiv 2308.00692): the base learns a new word, [SEG], whose last hidden state prompts SAM.
 
-    The request begins with a new word too, so that it is none of the questions that the base answers. Learned are LoRA
+    The request begins with a word that begins none of the questions that the base answers. Learned are LoRA
     on queries and values, word vectors and output layer (or the whole language model), a projection, and the mask
     decoder. As in LISA's evaluation, [SEG] is given, not generated.
     """
@@ -188,8 +188,8 @@ class Lisa(Method):
 
     def __init__(self, base: Base, lora: bool):
         super().__init__(base)
-        if base.processor.tokenizer.add_tokens([self.REQUEST, self.SEGMENT]) != 2:
-            raise ValueError("The base already has LISA's words; load a fresh one.")
+        if base.processor.tokenizer.add_tokens([self.SEGMENT]) != 1:
+            raise ValueError("The base already has LISA's word; load a fresh one.")
         model = base.model
         model.resize_token_embeddings(len(base.processor.tokenizer))
         if lora:

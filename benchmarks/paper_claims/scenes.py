@@ -16,14 +16,14 @@ from tqdm import trange
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lens_adapter.builtin.exam import QUESTIONS
-from lens_adapter.data.expressions import Question, Speaker
-from lens_adapter.data.scenes import Scene, sample_scene
+from lens_adapter.data.things import Question, Scene, Speaker, sample_scene
 from lens_adapter.head.decoder import SamDecoder
 
 SIDE = 192  # pixels at which training scenes are drawn
 BATCH_SCENES = 8
 PROMPTS = 2  # per scene
-KINDS = {"attribute": 0.4, "spatial": 0.3, "ordinal": 0.15, "several": 0.15}  # every prompt has a target
+# Every prompt has a target.
+KINDS = {"attribute": 0.3, "spatial": 0.25, "ordinal": 0.12, "several": 0.13, "reasoning": 0.2}
 ROUND = 20  # scenes encoded together
 
 

@@ -22,7 +22,7 @@ from benchmarks.paper_claims.scenes import Batch, Encoded, training_batch
 from lens_adapter import builtin
 from lens_adapter.builtin.baselines import with_target
 from lens_adapter.builtin.evaluation import mark
-from lens_adapter.builtin.exam import Exam, make_exam
+from lens_adapter.builtin.exam import EXPRESSIONS, Exam, make_exam
 from lens_adapter.evaluation import overlap
 
 # Of everything that a method learns, but SAM's mask decoder, which has half of it. Three tries each.
@@ -133,7 +133,7 @@ def _cosine(progress: float) -> float:
 
 @torch.no_grad()
 def measure_masks(method: Method, exams: Sequence[Exam], encoded: Encoded) -> list[tuple[int, str, float]]:
-    """(scene, kind, IoU) of every expression with a target, at the picture's own size."""
+    """(scene, group, IoU) of every expression with a target, at the picture's own size."""
     found = []
     for number, exam in enumerate(exams):
         cases = with_target(exam)
@@ -145,7 +145,7 @@ def measure_masks(method: Method, exams: Sequence[Exam], encoded: Encoded) -> li
         logits, _ = method(Batch(tokens[index], embeddings, index, [case.expression.text for case in cases]))
         masks = (method.decoder().upsample(logits, (exam.picture.height, exam.picture.width)) > 0).numpy()
         for case, mask in zip(cases, masks, strict=True):
-            found.append((number, case.expression.kind, overlap(mask, case.truth).iou))
+            found.append((number, case.group, overlap(mask, case.truth).iou))
     return found
 
 
@@ -193,7 +193,8 @@ def choose_rate(name: str, settings: Settings, data: Data, folder: Path) -> dict
             continue
         method = start(name)
         learn(method, name, rate, settings.tuning_steps, data.train)
-        giou = float(np.mean([iou for _, _, iou in measure_masks(method, exams, data.validation)]))
+        found = measure_masks(method, exams, data.validation)
+        giou = float(np.mean([iou for _, group, iou in found if group in EXPRESSIONS]))
         base = method.base
         accuracy = grade(answer(method.finish(), base.processor, exams), exams)["all"]
         tried[str(rate)] = {"giou": giou, "answers": accuracy}

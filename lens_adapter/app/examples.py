@@ -5,19 +5,19 @@ from lens_adapter.demo import PICTURE_SIZE, SHOWN, Shown
 EXAMPLES = (
     *SHOWN,
     Shown(
-        index=569,
-        prompts={"every diamond": (0, 1, 3), "the topmost diamond": (3,), "the green ring": ()},
-        question="how many diamonds ?",
+        index=29512,
+        prompts={"something you can drink from": (2,), "the book left of the green book": (0,), "the red book": ()},
+        question="how many books ?",
     ),
     Shown(
-        index=572,
-        prompts={"the rightmost cyan object": (5,), "the leftmost heart": (1,), "the plain purple diamond": (2,)},
-        question="is there a green star ?",
+        index=7206,
+        prompts={"everything that has wheels": (1, 2, 3), "the animal that gives wool": (5,), "the blue car": ()},
+        question="does the sheep give wool ?",
     ),
     Shown(
-        index=546,
-        prompts={"the dotted red triangle": (2,), "every triangle": (1, 2, 3), "the blue ring": ()},
-        question="what is the bottommost object ?",
+        index=13898,
+        prompts={"the red car": (1,), "what you can write with": (0,), "something you can wear": (2,)},
+        question="what color is the shirt ?",
     ),
 )
 

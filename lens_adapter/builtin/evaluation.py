@@ -45,9 +45,9 @@ def evaluate_builtin(scenes: int = SCENES) -> dict[str, float]:
           "all" of these together, or "held_out_fact", "held_out_phrasing", "held_out_template": expressions of which
           one thing never named a mask in training. These are in no other figure.
         - `heads.HEAD.JUDGEMENT`: whether it finds what is there, refuses what is not, and knows how good a mask is.
-        - `routing.taken_for_requests.KIND`: share that `adapter.route` takes for requests for a mask (all but "dialogue"
-          are); `routing.balanced_accuracy`: dialogue against the others; `routing.held_out_template.*`: the same where
-          the mask is asked for in words that were never taught.
+        - `routing.taken_for_requests.KIND`: share that `adapter.route` takes for requests for a mask, as all but
+          "dialogue" are; `routing.balanced_accuracy`: dialogue against the others; `routing.held_out_template.*`: the
+          same where the mask is asked for in a way that was never taught.
     """
     model, processor = builtin.load_base()
     answers: dict[str, list[bool]] = defaultdict(list)

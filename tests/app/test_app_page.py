@@ -40,7 +40,7 @@ def launched(monkeypatch):
 
 
 def test_the_table_has_a_row_per_prompt_and_no_markup_of_a_visitor(adapter, files):
-    shown = looks.table(find(adapter, files[0], "the triangle\n<img src=x onerror=alert(1)>\nthe yellow star"))
+    shown = looks.table(find(adapter, files[0], "the pizza\n<img src=x onerror=alert(1)>\nthe blue car"))
     assert shown.count("<tr class=") == 3
     assert "<img" not in shown and "&lt;img src=x onerror=alert(1)&gt;" in shown
     rows = shown.split("<tr class=")[1:]
