@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from lens_adapter.data.expressions import Question, Speaker
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter import LensAdapter
+from lens_adapter.config import LensConfig
+from lens_adapter.data.things import Question, Speaker, sample_scene
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.vlm.inputs import build_inputs
+from tests.tiny import things_reading as reading
 from tests.tiny.sam import noise_image, randomize, tiny_sam
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "builtin"
@@ -54,16 +56,29 @@ def model(scripts):
     return model
 
 
+def pixels_of(scripts, picture: Image.Image) -> torch.Tensor:
+    """(3, 128, 128), as the trainings see a picture of that size."""
+    return scripts.recipe.normalized(torch.from_numpy(np.array(picture))[None])[0]
+
+
 @pytest.fixture(scope="module")
-def samples(scripts) -> list[tuple[torch.Tensor, list[Question]]]:
+def asked(scripts) -> list[tuple[torch.Tensor, list[Question]]]:
+    """Pixels of two scenes, and questions about each."""
     made = []
     for index in range(2):
         scene = sample_scene(index, "validation")
         speaker = Speaker(scene, np.random.default_rng(index))
-        kinds = ("attributes", "where_several", "counting", "relations", "superlatives")[: 5 - index]
+        kinds = ("names", "where_several", "counting", "routing", "superlatives")[: 5 - index]
         questions = [next(q for _ in range(99) if (q := speaker.question(kind))) for kind in kinds]
-        made.append((scripts.recipe.pixel_tensor(scene.draw(scripts.recipe.IMAGE_SIZE)), questions))
+        made.append((pixels_of(scripts, scene.draw(scripts.recipe.IMAGE_SIZE)), questions))
     return made
+
+
+@pytest.fixture(scope="module")
+@torch.no_grad()
+def samples(scripts, model, asked) -> list[tuple[torch.Tensor, list[Question]]]:
+    """What the language model learns from: image tokens in the place of pixels."""
+    return [(scripts.recipe.image_features(model, pixels[None])[0], questions) for pixels, questions in asked]
 
 
 # -- optimizer --------------------------------------------------------------------------------------------------------
@@ -122,15 +137,15 @@ def test_learning_rate(scripts):
 def test_packing_by_hand(scripts, samples):
     packed, recipe = scripts.language.pack(samples), scripts.recipe
     prefix = 1 + recipe.IMAGE_TOKENS
-    questions = [(row, question) for row, (_, asked) in enumerate(samples) for question in asked]
+    questions = [(row, question) for row, (_, about) in enumerate(samples) for question in about]
     assert [(kind, row) for kind, row, _ in packed["answers"]] == [(q.kind, row) for row, q in questions]
     for (row, question), (_, _, span) in zip(questions, packed["answers"], strict=True):
         answer = [recipe.WORD_ID[word] for word in question.answer.split()]
-        asked = [recipe.WORD_ID[word] for word in question.text.split()]
+        words = [recipe.WORD_ID[word] for word in question.text.split()]
         assert packed["ids"][row, span].tolist() == answer
         assert packed["labels"][row, span.start : span.stop + 1].tolist() == [*answer, recipe.EOS]
-        start = span.start - len(asked)
-        assert packed["ids"][row, start : span.start].tolist() == asked
+        start = span.start - len(words)
+        assert packed["ids"][row, start : span.start].tolist() == words
         assert (packed["labels"][row, start : span.start] == scripts.language.IGNORED).all()
         assert packed["positions"][row, start : span.stop].tolist() == list(range(prefix, prefix + span.stop - start))
     learned = sum(len(question.answer.split()) + 1 for _, question in questions)
@@ -155,14 +170,13 @@ def test_block_mask_by_hand(scripts):
 def packed_logits(scripts, model, packed: dict, mask: torch.Tensor) -> torch.Tensor:
     prefix, decoder = 1 + scripts.recipe.IMAGE_TOKENS, model.model.language_model
     words = decoder.embed_tokens(packed["ids"])
-    image = scripts.recipe.image_features(model, packed["pixels"])
-    embedded = torch.cat([words[:, :1], image, words[:, prefix:]], dim=1)
+    embedded = torch.cat([words[:, :1], packed["image"], words[:, prefix:]], dim=1)
     states = decoder(inputs_embeds=embedded, attention_mask=mask, position_ids=packed["positions"]).last_hidden_state
     return model.lm_head(states)
 
 
 @torch.no_grad()
-def test_the_packed_road_is_the_ordinary_road(scripts, model, samples):
+def test_the_packed_road_is_the_ordinary_road(scripts, model, asked, samples):
     """Questions packed into one row get the logits of the stock model called with one question at a time."""
     packed, recipe = scripts.language.pack(samples), scripts.recipe
     logits = packed_logits(scripts, model, packed, scripts.language.block_mask(packed["owner"]))
@@ -170,8 +184,8 @@ def test_the_packed_road_is_the_ordinary_road(scripts, model, samples):
     leaking = packed_logits(scripts, model, packed, everything)
     questions = iter(packed["answers"])
     worst = 0.0
-    for pixels, asked in samples:
-        for question in asked:
+    for pixels, about in asked:
+        for question in about:
             _, row, span = next(questions)
             text = recipe.encode(f"{question.text} {question.answer}")
             ids = torch.tensor([[recipe.BOS, *[recipe.IMAGE] * recipe.IMAGE_TOKENS, *text]])
@@ -196,31 +210,30 @@ def processors(scripts, tmp_path_factory) -> list:
 
 def test_processor_gives_what_the_training_saw(scripts, processors):
     recipe, picture = scripts.recipe, sample_scene(1).draw(scripts.recipe.IMAGE_SIZE)
-    question = "where is the red circle ?"
+    question = "where is the red car ?"
     expected = [recipe.BOS, *[recipe.IMAGE] * recipe.IMAGE_TOKENS, *recipe.encode(question)]
     for processor in processors:
-        inputs = build_inputs(processor, [picture], ["the red circle"], scripts.head.TEMPLATE)
+        inputs = build_inputs(processor, [picture], ["the red car"], scripts.head.TEMPLATE)
         assert inputs["input_ids"].tolist() == [expected]
-        pixels = recipe.pixel_tensor(picture)
-        torch.testing.assert_close(inputs["pixel_values"][0], pixels, atol=1e-5, rtol=0)
+        torch.testing.assert_close(inputs["pixel_values"][0], pixels_of(scripts, picture), atol=1e-5, rtol=0)
 
 
 def test_processor_round_trip(scripts, processors):
     pictures = [noise_image(70, 300), noise_image(384, 384, seed=1)]
-    prompts = ["the Red circle", "every zebra"]  # another case, a word that is not known
+    prompts = ["the Red car", "every zebra"]  # another case, a word that is not known
     first, second = (build_inputs(processor, pictures, prompts, "describe {prompt} ?") for processor in processors)
     assert set(first) == set(second)
     for key in first:
         assert torch.equal(first[key], second[key]), key
     assert first["pixel_values"].shape == (2, 3, scripts.recipe.IMAGE_SIZE, scripts.recipe.IMAGE_SIZE)
     said = processors[1].batch_decode(first["input_ids"], skip_special_tokens=True)
-    assert [text.strip() for text in said] == ["describe the red circle ?", "describe every ?"]
+    assert [text.strip() for text in said] == ["describe the red car ?", "describe every ?"]
     assert (first["input_ids"][1] == scripts.recipe.UNKNOWN).sum() == 1
 
 
 def test_processor_shrinks_as_the_features_of_the_heads_are_shrunk(scripts, processors):
     large, size = sample_scene(2).draw(384), scripts.recipe.IMAGE_SIZE
-    small = scripts.recipe.pixel_tensor(large.resize((size, size), Image.Resampling.BICUBIC))
+    small = pixels_of(scripts, large.resize((size, size), Image.Resampling.BICUBIC))
     shrunk = build_inputs(processors[1], [large], ["it"], "{prompt}")["pixel_values"][0]
     assert (small - shrunk).abs().max() < 0.05
 
@@ -233,15 +246,14 @@ def test_an_unknown_word_stops_the_training(scripts):
 @torch.no_grad()
 def test_cached_features_are_the_ordinary_road(scripts, model, processors):
     """Training a head from cached image features taps what `segment` taps: same hidden states, same layouts."""
-    from lens_adapter import LensAdapter
-
-    texts = ["the red circle", "the leftmost small striped heart"]
+    texts = ["the red car", "the leftmost animal that gives milk"]
     pictures = [sample_scene(index).draw(scripts.recipe.IMAGE_SIZE) for index in range(2)]
     settings = {"fusion": "lite", "fusion_width": 32, "sam": tiny_sam(), "prompt_template": scripts.head.TEMPLATE}
     with LensAdapter.from_model(model, processors[0], load_sam=False, **settings) as adapter:
         inputs = build_inputs(processors[0], pictures, texts, scripts.head.TEMPLATE)
         expected, layouts = adapter.prefill(inputs), adapter.layout(inputs, [(128, 128)] * 2)
-        tokens = scripts.recipe.image_features(model, torch.stack([*map(scripts.recipe.pixel_tensor, pictures)]))
+        pixels = torch.stack([pixels_of(scripts, picture) for picture in pictures])
+        tokens = scripts.recipe.image_features(model, pixels)
         signals, cached_layouts = scripts.head.read_base(adapter, model, tokens, texts)
     real = inputs["attention_mask"].bool()
     assert torch.equal(signals.attention_mask.bool(), real)
@@ -324,12 +336,100 @@ def test_samples_fit_their_scenes(scripts):
     assert number == 7 and len(texts) == len(masks) == scripts.head.EXPRESSIONS
     assert torch.equal(present, masks.flatten(1).any(1))
 
-    pixels, state, ids = scripts.tower.make_sample(7)
-    assert torch.isfinite(pixels).all() and set(state.tolist()) <= {-1, 0, 1}
-    for thing in scene.objects:
-        cell = int(thing.y * 8) * 8 + int(thing.x * 8)
-        assert [scripts.recipe.WORDS[i] for i in ids[cell, :4]] == [thing.size, thing.texture, thing.color, thing.shape]
-        assert ids[cell, 4] == state[cell] == 1
+
+def test_the_words_of_a_patch_are_those_of_the_thing_there(scripts):
+    found, tower, grid = scripts.tower.describe(7), scripts.tower, scripts.recipe.GRID
+    scene, state, ids = sample_scene(7, "words"), found["state"], found["ids"]
+    assert found["picture"].shape == (128, 128, 3) and found["picture"].dtype == np.uint8
+    assert set(state.tolist()) == {-1, 0, 1}
+    cells = [int(thing.y * grid) * grid + int(thing.x * grid) for thing in scene.objects]
+    assert len(set(cells)) == len(cells) and np.flatnonzero(ids[:, -1]).tolist() == sorted(cells)
+    for thing, cell in zip(scene.objects, cells, strict=True):
+        words = [scripts.recipe.WORDS[index] for index in ids[cell, :-1]]
+        assert dict(zip(tower.LOOKS, words, strict=True)) == {look: thing.look(look) for look in tower.LOOKS}
+        assert state[cell] == 1
+    patches = scene.masks(128).any(0).reshape(grid, 16, grid, 16).mean(axis=(1, 3)).ravel()
+    assert patches[state == 0].max() < 0.05 and patches[state == 1].min() > 0.1
+    places = tower.place_vectors(torch.eye(len(scripts.recipe.WORDS)))
+    x5_y2 = places[2 * grid + 5]
+    assert [scripts.recipe.WORDS[index] for index in x5_y2.nonzero().flatten()] == ["x5", "y2"]
+
+
+# -- scenes that are kept ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_is_drawn_once(scripts, monkeypatch, tmp_path):
+    monkeypatch.setattr(scripts.recipe, "WORK", tmp_path)
+    made = []
+
+    def make(index: int) -> dict[str, np.ndarray]:
+        made.append(index)
+        return {"square": np.array([index, index**2]), "odd": np.array(index % 2 == 1)}
+
+    for _ in range(2):  # the second time from the disk
+        drawn = scripts.recipe.Drawn("squares", 5, make)
+        for index in (3, 4, 3):
+            assert drawn[index]["square"].tolist() == [index, index**2] and drawn[index]["odd"] == (index == 3)
+    assert made == [0, 3, 4, 0]  # 0: to see what there is to keep
+    with pytest.raises(SystemExit, match=r"squares/square.npy holds int64 \(5, 2\), expected int64 \(6, 2\)"):
+        scripts.recipe.Drawn("squares", 6, make)
+
+
+@pytest.fixture
+def few_scenes(scripts, monkeypatch, tmp_path) -> int:
+    """The language model's scenes, few, and away from those of a real training."""
+    monkeypatch.setattr(scripts.recipe, "WORK", tmp_path)
+    monkeypatch.setattr(scripts.language, "SCENES", 50)
+    scripts.language.drawn.cache_clear()
+    yield 50
+    scripts.language.drawn.cache_clear()
+
+
+@torch.no_grad()
+def test_the_language_model_learns_from_what_the_tower_says_of_scenes(scripts, model, few_scenes, tmp_path):
+    language = scripts.language
+    features = language.read_scenes(model, tmp_path)
+    pictures = np.stack([language.drawn()[number]["picture"] for number in (0, 49)])
+    expected = scripts.recipe.image_features(model, scripts.recipe.normalized(torch.from_numpy(pictures)))
+    torch.testing.assert_close(torch.from_numpy(features[[0, 49]]).float(), expected, atol=2e-3, rtol=2e-3)
+    (kept,) = tmp_path.glob("features-*.npy")
+    stamp = kept.stat().st_mtime_ns
+    assert np.array_equal(language.read_scenes(model, tmp_path), features) and kept.stat().st_mtime_ns == stamp
+    for index, reached in ((1, 0), (2, 3), (3, 3)):
+        tokens, questions = language.make_sample(index, reached, features)
+        (number,) = (
+            k for k in range(few_scenes) if torch.equal(tokens, torch.from_numpy(features[k].astype(np.float32)))
+        )
+        scene = sample_scene(language.FIRST + number, "words")
+        assert len(scene.objects) <= language.LEVELS[reached].count[1]
+        assert len({question.text for question in questions}) == len(questions) > 3
+        for question in questions:
+            assert question.answer == reading.answer(scene, question.text)
+    weight = next(model.model.multi_modal_projector.parameters())
+    weight.mul_(2)  # what other weights say is read anew
+    language.read_scenes(model, tmp_path)
+    weight.div_(2)
+    assert len([*tmp_path.glob("features-*.npy")]) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["mirror", "lite"])
+def test_what_no_head_reads_may_be_taught_alone(scripts, model, processors, fusion):
+    """`--unread` leaves every signal of a head as it was."""
+    picture = sample_scene(0).draw(scripts.recipe.IMAGE_SIZE)
+    inputs = build_inputs(processors[0], [picture], ["the red car"], scripts.head.TEMPLATE)
+    settings = {**scripts.head.HEADS[fusion], "sam": tiny_sam(), "prompt_template": scripts.head.TEMPLATE}
+    unread = [p for name, p in model.named_parameters() if name.startswith(scripts.language.UNREAD)]
+    assert len(unread) == 2 + 1 + 3 + 1 + 1
+    with LensAdapter.from_model(model, processors[0], load_sam=False, fusion=fusion, **settings) as adapter:
+        before = adapter.prefill(inputs)
+        for parameter in unread:
+            parameter.mul_(-1)
+        after = adapter.prefill(inputs)
+        for parameter in unread:
+            parameter.mul_(-1)
+    assert torch.equal(before.hidden, after.hidden) and before.attention.keys() == after.attention.keys()
+    assert all(torch.equal(before.attention[layer], rows) for layer, rows in after.attention.items())
 
 
 # -- SAM --------------------------------------------------------------------------------------------------------------
@@ -337,8 +437,6 @@ def test_samples_fit_their_scenes(scripts):
 
 @torch.no_grad()
 def test_tiny_sam_as_a_transformers_model(scripts, tmp_path):
-    from lens_adapter.config import LensConfig
-
     small = {**scripts.sam.TINY_SAM, "image_size": 64, "embed_dim": 32, "depth": 2, "global_attention_layers": [1]}
     sam = LensConfig(sam={**small, "window_size": 3}).sam
     decoder = randomize(SamDecoder(sam), seed=3)
@@ -361,8 +459,6 @@ def test_tiny_sam_as_a_transformers_model(scripts, tmp_path):
 
 
 def test_pictures_reach_sam_as_its_decoder_prepares_them(scripts):
-    from lens_adapter.config import LensConfig
-
     sam = LensConfig(sam=scripts.sam.TINY_SAM).sam
     picture = sample_scene(0).draw(scripts.sam.SIDE)
     expected, _ = SamDecoder(sam).preprocess([picture])
