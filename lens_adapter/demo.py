@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,13 +92,62 @@ class Request:
         return list(self.truths)
 
 
-def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, head: str) -> None:
-    """Print a table of results, answers before and after attaching and where the time goes; write a contact sheet.
+@dataclass(frozen=True)
+class Demonstration:
+    """What the demo found.
+
+    Attributes:
+        requests: what was asked.
+        outputs: what the head found, one per request.
+        ious: per request and prompt, the overlap with the true mask; None where that is not known.
+        before, after: the frozen model's answers, without a head and with one attached.
+        seconds: part of a call -> what it takes, for the first request.
+    """
+
+    requests: list[Request]
+    outputs: list[LensOutput]
+    ious: list[list[float | None]]
+    before: list[str]
+    after: list[str]
+    seconds: dict[str, float]
+
+    def __str__(self) -> str:
+        lines = [f"{'prompt':<42} {'keypoints (x, y)':<34} {'score':>5} {'IoU':>5}"]
+        for out, values in zip(self.outputs, self.ious, strict=True):
+            lines += _table_lines(out, values)
+        lines.append("\nThe frozen model's answers, before attaching and while attached:")
+        for request, first, second in zip(self.requests, self.before, self.after, strict=True):
+            verdict = "identical" if first == second else "DIFFERENT: please report this"
+            lines.append(f"  {request.question:<42} {first!r}, {second!r} ({verdict})")
+        count = len(self.requests[0].prompts)
+        lines.append(f"\nWhere the time of one call goes, an image with {count} prompt{'s' * (count > 1)}:")
+        for part, spent in self.seconds.items():
+            share = spent / sum(self.seconds.values())
+            lines.append(f"  {part:<42} {1000 * spent:6.1f} ms {share:5.0%}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: per image what was found, with the overlap, and both answers; seconds per part."""
+        rows = zip(self.requests, self.outputs, self.ious, self.before, self.after, strict=True)
+        images = [
+            {
+                "prompts": [{**record, "iou": iou} for record, iou in zip(out.to_records(), ious, strict=True)],
+                "question": request.question,
+                "answer_before": before,
+                "answer_attached": after,
+            }
+            for request, out, ious, before, after in rows
+        ]
+        return {"images": images, "seconds": self.seconds}
+
+
+def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, head: str) -> Demonstration:
+    """Segment, ask before and after attaching, measure where the time goes; write a contact sheet.
 
     Args:
         image: a picture of the user's own, or None for three test scenes.
         prompts: what to find in it; needed with `image`.
-        output: where the PNG goes.
+        output: where the contact sheet goes.
         head: "mirror" or "lite".
 
     Raises:
@@ -105,43 +156,29 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
     if image is None:
         requests = [_scene_request(shown) for shown in SHOWN]
     else:
-        print(ONLY_ITS_WORLD, end="\n\n")
+        print(ONLY_ITS_WORLD, file=sys.stderr)
         requests = [Request(load_image(image), dict.fromkeys(prompts), "how many objects ?")]
     pictures = [request.picture for request in requests]
     questions = [request.question for request in requests]
     model, processor = builtin.load_base()
     if unknown := _unknown_words(processor, requests):
-        print(f"Words it has never read: {', '.join(unknown)}.\n")
+        print(f"Words it has never read: {', '.join(unknown)}.", file=sys.stderr)
     before = builtin.ask(model, processor, pictures, questions)
     with builtin.load_head(head).attach(model, processor) as adapter:
         outputs = adapter.segment(pictures, [request.prompts for request in requests])
         after = builtin.ask(model, processor, pictures, questions)
         seconds = time_parts(adapter, requests[0].picture, requests[0].prompts)
     ious = [_ious(out, request) for out, request in zip(outputs, requests, strict=True)]
-
-    print(f"{'prompt':<42} {'keypoints (x, y)':<34} {'score':>5} {'IoU':>5}")
-    for out, values in zip(outputs, ious, strict=True):
-        for line in _table_lines(out, values):
-            print(line)
-    print("\nThe frozen model's answers, before attaching and while attached:")
-    for question, first, second in zip(questions, before, after, strict=True):
-        verdict = "identical" if first == second else "DIFFERENT: please report this"
-        print(f"  {question:<42} {first!r}, {second!r} ({verdict})")
-    print(f"\nWhere the time of one call goes, an image with {len(requests[0].prompts)} prompt(s):")
-    for part, spent in seconds.items():
-        print(f"  {part:<42} {1000 * spent:6.1f} ms {spent / sum(seconds.values()):5.0%}")
-
     panels = [
         Panel(out, values, request.question.replace(" ?", "?"), answer)
         for out, values, request, answer in zip(outputs, ious, requests, after, strict=True)
     ]
-    output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(
         panels,
         title="A frozen vision-language model points",
         subtitle=f"Shipped tiny LLaVA (never trained on masks) + LENS head “{head}” + tiny SAM",
     ).save(output)
-    print(f"\nWrote {output}")
+    return Demonstration(requests, outputs, ious, before, after, seconds)
 
 
 def time_parts(adapter: LensAdapter, picture: Image, prompts: Sequence[str], repeats: int = 5) -> dict[str, float]:

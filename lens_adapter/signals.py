@@ -168,6 +168,23 @@ class LensOutput:
         """Write `plot()` to `path`; the format follows the suffix."""
         self.plot().save(path)
 
+    def to_records(self) -> list[dict[str, Any]]:
+        """What was found as plain data, ready for JSON: a dict per prompt.
+
+        Its keys are `prompt`, `score`, `area` (pixels of the mask), `keypoints` (x then y, in pixels), their
+        `keypoint_scores`, and the mask as `segmentation` (see `to_coco_rle`).
+        """
+        columns = (
+            self.prompts,
+            self.scores.tolist(),
+            self.masks.flatten(1).sum(1).tolist(),
+            [points.tolist() for points in self.keypoints],
+            [scores.tolist() for scores in self.keypoint_scores],
+            self.to_coco_rle(),
+        )
+        keys = ("prompt", "score", "area", "keypoints", "keypoint_scores", "segmentation")
+        return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+
     def to_coco_rle(self) -> list[dict[str, Any]]:
         """The masks as COCO run-length encodings: `{"size": [H, W], "counts": str}` each."""
         from pycocotools import mask as coco

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+import yaml
 from PIL import Image
+from pycocotools import mask as coco
 
 import lens_adapter
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin import evaluation
-from lens_adapter.cli import main
+from lens_adapter.cli import _parser, main
 from lens_adapter.evaluation import Evaluation
+from lens_adapter.training.run import read_config
 from tests.data.formats import reference
 from tests.data.test_folder import write_folder
 from tests.data.test_refer import write_set
@@ -69,6 +75,55 @@ def test_help_lists_every_command(capsys):
     assert all(f"\n    {command} " in printed for command in COMMANDS)
 
 
+def helped(command: str, capsys) -> str:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    return capsys.readouterr().out
+
+
+def example_lines(printed: str) -> list[str]:
+    """Command lines below "examples:", each on one line."""
+    lines = printed.partition("\nexamples:\n")[2].replace("\\\n", "").splitlines()
+    starts = ("lens-adapter ", "accelerate launch -m lens_adapter ")
+    return [line.strip().replace(starts[1], starts[0]) for line in lines if line.strip().startswith(starts)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_examples_that_are_understood(command, capsys):
+    printed = helped(command, capsys)
+    about = printed.partition("\n\n")[2]
+    assert about[0].isupper() and len(about.partition("\n\n")[0]) > 60
+    examples = example_lines(printed)
+    assert examples
+    for line in examples:
+        if "..." not in line:
+            args = _parser().parse_args(shlex.split(line, comments=True)[1:])
+            assert args.command == command
+
+
+def test_help_of_train_holds_a_whole_file(capsys, tmp_path):
+    printed = helped("train", capsys)
+    text = printed.partition("CONFIG.yaml:\n")[2].partition("\n\n")[0]
+    (tmp_path / "train.yaml").write_text(text)
+    config = read_config(tmp_path / "train.yaml", {})
+    assert config["validation"]["dataset"] == "refcoco" and config["training"]["learning_rate"] == 1e-4
+    line = next(line for line in example_lines(printed) if "--validation" in line)
+    args = _parser().parse_args(shlex.split(line)[1:])
+    assert (args.validation, args.head["tap_layer"]) == (config["validation"], config["head"]["tap_layer"])
+    assert args.training.keys() < config["training"].keys() and yaml.safe_load(text)["data"] == args.data["path"]
+
+
+def test_help_waits_for_nothing_heavy():
+    code = (
+        "import sys; from lens_adapter.cli import main\n"
+        "for words in ([], ['segment'], ['train']):\n"
+        "    try: main([*words, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'matplotlib', 'yaml'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_as_a_module():
     run = [sys.executable, "-m", "lens_adapter"]
     version = subprocess.run([*run, "--version"], capture_output=True, text=True)
@@ -89,8 +144,17 @@ def test_as_a_module():
         (["segment", "photo.png", "a dog", "--adapter", "head"], "--model"),
         (["segment", "p.png", "a dog", "--model", "m", "--adapter", "a", "-o", "out"], "must end like a picture"),
         (["segment", "p.png", "a dog", "--model", "m", "--adapter", "a", "--dtype", "int8"], "--dtype"),
+        (["segment", "p.png", "a dog", "--model", "m"], "--model needs --adapter"),
+        (["segment", "--json", "p.png", "a dog", "--model", "builtin"], "'p.png' is no place for JSON"),
+        (["train", "--json", "train.yaml"], "'train.yaml' is no place for JSON"),
+        (["train"], "give CONFIG.yaml, or all of --model, --data and --output"),
+        (["train", "--model", "m", "--data", "d"], "give CONFIG.yaml, or all of"),
+        (["train", "--head", "lite"], "argument --head: Expected KEY=VALUE, got ['lite']"),
+        (["train", "--training", "bf16=[", "--head", "fusion=lite"], "argument --training: A value in ['bf16=['] is"),
         (["evaluate"], "give --builtin alone, or all of --model, --adapter and --data"),
-        (["evaluate", "--model", "m", "--data", "d"], "all of --model, --adapter and --data"),
+        (["evaluate", "--model", "m", "--adapter", "a"], "all of --model, --adapter and --data"),
+        (["evaluate", "--model", "m", "--data", "d"], "--model needs --adapter"),
+        (["evaluate", "--model", "m", "--adapter", "a", "--data", "d", "val"], "argument --data: Expected KEY=VALUE"),
         (["evaluate", "--builtin", "--data", "d"], "--builtin alone"),
         (["evaluate", "--builtin", "--gallery", "g.html"], "--builtin alone"),
         (["evaluate", "--model", "m", "--adapter", "a", "--data", "d", "--batch-size", "0"], "at least 1"),
@@ -108,20 +172,91 @@ def test_usage_errors(arguments, complaint, capsys):
     assert complaint in usage_error(capsys, *arguments)
 
 
-def test_env_names_versions(capsys):
+def test_env_names_versions_and_no_secrets(capsys, monkeypatch):
+    secret = "hf_thisisnobodysbusiness"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    monkeypatch.setenv("HF_ENDPOINT", f"https://me:{secret}@hub.example")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["env"]) == 0
     printed = capsys.readouterr().out
-    for name in ("lens_adapter", "python", "torch", "transformers", "segment-anything", "accelerator"):
-        assert f"\n{name} " in f"\n{printed}"
+    assert main(["env", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    packages = ("torch", "transformers", "huggingface-hub", "segment-anything", "gradio")
+    for name in ("lens_adapter", "python", "platform", *packages, "accelerator", "cuda", "threads"):
+        assert f"\n{name} " in f"\n{printed}" and name in facts
+    assert facts["lens_adapter"] == lens_adapter.__version__ and facts["HF_HUB_OFFLINE"] == "1"
+    assert facts["shipped_models"] == ["lens-lite", "lens-mirror", "sam", "vlm"]
+    assert secret not in printed and str(Path.home()) not in printed and str(Path.cwd()) not in printed
+
+
+def test_env_where_torch_is_broken(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["env"]) == 0
+    assert "accelerator unknown, torch cannot be imported (ModuleNotFoundError)" in capsys.readouterr().out
+
+
+def test_results_go_to_stdout_and_all_else_to_stderr(folders, tmp_path, capsys, monkeypatch):
+    def noisy(self, *given, **more):
+        print("said by a library")
+        return segment_(self, *given, **more)
+
+    segment_ = LensAdapter.segment
+    monkeypatch.setattr(LensAdapter, "segment", noisy)
+    assert segment(folders, "-o", str(tmp_path / "out.png"), "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["prompts"] and "said by a library" in captured.err
+
+
+def test_an_interrupted_command_says_so_in_one_line(folders, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LensAdapter, "segment", interrupted)
+    assert segment(folders, "-o", str(tmp_path / "out.png")) == 1
+    assert capsys.readouterr().err.endswith("lens-adapter segment: interrupted\n")
+
+
+def test_an_error_of_ours_is_not_hidden(folders, monkeypatch):
+    monkeypatch.setattr(LensAdapter, "segment", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        segment(folders)
 
 
 def test_segment_from_folders_to_a_picture(folders, tmp_path, capsys):
     output = tmp_path / "new" / "out.png"
     assert segment(folders, "-o", str(output)) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("a dog\tscore ") and f"Wrote {output}" in printed
+    captured = capsys.readouterr()
+    assert captured.out.startswith("a dog\tscore ") and captured.out.count("\n") == 1
+    assert captured.err.endswith(f"Wrote {output}\n")
     with Image.open(output) as picture:
         assert picture.size == (60, 45)
+
+
+@pytest.mark.parametrize("to_a_file", [False, True])
+def test_segment_for_machines(folders, tmp_path, capsys, to_a_file):
+    file = tmp_path / "new" / "found.json"
+    wanted = ["--json", str(file)] if to_a_file else ["--json"]
+    assert segment(folders, "-o", str(tmp_path / "out.png"), *wanted) == 0
+    captured = capsys.readouterr()
+    found = json.loads(file.read_text() if to_a_file else captured.out)
+    assert not to_a_file or (captured.out.startswith("a dog\tscore ") and f"Wrote {file}" in captured.err)
+    assert (found["image_size"], found["adapter"]) == ([45, 60], str(folders / "head"))
+    assert found["picture"] == str(tmp_path / "out.png") and found["mask_threshold"] == 0.5
+    (one,) = found["prompts"]
+    with LensAdapter.from_pretrained(folders / "head").attach(*tiny_pair("llava")) as adapter:
+        out = adapter.segment(folders / "photo.png", "a dog")
+    assert (coco.decode(one["segmentation"]) == out.masks[0].numpy()).all()
+    assert (one["prompt"], one["area"]) == ("a dog", int(out.masks[0].sum()))
+    assert one["score"] == pytest.approx(float(out.scores[0]))
+    torch.testing.assert_close(torch.tensor(one["keypoints"]), out.keypoints[0])
+
+
+def test_segment_by_the_models_that_ship(folders, tmp_path, monkeypatch, capsys):
+    ship_tiny(tmp_path / "builtin")
+    use_shipped(monkeypatch, tmp_path / "builtin")
+    output = tmp_path / "out.png"
+    assert main(["segment", str(folders / "photo.png"), "a dog", "--model", "builtin", "-o", str(output)]) == 0
+    assert "knows one small world only" in capsys.readouterr().err and output.is_file()
 
 
 def test_segment_takes_several_prompts_and_a_dtype(folders, tmp_path, capsys):
@@ -171,7 +306,9 @@ def test_demo_without_its_models(tmp_path, monkeypatch, capsys):
 
 def test_demo_hands_everything_on(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("lens_adapter.demo.run_demo", lambda *arguments: calls.append(arguments))
+    nothing = SimpleNamespace(to_dict=dict)
+    monkeypatch.setattr("lens_adapter.demo.run_demo", lambda *arguments: calls.append(arguments) or nothing)
+    monkeypatch.chdir(tmp_path)
     assert main(["demo"]) == 0
     sheet = tmp_path / "sheet.png"
     picture = ["--image", "p.png", "--prompt", "a", "--prompt", "b"]
@@ -187,8 +324,8 @@ def test_evaluate_a_head(folders, tmp_path, capsys):
     command += ["--data", str(root), "format=refer", "dataset=refcoco", "split=val"]
     command += ["--mask-threshold", "0.3", "--json", str(files[0]), "--gallery", str(files[1]), "--batch-size", "2"]
     assert main(command) == 0
-    printed, result = capsys.readouterr().out, Evaluation.load(files[0])
-    assert printed.startswith(result.to_markdown()) and all(f"Wrote {file}" in printed for file in files)
+    captured, result = capsys.readouterr(), Evaluation.load(files[0])
+    assert captured.out == result.to_markdown() + "\n" and all(f"Wrote {file}" in captured.err for file in files)
     assert (result.prompts, result.images, result.mask_threshold) == (2, 1, 0.3)
     assert result.dataset == {"name": "refcoco", "split": "val", "revision": None}
     assert (result.base_model, result.adapter) == (str(folders / "base"), str(folders / "head"))
@@ -200,7 +337,6 @@ def test_evaluate_a_head(folders, tmp_path, capsys):
     [
         ({"--data": ["nowhere"]}, "prompts.jsonl"),
         ({"--data": ["nowhere", "format=voc"]}, "expected one of folder, refer"),
-        ({"--data": ["nowhere", "val"]}, "Expected KEY=VALUE, got ['val']"),
         ({"--data": ["nowhere", "format=hub"]}, "needs split too"),
         ({"--device": ["toaster"]}, "--device toaster cannot be used"),
         ({"--adapter": ["no head at all"]}, "no head at all"),
@@ -237,6 +373,6 @@ def test_evaluate_writes_every_figure_it_prints(tmp_path, monkeypatch, capsys):
     file = tmp_path / "results" / "figures.json"
     assert main(["evaluate", "--builtin", "--scenes", "1", "--json", str(file)]) == 0
     figures = json.loads(file.read_text())
-    printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if not line.startswith("Wrote"))
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert {name: f"{value:.4f}" for name, value in figures.items()} == printed
     assert "heads.lite.giou.attribute" in figures and "baselines.random_object.giou.attribute" in figures

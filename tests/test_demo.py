@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from PIL import Image
 
 from lens_adapter import builtin
-from lens_adapter.builtin.evaluation import SCENES
+from lens_adapter.cli.evaluate import SCENES
 from lens_adapter.data.things.truths import CLEAR_ORDER
 from lens_adapter.demo import ONLY_ITS_WORLD, SHOWN, run_demo, time_parts
 from tests.tiny import things_reading as reading
@@ -36,25 +38,30 @@ def test_what_is_shown_is_true(shown):
 
 
 def test_the_walk_through_three_scenes(tmp_path, capsys):
-    run_demo(None, [], tmp_path / "new" / "sheet.png", head="lite")
-    printed = capsys.readouterr().out
+    found = run_demo(None, [], tmp_path / "sheet.png", head="lite")
+    printed, facts = str(found), json.loads(json.dumps(found.to_dict()))
     for shown in SHOWN:
         assert all(text in printed for text in [*shown.prompts, shown.question])
     assert printed.count("(identical)") == 3 and "DIFFERENT" not in printed
     for part in ("prefill", "LENS head", "SAM image encoder", "SAM mask decoder"):
         assert part in printed
-    assert ONLY_ITS_WORLD not in printed
-    with Image.open(tmp_path / "new" / "sheet.png") as sheet:
+    assert ONLY_ITS_WORLD not in "".join(capsys.readouterr())
+    for shown, image, ious in zip(SHOWN, facts["images"], found.ious, strict=True):
+        assert image["question"] == shown.question and image["answer_before"] == image["answer_attached"]
+        assert [(row["prompt"], row["iou"]) for row in image["prompts"]] == list(zip(shown.prompts, ious, strict=True))
+    assert facts["seconds"] == found.seconds
+    with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 1000 and sheet.height > 1000
 
 
 def test_a_picture_of_ones_own(tmp_path, capsys):
     noise_image(90, 120).save(tmp_path / "photo.png")
-    run_demo(tmp_path / "photo.png", ["my dog", "the red car"], tmp_path / "sheet.png", head="mirror")
-    printed = capsys.readouterr().out
-    assert printed.startswith(ONLY_ITS_WORLD)
-    assert "Words it has never read: car, dog, my, red, the." in printed  # the tiny stand-in reads bytes
-    assert "my dog" in printed and (tmp_path / "sheet.png").is_file()
+    found = run_demo(tmp_path / "photo.png", ["my dog", "the red car"], tmp_path / "sheet.png", head="mirror")
+    notes = capsys.readouterr().err
+    assert notes.startswith(ONLY_ITS_WORLD)
+    assert "Words it has never read: car, dog, my, red, the." in notes  # the tiny stand-in reads bytes
+    assert found.to_dict()["images"][0]["prompts"][0]["iou"] is None
+    assert "my dog" in str(found) and (tmp_path / "sheet.png").is_file()
 
 
 def test_the_parts_of_a_call_are_timed():

@@ -221,7 +221,7 @@ def test_probe_of_the_builtin_model(tmp_path, capsys):
     figures = json.loads(file.read_text())
     assert figures["examples"] >= 8 and [row["layer"] for row in figures["layers"]] == [0, 1, 2, 3]
     assert f"tap_layer {figures['recommended_tap_layer']}" in captured.out
-    assert f"Wrote {picture}" in captured.out and f"Wrote {file}" in captured.out
+    assert f"Wrote {picture}" in captured.err and f"Wrote {file}" in captured.err
     assert "validation scenes: 100%" in captured.err
     with Image.open(picture) as opened:
         assert opened.format == "PNG" and opened.width > 400

@@ -75,11 +75,9 @@ class Finding:
         return plot_output(chosen, colors=shown)
 
     def records(self) -> list[dict[str, Any]]:
-        """Per prompt: `prompt`, `score`, `absent`, `area` in pixels, `segmentation` as COCO RLE."""
-        out = self.output
-        areas, scores = out.masks.flatten(1).sum(1).tolist(), out.scores.tolist()
-        rows = zip(out.prompts, scores, self.absent, areas, out.to_coco_rle(), strict=True)
-        return [dict(zip(("prompt", "score", "absent", "area", "segmentation"), row, strict=True)) for row in rows]
+        """As `LensOutput.to_records`, and whether the prompt is `absent`."""
+        records = zip(self.output.to_records(), self.absent, strict=True)
+        return [{**record, "absent": absent} for record, absent in records]
 
     def write_masks(self, folder: Path) -> Path:
         """One mask: `mask.png`, black and white at the picture's size. Several: `masks.zip` of such, in order."""

@@ -16,7 +16,7 @@ from lens_adapter import LensAdapter, builtin
 from lens_adapter.app import findings
 from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE
 from lens_adapter.app.findings import ALL, HEATMAP, KEYPOINTS, LAYERS, MASKS, Files, answer, find
-from lens_adapter.builtin.evaluation import SCENES
+from lens_adapter.cli.evaluate import SCENES
 from lens_adapter.data.things.truths import CLEAR_ORDER
 from lens_adapter.errors import InputError
 from lens_adapter.evaluation import overlap

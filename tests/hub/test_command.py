@@ -33,9 +33,10 @@ def test_push(hub, folder, tmp_path, capsys):
     (tmp_path / "test.json").write_text(json.dumps(RECORD))
     flags = ["--results", str(tmp_path / "test.json"), "--license", "mit", "--private", "--message", "One head"]
     assert main(["push", str(folder), HEAD, *flags]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert printed.pop(0).startswith("Nobody else can find its base: base_model_name_or_path in config.json is None")
-    assert printed == ["Not part of a head, not uploaded: training_args.bin", f"Published at {hub.url}/{HEAD}"]
+    captured = capsys.readouterr()
+    assert "Nobody else can find its base: base_model_name_or_path in config.json is None" in captured.err
+    assert "Not part of a head, not uploaded: training_args.bin\n" in captured.err
+    assert captured.out == f"Published at {hub.url}/{HEAD}\n"
     assert hub.repositories[HEAD].private and hub.repositories[HEAD].messages == ["initial commit", "One head"]
     files = hub.files(HEAD)
     assert files.keys() == {".gitattributes", "README.md", "config.json", "evaluation.json", "model.safetensors"}
@@ -43,7 +44,14 @@ def test_push(hub, folder, tmp_path, capsys):
     assert card.data.license == "mit" and card.data.model_name == "lens" and len(card.data.eval_results) == 3
     assert main(["push", str(folder), HEAD, "--create-pr", "--license", "gpl-3.0"]) == 0
     assert capsys.readouterr().out.endswith(f"Published at {hub.url}/{HEAD}/discussions/1\n")
-    assert main(["push", str(folder), HEAD, "--revision", "next"]) == 0
+    assert main(["push", str(folder), HEAD, "--revision", "next", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == {
+        "url": f"{hub.url}/{HEAD}",
+        "commit": hub.repositories[HEAD].branches["next"],
+        "base_model": None,
+        "not_uploaded": ["training_args.bin"],
+    }
     assert hub.files(HEAD, "next").keys() == files.keys()
 
 

@@ -15,8 +15,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from lens_adapter import LensAdapter, cli
-from lens_adapter.cli import main, parse_pairs
+from lens_adapter import LensAdapter
+from lens_adapter.cli import main
+from lens_adapter.cli import train as command
+from lens_adapter.cli.arguments import parse_pairs
 from lens_adapter.data.folder import digest_folder
 from lens_adapter.errors import LensConfigError
 from lens_adapter.training import LensTrainer
@@ -64,9 +66,13 @@ def world(tmp_path_factory) -> Path:
 def test_a_file_flags_and_resume(world, tmp_path, capsys):
     output = tmp_path / "head"
     flags = ["--head", "fusion=lite", "fusion_width=32", "-o", str(output), "--training"]
-    assert main(["train", str(world / "train.yaml"), *flags, "max_steps=2"]) == 0
-    printed = capsys.readouterr().out
-    assert "eval_giou" in printed and printed.endswith(f"Wrote {output}\n")
+    figures = tmp_path / "new" / "figures.json"
+    assert main(["train", str(world / "train.yaml"), *flags, "max_steps=2", "--json", str(figures)]) == 0
+    captured, result = capsys.readouterr(), json.loads(figures.read_text())
+    printed = dict(line.split() for line in captured.out.splitlines())
+    assert "eval_giou" in printed and f"Wrote {output}\n" in captured.err
+    assert result["output_dir"] == str(output)
+    assert {name: f"{value:.4f}" for name, value in result["validation"].items()} == printed
     state = json.loads((output / "checkpoint-2" / "trainer_state.json").read_text())
     assert state["global_step"] == 2 and not (world / "unused").exists()
     model, processor = tiny_pair("llava")
@@ -94,7 +100,7 @@ def test_data_in_any_format_and_calibration(world, tmp_path, capsys):
     flags += ["--training", "max_steps=1"]
     both = [str(tmp_path), "format=refer", "dataset=grefcoco", "split=val"]
     assert main(["train", str(world / "train.yaml"), "--validation", *both, *flags]) == 0
-    printed = capsys.readouterr().out
+    printed = "".join(capsys.readouterr())
     assert "Calibrated on the validation data: score_threshold" in printed and "2 prompts with and 2 without" in printed
     threshold = LensAdapter.from_pretrained(output).config.score_threshold
     assert f"score_threshold {threshold:.4f}:" in printed and "eval_no_target_accuracy" in printed
@@ -102,7 +108,7 @@ def test_data_in_any_format_and_calibration(world, tmp_path, capsys):
     config["validation"] = {"path": str(tmp_path), "format": "refer", "dataset": "refcoco"}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
     assert main(["train", str(tmp_path / "train.yaml"), *flags]) == 0
-    assert "score_threshold stays 0: A score threshold is chosen on prompts with" in capsys.readouterr().out
+    assert "score_threshold stays 0: A score threshold is chosen on prompts with" in capsys.readouterr().err
 
 
 def test_the_example(world, tmp_path, monkeypatch):
@@ -120,7 +126,7 @@ def test_the_example(world, tmp_path, monkeypatch):
 
 def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
     features, output = tmp_path / "features", tmp_path / "head"
-    bases, prefills, prefill, load, train = [], [], LensAdapter.prefill, cli._load_base, LensTrainer.train
+    bases, prefills, prefill, load, train = [], [], LensAdapter.prefill, command.load_base, LensTrainer.train
 
     def loaded(*args):
         pair = load(*args)
@@ -132,7 +138,7 @@ def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
         assert bases[-1]() is None  # let go of before the training
         return train(self, *args, **kwargs)
 
-    monkeypatch.setattr(cli, "_load_base", loaded)
+    monkeypatch.setattr(command, "load_base", loaded)
     monkeypatch.setattr(LensTrainer, "train", trained)
     monkeypatch.setattr(LensAdapter, "prefill", lambda self, inputs: prefills.append(1) or prefill(self, inputs))
     flags = ["train", str(world / "train.yaml"), "--features", str(features), "-o", str(output), "--training"]

@@ -1,0 +1,69 @@
+"""`lens-adapter`: demo, segment, train, evaluate, probe, push, app, env.
+
+A room per command: it adds its parser and runs it. What is heavy to import waits until a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+
+from lens_adapter import __version__
+from lens_adapter.cli import app, demo, env, evaluate, probe, push, segment, train
+from lens_adapter.errors import LensError, one_line
+
+_COMMANDS = (demo, segment, train, evaluate, probe, push, app, env)
+_EPILOG = """\
+The first thing to try, offline, with the models that ship with the package:
+  lens-adapter demo
+
+`lens-adapter COMMAND --help` says what a command does, with examples. Results go
+to stdout (for machines with --json), progress and notes to stderr. Exit code: 0,
+1 (it failed; stderr says why), 2 (the command line was not understood).
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0, or 1 where it failed for a reason that a user can do something about, said in one line. A
+        command line that is not understood ends the process with 2; any other error is ours, and is raised.
+    """
+    args = _parser().parse_args(arguments)
+    try:
+        with redirect_stdout(sys.stderr):  # what libraries print meanwhile is no result
+            result = args.run(args)
+        if result is not None:
+            result.report(args.json)
+    except KeyboardInterrupt:
+        print(f"lens-adapter {args.command}: interrupted", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not isinstance(error, (LensError, OSError, *_http_errors())):
+            raise
+        print(f"lens-adapter {args.command}: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lens-adapter",
+        description="Segmentation for a frozen vision-language model: LENS heads as adapters.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for room in _COMMANDS:
+        room.add_to(commands)
+    return parser
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    from lens_adapter.publishing import HTTP_ERRORS
+
+    return HTTP_ERRORS

@@ -1,0 +1,191 @@
+"""What commands have in common on the command line: how they are added, models, data, devices, files."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from lens_adapter.cli.result import STDOUT, Result
+from lens_adapter.errors import LensConfigError
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+BUILTIN = "builtin"  # as a model or a head: those that ship with the package
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], Result | None],
+    *,
+    help: str,
+    description: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    """A parser for one command.
+
+    Args:
+        run: what the command does; its result is printed.
+        help: its line in the list of commands.
+        description: what it does and prints; paragraphs are separated by blank lines.
+        examples: command lines, and what else should stand below the options as it is.
+    """
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description="\n\n".join(textwrap.fill(part, 80) for part in textwrap.dedent(description).strip().split("\n\n")),
+        epilog=f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, parser=parser, json=None)
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--model` and `--adapter`; `adapter_of` reads the latter."""
+    parser.add_argument(
+        "--model", required=True, metavar="ID_OR_FOLDER", help=f'the frozen model; "{BUILTIN}": the one that ships'
+    )
+    add_adapter_option(parser)
+
+
+def add_adapter_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--adapter",
+        metavar="ID_OR_FOLDER",
+        help=f'the LENS head that was trained for it; default of "{BUILTIN}": the lite one that ships',
+    )
+
+
+def adapter_of(args: argparse.Namespace) -> str:
+    """The head's name; a usage error where it is missing."""
+    if args.adapter is None and args.model != BUILTIN:
+        args.parser.error("--model needs --adapter: a head that was trained for it")
+    return args.adapter or BUILTIN
+
+
+def add_device_options(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument(
+        "--device",
+        help=f"e.g. cuda:1, cpu, or auto: over all there are; default: cuda where there is one{more}, else cpu",
+    )
+    dtypes = ["auto", "float32", "bfloat16", "float16"]
+    parser.add_argument(
+        "--dtype", choices=dtypes, default="auto", help="of the frozen model; default: %(default)s, as it was saved"
+    )
+
+
+def add_data_option(parser: argparse.ArgumentParser, flag: str, purpose: str) -> None:
+    parser.add_argument(
+        flag,
+        nargs="+",
+        action=_Source,
+        metavar=("PATH", "KEY=VALUE"),
+        help=f"labelled images {purpose}: a folder with images/, masks/ and prompts.jsonl, or any path with format="
+        "refer, reason_seg, coco, label_maps, lisa or hub, and the options of that format",
+    )
+
+
+def add_pairs_option(parser: argparse.ArgumentParser, flag: str, help: str) -> None:
+    parser.add_argument(flag, nargs="+", action=_Pairs, default={}, metavar="KEY=VALUE", help=help)
+
+
+def add_picture_option(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=picture,
+        default=default,
+        metavar="FILE",
+        help="where the picture goes; default: %(default)s",
+    )
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=STDOUT,
+        type=_json_file,
+        metavar="FILE",
+        help="write the result as JSON, too; without FILE: to stdout, in the place of the text",
+    )
+
+
+def picture(text: str) -> Path:
+    """A file to write a picture to; said to be none before any work is done."""
+    path = Path(text)
+    if path.suffix.lower() not in _picture_suffixes():
+        raise argparse.ArgumentTypeError(f"{text!r} must end like a picture, e.g. in .png or .jpg")
+    return path
+
+
+def _json_file(text: str) -> str:
+    """A file to write JSON to, and not the next argument, which stands behind a bare `--json`."""
+    if Path(text).suffix.lower() in {*_picture_suffixes(), ".yaml", ".yml"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is no place for JSON; without a file of its own, put --json last")
+    return text
+
+
+def _picture_suffixes() -> Iterable[str]:
+    from PIL import Image
+
+    return Image.registered_extensions()
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
+def make_room(*files: Path | str | None) -> None:
+    """Make the folders of files that are going to be written: better to fail now than after the work."""
+    for file in files:
+        if file not in (None, STDOUT):
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """["fusion=lite", "tap_layer=14"] -> their dict; values are read as YAML.
+
+    Raises:
+        LensConfigError: no pair, or no YAML.
+    """
+    import yaml
+
+    split = [pair.partition("=") for pair in pairs]
+    if wrong := [key or equals for key, equals, _ in split if not key or not equals]:
+        raise LensConfigError(f"Expected KEY=VALUE, got {wrong}.")
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in split}
+    except yaml.YAMLError as error:
+        raise LensConfigError(f"A value in {list(pairs)} is no YAML: {error}") from error
+
+
+class _Pairs(argparse.Action):
+    """KEY=VALUE ... -> a dict; given again, it goes on."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, args: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(args, self.dest, {**getattr(args, self.dest), **_pairs_of(values, parser, option)})
+
+
+class _Source(argparse.Action):
+    """PATH KEY=VALUE ... -> what `DataSource.of` takes."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, args: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(args, self.dest, {"path": values[0], **_pairs_of(values[1:], parser, option)})
+
+
+def _pairs_of(values: Sequence[str], parser: argparse.ArgumentParser, option: str | None) -> dict[str, Any]:
+    try:
+        return parse_pairs(values)
+    except LensConfigError as error:
+        parser.error(f"argument {option}: {error}")

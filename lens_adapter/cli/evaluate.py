@@ -1,0 +1,99 @@
+"""`lens-adapter evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lens_adapter.cli.arguments import (
+    Commands,
+    adapter_of,
+    add_adapter_option,
+    add_command,
+    add_data_option,
+    add_device_options,
+    add_json_option,
+    count,
+    make_room,
+)
+from lens_adapter.cli.loading import checked_device, load_base, load_head
+from lens_adapter.cli.result import Result, figures, note
+
+SCENES = 1000  # of the published figures
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "evaluate",
+        run,
+        help="measure a head on labelled images, or the shipped models on their test split",
+        description="""
+        Measures gIoU, cIoU, precision, keypoints on the target, what is refused, and how well scores know it: each with
+        its interval, for all prompts and by subset, as a table in Markdown. docs/evaluation.md says how each is
+        counted.
+
+        With --builtin: everything the package ships, as NAME VALUE; --json has the same names. All are fractions.""",
+        examples="""
+        lens-adapter evaluate --model llava-hf/llava-1.5-7b-hf --adapter org/lens-llava-1.5-7b \\
+            --data refer_seg format=refer dataset=refcoco+ split=testA \\
+            --json testA.json --gallery testA.html
+        lens-adapter evaluate --model Qwen/Qwen2.5-VL-7B-Instruct --adapter my-head --data my-pictures
+        lens-adapter evaluate --builtin --json builtin.json
+
+        Several devices share the work:
+        accelerate launch -m lens_adapter evaluate --model ... --adapter ... --data ...""",
+    )
+    parser.add_argument("--model", metavar="ID_OR_FOLDER", help='the frozen model; "builtin": the one that ships')
+    add_adapter_option(parser)
+    add_data_option(parser, "--data", "to measure on")
+    parser.add_argument(
+        "--batch-size", type=count, default=8, metavar="N", help="prompts at a time; default: %(default)s"
+    )
+    parser.add_argument("--mask-threshold", type=float, metavar="P", help="default: the head's own")
+    parser.add_argument("--score-threshold", type=float, metavar="S", help="default: the head's own")
+    add_device_options(parser, more=" (under accelerate launch: one each)")
+    parser.add_argument("--gallery", type=Path, metavar="FILE.html", help="a page of the best, median and worst")
+    parser.add_argument("--builtin", action="store_true", help="everything that ships with the package, instead")
+    parser.add_argument(
+        "--scenes",
+        type=count,
+        default=SCENES,
+        metavar="N",
+        help="of the test split, with --builtin; default: %(default)s",
+    )
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> Result | None:
+    if any([args.model, args.adapter, args.data, args.gallery]) if args.builtin else not (args.model and args.data):
+        args.parser.error("give --builtin alone, or all of --model, --adapter and --data")
+    make_room(args.json, args.gallery)
+    if not args.builtin:
+        return _evaluate_head(args)
+    from lens_adapter.builtin.evaluation import evaluate_builtin
+
+    return figures(evaluate_builtin(args.scenes))
+
+
+def _evaluate_head(args: argparse.Namespace) -> Result | None:
+    head = adapter_of(args)
+    from lens_adapter.data.formats import DataSource
+    from lens_adapter.evaluation import evaluate, this_process
+    from lens_adapter.evaluation.gallery import save_gallery
+
+    source = DataSource.of(args.data)
+    examples = source.examples()  # before anything large is loaded
+    if args.device:
+        checked_device(args.device)
+    process = this_process(args.device)
+    device = process.device if process and not args.device else checked_device(args.device)
+    thresholds = {"mask_threshold": args.mask_threshold, "score_threshold": args.score_threshold}
+    with load_head(head).attach(*load_base(args.model, args.dtype, device)) as adapter:
+        result = evaluate(adapter, examples, dataset=source.describe(), batch_size=args.batch_size, **thresholds)
+        if process and not process.is_main_process:
+            return None
+        if args.gallery:
+            save_gallery(args.gallery, result, adapter, examples)
+            note(f"Wrote {args.gallery}")
+    return Result(result.to_markdown(), result.to_dict())

@@ -1,0 +1,72 @@
+"""`lens-adapter probe`."""
+
+from __future__ import annotations
+
+import argparse
+
+from lens_adapter.cli.arguments import (
+    BUILTIN,
+    Commands,
+    add_command,
+    add_data_option,
+    add_device_options,
+    add_json_option,
+    add_picture_option,
+    count,
+    make_room,
+)
+from lens_adapter.cli.loading import checked_device, load_base
+from lens_adapter.cli.result import Result, note
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "probe",
+        run,
+        help="find the layer to tap, without any training",
+        description="""
+        Ranks the decoder layers and attention heads of a frozen model by how well the attention of the last token
+        points at what a prompt names, and recommends the tap_layer of a new head.
+
+        Prints, and draws layer by head: the pointing game (how often the hottest image token's centre lies in the mask)
+        and the mass ratio (attention inside the mask, over that of an even spread: 1 means it does not know).""",
+        examples="""
+        lens-adapter probe --model Qwen/Qwen2-VL-2B-Instruct --data my-pictures -o layers.png
+        lens-adapter probe --model llava-hf/llava-1.5-7b-hf --data refer_seg format=refer split=val --json
+        lens-adapter probe --model builtin
+
+        A folder holds images/, masks/ (PNG, one channel, not zero on the target) and
+        prompts.jsonl with a line per example:
+        {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
+        Take some hundred examples of the kind that the head is for.""",
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="ID_OR_FOLDER", help=f'the frozen model; "{BUILTIN}": the one that ships'
+    )
+    add_data_option(parser, "--data", "to look at; the built-in model needs none")
+    parser.add_argument("--template", metavar="TEXT", help="the question, with {prompt} in it; default: a new head's")
+    parser.add_argument(
+        "--scenes",
+        type=count,
+        default=100,
+        metavar="N",
+        help="validation scenes for the built-in model; default: %(default)s",
+    )
+    add_device_options(parser)
+    add_picture_option(parser, "lens-probe.png")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> Result:
+    from lens_adapter.data.formats import DataSource
+    from lens_adapter.probing import probe
+
+    data = DataSource.of(args.data).examples() if args.data else None  # before anything large is loaded
+    device = checked_device(args.device)
+    make_room(args.output, args.json)
+    base = load_base(args.model, args.dtype, device)
+    result = probe(*base, data, prompt_template=args.template, scenes=args.scenes)
+    result.save(args.output)
+    note(f"Wrote {args.output}")
+    return Result(result.summary(), result.to_dict())

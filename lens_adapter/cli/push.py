@@ -1,0 +1,80 @@
+"""`lens-adapter push`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lens_adapter.cli.arguments import Commands, add_command, add_json_option, make_room
+from lens_adapter.cli.result import Result, note
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "push",
+        run,
+        help="publish a trained head on the Hugging Face Hub",
+        description="""
+        Checks a head's folder and uploads it in one commit: config, weights, model card and results. Other files of a
+        training (optimizer states, logs) stay at home.
+
+        Log in first with `hf auth login`, or set HF_TOKEN.""",
+        examples="""
+        lens-adapter push lens-llava me/lens-llava --license apache-2.0
+        lens-adapter push lens-llava me/lens-llava --results refcoco.json --private --revision next""",
+    )
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="what `train` wrote, or LensAdapter.save_pretrained"
+    )
+    parser.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made if there is none")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="what `evaluate --json` wrote about these very weights: kept beside them, and shown in the card",
+    )
+    parser.add_argument("--license", metavar="ID", help="for the card, e.g. apache-2.0; default: none is stated")
+    parser.add_argument("--private", action="store_true", help="make a private repository, if it has to be made")
+    parser.add_argument("--revision", metavar="BRANCH", help="default: main")
+    parser.add_argument(
+        "--token", metavar="TOKEN", help="default: that of `hf auth login`, or HF_TOKEN, where others do not see it"
+    )
+    parser.add_argument("--create-pr", action="store_true", help="propose the upload as a pull request")
+    parser.add_argument("--message", metavar="TEXT", default="Upload LENS head", help="of the commit")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> Result:
+    from lens_adapter.adapter import LensAdapter
+    from lens_adapter.card import is_hub_id
+    from lens_adapter.publishing import files_to_publish, publish
+    from lens_adapter.results import RESULTS_FILE, read_record, save_results
+
+    make_room(args.json)
+    records = [read_record(file) for file in args.results]
+    kept = files_to_publish(args.folder)
+    adapter = LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about what does not fit
+    if records:
+        save_results(args.folder, records)
+    commit = publish(
+        args.folder,
+        args.repo_id,
+        commit_message=args.message,
+        revision=args.revision,
+        private=args.private or None,
+        token=args.token,
+        create_pr=args.create_pr,
+        license=args.license,
+    )
+    base = adapter.config.base_model_name_or_path
+    if not is_hub_id(base):
+        note(f"Nobody else can find its base: base_model_name_or_path in config.json is {base!r}, no name of the Hub.")
+    left = sorted({path.name for path in args.folder.iterdir()} - {*kept, RESULTS_FILE})
+    if left:
+        note(f"Not part of a head, not uploaded: {', '.join(left)}")
+    url = str(commit.pr_url or commit.repo_url)
+    facts = {"url": url, "commit": commit.oid, "base_model": base, "not_uploaded": left}
+    return Result(f"Published at {url}", facts)

@@ -1,0 +1,115 @@
+"""`lens-adapter train`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lens_adapter.cli.arguments import (
+    Commands,
+    add_command,
+    add_data_option,
+    add_json_option,
+    add_pairs_option,
+    make_room,
+)
+from lens_adapter.cli.loading import head_folder, load_base
+from lens_adapter.cli.result import Result, figures, note
+
+_EXAMPLES = """\
+lens-adapter train --model llava-hf/llava-1.5-7b-hf --data my-pictures -o my-head --head fusion=lite
+lens-adapter train CONFIG.yaml
+lens-adapter train CONFIG.yaml --resume                 # go on with a run that was killed
+accelerate launch -m lens_adapter train CONFIG.yaml     # on several devices
+
+CONFIG.yaml:
+  model: llava-hf/llava-1.5-7b-hf
+  data: refcoco/train                  # images/, masks/ and prompts.jsonl, see `lens-adapter probe --help`; or
+  validation:                          # one of the formats of lens_adapter.data.formats, with its options
+      path: refer_seg
+      format: refer
+      dataset: refcoco
+      split: val
+  dtype: bfloat16
+  features: features/refcoco           # what the frozen parts say, computed once and kept here; see below
+  head:                                # any field of LensConfig
+      fusion: lite                     # a small head of our own; mirror: copies of the model's layers, as the paper
+      tap_layer: 14                    # `lens-adapter probe` recommends one
+  training:                            # any of transformers' TrainingArguments, and LensTrainingArguments' own
+      output_dir: lens-llava
+      learning_rate: 1e-4
+      per_device_train_batch_size: 8
+      max_steps: 20000
+      bf16: true
+      eval_strategy: steps
+      eval_steps: 1000
+      save_steps: 1000
+      sample_grid_steps: 0             # 1000: pictures of samples in lens-llava/samples; not with `features`
+      decoder_tuning: full             # of the mask decoder; or lora, or frozen
+      keypoint_dropout: 0.5            # share of samples that go without their keypoints
+
+The same with flags:
+lens-adapter train --model llava-hf/llava-1.5-7b-hf -o lens-llava --data refcoco/train \\
+    --validation refer_seg format=refer dataset=refcoco split=val \\
+    --head fusion=lite tap_layer=14 --training learning_rate=1e-4 max_steps=20000 bf16=true
+
+features:
+  The model and SAM's image encoder are frozen: with `features`, each reads every example once, what it says goes to
+  that folder, and the head trains from there, without the model in memory. A folder that is there is checked and
+  used, one that is not finished is gone on with, one of another model, head or data is refused. It takes megabytes
+  per example and per picture (7B: see docs/cached-features.md); `features_dtype: float16` halves what is float32.
+"""
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "train",
+        run,
+        help="train a head for any model on labelled images",
+        description="""
+        Trains a LENS head and its mask decoder on labelled images; the model itself stays frozen. Give a file, flags,
+        or both: flags come first.
+
+        Prints what the validation data say about the head, and writes it to a folder that `segment`, `evaluate` and
+        `push` take.""",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="the training as a file, see below")
+    parser.add_argument("--model", metavar="ID_OR_FOLDER", help='the frozen model; "builtin": the one that ships')
+    parser.add_argument("--adapter", metavar="ID_OR_FOLDER", help="start from this head; default: a new one")
+    add_data_option(parser, "--data", "to learn from")
+    add_data_option(parser, "--validation", "to evaluate on, and to calibrate scores if some prompts have no target")
+    parser.add_argument("--dtype", metavar="TYPE", help="of the frozen model; default: as it was saved")
+    parser.add_argument("--features", metavar="FOLDER", help="keep here what the frozen parts say, and train from that")
+    parser.add_argument(
+        "--features-dtype", choices=["exact", "float16"], help="of the numbers in it; default: exact, as they came"
+    )
+    add_pairs_option(parser, "--head", "of LensConfig")
+    add_pairs_option(parser, "--training", "of LensTrainingArguments")
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint, if there is one")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="where the head goes: training.output_dir")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> Result | None:
+    training = args.training | ({"output_dir": args.output} if args.output else {})
+    if args.config is None and not (args.model and args.data and training.get("output_dir")):
+        args.parser.error("give CONFIG.yaml, or all of --model, --data and --output")
+    from accelerate import PartialState
+
+    from lens_adapter.training.run import read_config, run_training
+
+    make_room(args.json)
+    keys = ("model", "adapter", "data", "validation", "dtype", "features", "features_dtype", "resume")
+    flags = {key: getattr(args, key) for key in keys}
+    config = read_config(args.config, {**flags, "head": args.head, "training": training})
+    if config.get("adapter"):
+        config["adapter"] = head_folder(config["adapter"])
+    values = run_training(config, load_base)
+    if not PartialState().is_main_process:
+        return None
+    output = config["training"]["output_dir"]
+    note(f"Wrote {output}")
+    measured = figures(values)
+    return Result(measured.text, {"output_dir": output, "validation": measured.data})
