@@ -167,7 +167,7 @@ def find_phrases(text: str, wanted: Wanted = None) -> Iterator[tuple[str, Span |
             stand nowhere), regular expressions (`re.compile`, found wherever they match), or a list of both. None: what
             starts with "the", "a" or "an" and goes on up to punctuation, the next article or a word of a short list of
             verbs, prepositions, conjunctions and pronouns; and a text that is nothing but a few other words
-            ("Large red circle.") as a whole.
+            ("Large red car.") as a whole.
 
     The last is a rule of thumb, no grammar: it does not see names without an article ("two dogs"), keeps verbs that are
     not on its list ("a dog sitting"), cuts names at prepositions ("the man" of "the man in the hat"), and takes

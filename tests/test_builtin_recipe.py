@@ -469,15 +469,34 @@ def test_pictures_reach_sam_as_its_decoder_prepares_them(scripts):
 # -- report -----------------------------------------------------------------------------------------------------------
 
 
-def test_report_quotes_the_figures_between_its_markers(scripts):
-    report = scripts.report
-    names = {f"{prefix}.{key}" for prefix in report.ROWS.values() for key in report.COLUMNS.values()}
-    names |= {f"heads.{head}.{key}" for head in ("mirror", "lite") for key in report.JUDGEMENT.values()}
-    names |= {f"answers.{kind}" for kind in report.ANSWERS}
-    figures = {name: round(0.1 + 0.01 * k, 3) for k, name in enumerate(sorted(names))}
+@pytest.mark.parametrize("page", ["README.md", "docs/pipelines-and-chat.md"])
+def test_report_quotes_the_figures_between_its_markers(scripts, page):
+    report, used = scripts.report, []
+
+    class Figures(dict):
+        def __missing__(self, name: str) -> float:
+            used.append(name)
+            return self.setdefault(name, round(0.001 * (len(self) + 100), 3))
+
+    figures = Figures()
     text = f"before\n{report.BEGIN}\nstale\n{report.END}\nafter"
-    written = report.with_tables(text, figures)
+    written = report.with_tables(page, text, figures)
     assert written.startswith(f"before\n{report.BEGIN}\n") and written.endswith(f"{report.END}\nafter")
-    assert "stale" not in written and report.with_tables(written, figures) == written
-    assert f"{figures['heads.mirror.giou.attribute']:.3f}" in written
-    assert f"{figures['answers.counting']:.1%}" in written
+    assert "stale" not in written and report.with_tables(page, written, figures) == written
+    for name in used:
+        assert f"{figures[name]:.3f}" in written or f"{figures[name]:.1%}" in written, name
+    expected = {"heads.mirror.giou.reasoning", "baselines.random_object.giou.held_out_fact", "answers.counting"}
+    routing = {"routing.balanced_accuracy", "routing.held_out_template.taken_for_requests.mixed"}
+    assert set(used) >= (expected if page == "README.md" else routing)
+
+
+def test_the_report_quotes_nothing_that_is_not_measured(scripts):
+    """Every figure that a page asks for is one that the evaluation writes."""
+    from lens_adapter.builtin.exam import EXPRESSIONS, HELD_OUT, QUESTIONS
+    from lens_adapter.data.things import REQUEST_KINDS
+
+    report = scripts.report
+    groups = {key.rpartition(".")[2] for key in (*report.COLUMNS.values(), *report.HELD_OUT.values())}
+    assert groups == {*EXPRESSIONS, *HELD_OUT, "all"} - {"absent"}
+    assert {*report.ANSWERS} == {*QUESTIONS, "where_within_one_cell"} - {"where"}
+    assert report.REQUESTS == REQUEST_KINDS

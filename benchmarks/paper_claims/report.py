@@ -29,6 +29,7 @@ LABELS = {
 FROZEN = ("lens_mirror", "lens_lite", "flmm")
 REFERENCE = "lens_lite"
 KINDS = ("attribute", "spatial", "ordinal", "several", "reasoning", "held_out_fact", "all")
+BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"  # in README.md
 DRAWS = 2000  # of the bootstrap, over scenes: what is said about one scene is not independent
 # Okabe and Ito's colors, which color-blind people tell apart, and a marker each.
 LOOKS = {
@@ -52,13 +53,18 @@ def write_report(
     results: dict[str, dict[str, Any]],
     timing: dict[str, float] | None = None,
 ) -> str:
-    """Write results/paper_claims.json, docs/paper-claims.md and docs/paper-claims.png; returns the first table."""
+    """Write results/paper_claims.json, docs/paper-claims.md, docs/paper-claims.png and, where there is a README.md, its
+    table; returns the first table."""
     report = summarize(settings, threads, before, results, timing or {})
     for folder in ("results", "docs"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     (output / "results/paper_claims.json").write_text(json.dumps(report, indent=1) + "\n")
     (output / "docs/paper-claims.md").write_text(page(report))
     draw(report).savefig(output / "docs/paper-claims.png", dpi=150)
+    if (readme := output / "README.md").exists():
+        before, _, rest = readme.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        readme.write_text(f"{before}{BEGIN}\n{short_table(report)}\n{END}{after}")
     return main_table(report)
 
 
@@ -163,13 +169,21 @@ tiny LLaVA ({base:.1f} M parameters) and the same tiny SAM, trains SAM's mask de
 
 {main_table}
 
-gIoU with 95% bootstrap intervals over scenes; the difference to LENS lite is paired. Answers: exactly right ones of
+gIoU with 95% bootstrap intervals over scenes; the difference to LENS lite is paired. *Held-out facts*: pairs of a thing
+and a fact that no training mask was named by; they are not part of *all*. Answers: exactly right ones of
 {questions} questions, before and after training. Learned: millions of parameters, SAM's mask decoder ({decoder})
 included. Time: CPU time of a training step, steps of all methods taken in turns, LENS lite = 1.
 
 ## What was found
 
 {findings}
+
+## Attention before and after
+
+![Where the frozen model looks, and where the two heads look](attention.png)
+
+Drawn by `examples/builtin/attention_before_and_after.py` with the shipped heads: the last token's attention in the
+layer that a head taps, as the frozen model has it, and what the head makes of it.
 
 ## Answers by kind of question
 
@@ -205,8 +219,8 @@ Beside it the share of right answers that it left, which had no say.
 - One tiny model in one synthetic world: the figures rank nothing at 7 B. No author's code or weights were used.
 - Equal steps are not equal convergence. The shipped heads learned longer, and are better (see the README).
 - One seed each: the intervals are about scenes, not about seeds.
-- A rate is chosen by masks alone and after a few steps, few for LISA style, which starts slowly: a random object's mask
-  has about 0.24. Some best rates are the highest tried. A lower one would cost LISA style fewer answers.
+- A rate is chosen by masks alone and after a few steps, few for LISA style, which starts slowly. A lower one would cost
+  LISA style fewer answers.
 - LISA style's request holds "where is", as the prompts of the others do, after that word. That questions with
   these words suffer most is in part due to this; those without them are in the table of kinds.
 - The questions are of kinds that the base was taught, in few words. What a fine-tuned 7 B model forgets is another
@@ -244,6 +258,17 @@ def main_table(report: dict[str, Any]) -> str:
         cells.append(f"{found['step_time_ratio']:.2f}" if "step_time_ratio" in found else "")
         rows.append([LABELS[name], *cells])
     return _table(["gIoU, test", *head], rows)
+
+
+def short_table(report: dict[str, Any]) -> str:
+    """For people in a hurry."""
+    right = report["base"]["answers"]["all"]
+    rows = []
+    for name, found in report["methods"].items():
+        kept = f"{right:.1%} → {found['answers']['all']:.1%}"
+        giou = (f"{found['giou'][kind]['mean']:.3f}" for kind in ("all", "held_out_fact"))
+        rows.append([LABELS[name], *giou, kept, "frozen" if found["same_weights"] else "fine-tuned"])
+    return _table(["", "gIoU, all", "gIoU, held-out facts", "questions answered right, before → after", "base"], rows)
 
 
 def answers_table(report: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ def ship_tiny(folder: Path) -> None:
     tiny_sam_model(sam).save_pretrained(folder / "sam")
     for fusion, width in (("mirror", {}), ("lite", {"fusion_width": 32})):
         settings = {"fusion": fusion, "sam": sam, "num_keypoints": 3, "suppression_radius": 1.0, **width}
+        settings["routing_question"] = "{prompt}?"  # it spells words out, and takes 256 tokens
         with LensAdapter.from_model(model, processor, load_sam=False, **settings) as adapter:
             adapter.decoder.load_weights(folder / "sam")
             adapter.save_pretrained(folder / f"lens-{fusion}")
