@@ -108,8 +108,8 @@ def chat(
     adapter: LensAdapter, image: Any, messages: Messages, phrases: Wanted = None, **generate_kwargs: Any
 ) -> GroundedText:
     """See `LensAdapter.chat`."""
-    attached = adapter.attachment
-    model, picture = attached.anatomy.model, load_image(image)
+    attached, picture = adapter.attachment, load_image(image)
+    model: Any = attached.anatomy.model  # `generate` is a mixin's, which PreTrainedModel does not know
     inputs = _conversation_inputs(adapter, picture, messages)
     with attached.turn():
         made = model.generate(**inputs, **generate_kwargs)
@@ -145,6 +145,7 @@ def route(adapter: LensAdapter, text: str, image: Any = None, question: str = RO
         inputs = text_inputs(processor, text, question, device)
     else:
         inputs = build_inputs(processor, [load_image(image)], [text], question, device, attached.max_length)
+    model: Any = attached.anatomy.model
     greedy = {
         "max_new_tokens": 1,
         "do_sample": False,
@@ -154,7 +155,7 @@ def route(adapter: LensAdapter, text: str, image: Any = None, question: str = RO
         "top_k": None,
     }
     with attached.turn(), state_kept(attached.anatomy):
-        made = attached.anatomy.model.generate(**inputs, **greedy, output_logits=True, return_dict_in_generate=True)
+        made = model.generate(**inputs, **greedy, output_logits=True, return_dict_in_generate=True)
     logits = made.logits[0][0].double()  # (vocabulary,)
     yes_logit, no_logit = (logits[sorted(ids)].logsumexp(0) for ids in (yes, no))
     probability = float(torch.sigmoid(yes_logit - no_logit))
@@ -185,7 +186,8 @@ def find_phrases(text: str, wanted: Wanted = None) -> Iterator[tuple[str, Span |
         elif not isinstance(name, str) or not name.strip():
             raise InputError(f"A phrase must be a text that names something or a regular expression; got {name!r}.")
         else:
-            places = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)]
+            found = re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
+            places: list[Span | None] = [match.span() for match in found]
             yield from ((name, span) for span in places or [None])
 
 
@@ -249,7 +251,7 @@ def _conversation_inputs(adapter: LensAdapter, picture: Image, messages: Message
     return inputs if device is None else inputs.to(device)
 
 
-def _with_image(messages: Messages, picture: Image) -> list[dict[str, Any]]:
+def _with_image(messages: Sequence[dict[str, Any]], picture: Image) -> list[dict[str, Any]]:
     """The messages with the picture where their image part is, or first in the first turn of the user."""
     here = {"type": "image", "image": picture}
     try:

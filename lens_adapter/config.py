@@ -6,7 +6,7 @@ import inspect
 from copy import deepcopy
 from math import isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers import PretrainedConfig
 from transformers.utils import logging
@@ -148,10 +148,10 @@ class LensConfig(PretrainedConfig):
     ):
         super().__init__(**self._without_unknown(kwargs))
         self.fusion = fusion
-        self.tap_layer: int = tap_layer  # type: ignore[assignment]  # _check fills in None
+        self.tap_layer = cast(int, tap_layer)  # _check fills in None
         self.fusion_layers = fusion_layers
         self.fusion_width = fusion_width
-        self.attention_layers = attention_layers
+        self.attention_layers = cast(list[int], attention_layers)  # so does what follows it
         self.num_keypoints = num_keypoints
         self.suppression_radius = suppression_radius
         self.keypoint_threshold = keypoint_threshold

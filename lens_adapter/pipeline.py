@@ -44,10 +44,11 @@ class LensSegmentationPipeline(Pipeline):
         UnsupportedModelError, CheckpointMismatchError: as `LensAdapter.attach`.
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_feature_extractor = False
+    # Any, since Pipeline says None of them: "as it comes".
+    _load_processor: Any = True
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
 
     def __init__(
         self,

@@ -25,6 +25,10 @@ def _require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
         raise LensError(f"{name}: expected a tensor of shape {wanted}, got {got}.")
 
 
+# What `capture` yields is filled by the first forward inside; a context without one raises.
+_NOT_YET: Any = None
+
+
 @dataclass(frozen=True)
 class SharedPrefix:
     """The forward whose first tokens are the first tokens of several prompts too.
@@ -60,7 +64,7 @@ class LensSignals:
         steps: what later forwards of the same `capture` saw, in order (`generate`: one per new token).
     """
 
-    hidden: Tensor | None = None
+    hidden: Tensor = _NOT_YET
     attention: dict[int, Tensor] = field(default_factory=dict)
     layer_kwargs: dict[str, Any] = field(default_factory=dict)
     input_ids: Tensor | None = None

@@ -158,7 +158,8 @@ class Speaker:
     def _step(self, target: int, anchor: int, direction: str) -> float:
         """How far `target` lies from `anchor` in this direction; negative: the other way."""
         axis, sign = DIRECTIONS[direction]
-        return sign * (getattr(self.objects[target], axis) - getattr(self.objects[anchor], axis))
+        step: float = sign * (getattr(self.objects[target], axis) - getattr(self.objects[anchor], axis))
+        return step
 
     def _any(self) -> int:
         return int(self.rng.integers(len(self.objects)))

@@ -41,7 +41,7 @@ class SceneObject:
 
     def look(self, attribute: str) -> str:
         """Its value of an attribute of `Vocabulary.looks`."""
-        return getattr(self, attribute)
+        return str(getattr(self, attribute))
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
         if len(counts) < 2:
             return np.nan
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
-    return float(np.corrcoef(np.stack(ranks))[0, 1])
+    return float(np.asarray(np.corrcoef(np.stack(ranks)))[0, 1])
 
 
 class _Columns:
