@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from huggingface_hub import CommitInfo
@@ -28,10 +29,11 @@ from lens_adapter.results import Record, save_results
 from lens_adapter.segmentation import assemble, draft_all, read_requests, require_thresholds
 from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 from lens_adapter.vlm.anatomy import Anatomy, build_layers, find_anatomy
+from lens_adapter.vlm.inputs import ImageInput
 from lens_adapter.vlm.layout import token_layouts
 from lens_adapter.vlm.mirror import MirrorLayers
 from lens_adapter.vlm.prefix import SharedInputs, prefill_shared
-from lens_adapter.vlm.taps import capture, prefill
+from lens_adapter.vlm.taps import Query, capture, prefill
 
 if TYPE_CHECKING:
     from lens_adapter.chat import GroundedText, Messages, Route, Wanted
@@ -73,6 +75,7 @@ class LensAdapter(PreTrainedModel):
         LensConfigError: a "mirror" without `base_config`.
     """
 
+    config: LensConfig
     config_class = LensConfig
     base_model_prefix = "lens"
     main_input_name = "signals"
@@ -118,11 +121,13 @@ class LensAdapter(PreTrainedModel):
             adapter.decoder.load_weights()
         adapter.attach(model, processor)
         if adapter.config.fusion == "mirror":
-            adapter.head.fusion.layers.warm_start(adapter.attachment.anatomy, adapter.config.tap_layer)
+            adapter.mirror.warm_start(adapter.attachment.anatomy, adapter.config.tap_layer)
         return adapter
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(  # type: ignore[override]  # None is no source of a head
+        cls, pretrained_model_name_or_path: str | PathLike[str], *args: Any, **kwargs: Any
+    ) -> LensAdapter:
         """Load a head and its mask decoder from a folder or a Hub repository.
 
         Takes what `PreTrainedModel.from_pretrained` takes (`revision`, `token`, `subfolder`, `cache_dir`,
@@ -137,11 +142,12 @@ class LensAdapter(PreTrainedModel):
         kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         source = pretrained_model_name_or_path
         try:
-            adapter, info = super().from_pretrained(source, *args, **kwargs)
+            loaded: Any = super().from_pretrained(source, *args, **kwargs)
         except SafetensorError as error:
             raise CheckpointMismatchError(
                 f"{source}: model.safetensors is damaged ({error}). Fetch it again."
             ) from error
+        adapter, info = loaded
         problems = {
             key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]
         }
@@ -152,11 +158,11 @@ class LensAdapter(PreTrainedModel):
                 "Fetch it again, or load it with the version of lens_adapter that wrote it."
             )
         adapter.decoder.freeze()
-        return (adapter, info) if wants_info else adapter
+        return cast(LensAdapter, (adapter, info) if wants_info else adapter)  # transformers says so too
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # what transformers takes by place is taken by name
         self,
-        save_directory: str | Path,
+        save_directory: str | PathLike[str],
         *,
         results: Sequence[Record] | None = None,
         license: str | None = None,
@@ -186,7 +192,7 @@ class LensAdapter(PreTrainedModel):
         if push_to_hub:
             publish(folder, repo_id or folder.name, token=kwargs.get("token"), **hub)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # its result is the commit
         self,
         repo_id: str,
         *,
@@ -262,7 +268,7 @@ class LensAdapter(PreTrainedModel):
         self._attachment = Attachment(anatomy, processor)
         device = next(anatomy.layers[self.config.tap_layer].parameters()).device
         if device.type != "meta":  # offloaded layers live nowhere between forwards
-            self.to(device)
+            self.to(device)  # type: ignore[arg-type]  # as transformers wraps it, it has lost its `self`
         return self
 
     def detach(self) -> None:
@@ -277,17 +283,20 @@ class LensAdapter(PreTrainedModel):
 
     # -- reading the base ---------------------------------------------------------------------------------------------
 
+    @property
+    def mirror(self) -> MirrorLayers:
+        """The copies of the base's layers that a head with the "mirror" fusion is made of."""
+        return cast(MirrorLayers, self.head.fusion.layers)
+
     def _about_to_read(self) -> Anatomy:
         """The base; the mirror follows the attention implementation that it has now, since recorded masks fit that."""
         anatomy = self.attachment.anatomy
         if self.config.fusion == "mirror":
-            self.head.fusion.layers.set_attention_implementation(
-                anatomy.attention_implementation(self.config.tap_layer)
-            )
+            self.mirror.set_attention_implementation(anatomy.attention_implementation(self.config.tap_layer))
         return anatomy
 
     def capture(
-        self, *, query: str | Sequence[int] = "last", layers: Sequence[int] | None = None, attention: bool = True
+        self, *, query: Query = "last", layers: Sequence[int] | None = None, attention: bool = True
     ) -> AbstractContextManager[LensSignals]:
         """Record every forward of the base that YOU run inside the context; outside it no hook exists.
 
@@ -312,9 +321,7 @@ class LensAdapter(PreTrainedModel):
         chosen = self._attention_layers(layers, fallback=[self.config.tap_layer]) if attention else []
         return capture(anatomy, tap_layer=self.config.tap_layer, layers=chosen, query=query)
 
-    def prefill(
-        self, inputs: Any, *, query: str | Sequence[int] = "last", layers: Sequence[int] | None = None
-    ) -> LensSignals:
+    def prefill(self, inputs: Any, *, query: Query = "last", layers: Sequence[int] | None = None) -> LensSignals:
         """Run the base on processor inputs only as far as the signals need, without gradients, and return them.
 
         Args:
@@ -392,10 +399,34 @@ class LensAdapter(PreTrainedModel):
         logits, quality = self.decoder(image_embeddings, image_index, head.sparse)
         return LensPrediction(logits, quality, head)
 
+    @overload
+    def segment(
+        self,
+        images: ImageInput,
+        prompts: str | Sequence[str],
+        *,
+        batch_size: int | None = None,
+        mask_threshold: float | None = None,
+        score_threshold: float | None = None,
+        return_logits: bool = False,
+    ) -> LensOutput: ...
+
+    @overload
+    def segment(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        prompts: Sequence[str | Sequence[str]],
+        *,
+        batch_size: int | None = None,
+        mask_threshold: float | None = None,
+        score_threshold: float | None = None,
+        return_logits: bool = False,
+    ) -> list[LensOutput]: ...
+
     @torch.no_grad()
     def segment(
         self,
-        images: Any,
+        images: ImageInput | list[Any] | tuple[Any, ...],
         prompts: str | Sequence[str] | Sequence[str | Sequence[str]],
         *,
         batch_size: int | None = None,
