@@ -176,6 +176,12 @@ def find_phrases(text: str, wanted: Wanted = None) -> Iterator[tuple[str, Span |
     The last is a rule of thumb, no grammar: it does not see names without an article ("two dogs"), keeps verbs that are
     not on its list ("a dog sitting"), cuts names at prepositions ("the man" of "the man in the hat"), and takes
     abstract nouns for things ("the left").
+
+    Examples:
+        >>> list(find_phrases("A dog sits under the old table."))
+        [('A dog', (0, 5)), ('the old table', (17, 30))]
+        >>> list(find_phrases("Two dogs and a cup.", ["dogs", "a cat", re.compile("a [a-z]+")]))
+        [('dogs', (4, 8)), ('a cat', None), ('a cup', (13, 18))]
     """
     if wanted is None:
         yield from ((text[start:end], (start, end)) for start, end in _noun_phrases(text))

@@ -118,6 +118,15 @@ class LensConfig(PretrainedConfig):
 
     Raises:
         LensConfigError: an impossible value.
+
+    Examples:
+        >>> config = LensConfig(fusion="lite", hidden_size=2048, num_hidden_layers=24, num_attention_heads=16)
+        >>> config.tap_layer, config.attention_layers
+        (12, [11, 12])
+        >>> LensConfig(fusion="lite", mask_threshold=2.0)
+        Traceback (most recent call last):
+            ...
+        lens_adapter.errors.LensConfigError: LensConfig.mask_threshold must be a number in [0, 1); got 2.0.
     """
 
     model_type = "lens"
@@ -206,6 +215,11 @@ class LensConfig(PretrainedConfig):
         Raises:
             UnsupportedModelError: the model has no decoder that an adapter can read, or none that can be mirrored.
             LensConfigError: an impossible value, or one that this model does not allow.
+
+        Examples:
+            >>> config = LensConfig.from_model(model, fusion="lite", num_keypoints=8)
+            >>> config.num_keypoints, config.hidden_size == model.config.get_text_config().hidden_size
+            (8, True)
         """
         from lens_adapter.vlm.anatomy import find_anatomy
 

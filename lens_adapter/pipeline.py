@@ -42,6 +42,13 @@ class LensSegmentationPipeline(Pipeline):
     Raises:
         InputError: no adapter.
         UnsupportedModelError, CheckpointMismatchError: as `LensAdapter.attach`.
+
+    Examples:
+        >>> from transformers import pipeline
+        >>> pipe = pipeline("lens-segmentation", model=model, processor=processor, adapter=adapter)
+        >>> found = pipe(image, prompts=["the dog on the left", "a cup"], threshold=0)
+        >>> [(one["label"], one["mask"].size, one["mask"].mode) for one in found]
+        [('the dog on the left', (640, 480), 'L'), ('a cup', (640, 480), 'L')]
     """
 
     # Any, since Pipeline says None of them: "as it comes".

@@ -167,7 +167,12 @@ _METRIC_NAMES = {"giou": "gIoU", "ciou": "cIoU", "no_target_accuracy": "N-acc.",
 
 
 def metric_name(metric: str) -> str:
-    """As the field writes it: "giou" -> "gIoU", "precision_at_50" -> "P@0.5"."""
+    """As the field writes it.
+
+    Examples:
+        >>> metric_name("giou"), metric_name("precision_at_50")
+        ('gIoU', 'P@0.5')
+    """
     if precision := re.fullmatch(r"precision_at_(\d+)", metric):
         return f"P@{int(precision[1]) / 100:g}"
     return _METRIC_NAMES.get(metric, metric.replace("_", " "))

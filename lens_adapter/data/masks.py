@@ -77,6 +77,14 @@ def decode(region: Region, frame: Frame) -> np.ndarray:
 
     Raises:
         InputError: the region is none of the above, damaged, or of another size than the image.
+
+    Examples:
+        >>> decode({"size": [2, 3], "counts": [2, 2, 2]}, Frame((2, 3))).astype(int)  # down the columns, as COCO does
+        array([[0, 1, 0],
+               [0, 1, 0]])
+        >>> decode([[1, 0, 3, 0, 3, 2, 1, 2]], Frame((2, 3))).astype(int)  # x, y, x, y, ...
+        array([[0, 1, 1],
+               [0, 1, 1]])
     """
     if callable(region):
         region = region()
