@@ -57,13 +57,6 @@ class LensPrediction:
 class LensAdapter(PreTrainedModel):
     """A LENS head and its mask decoder, attached to a frozen vision-language model (arXiv 2510.16785).
 
-    Example:
-        adapter = LensAdapter.from_pretrained("org/lens-llava-1.5-7b")
-        adapter.attach(model, processor)
-        out = adapter.segment(image, "the dog on the left")
-        out.save("overlay.png")
-        adapter.detach()
-
     Args:
         config: everything the head needs to know; weights are random (see `from_model` for a start from the base).
 
@@ -73,6 +66,19 @@ class LensAdapter(PreTrainedModel):
 
     Raises:
         LensConfigError: a "mirror" without `base_config`.
+
+    Examples:
+        With the models that ship in the package; a base and a head of your own are used alike.
+
+        >>> from PIL import Image
+        >>> from lens_adapter import LensAdapter, builtin
+        >>> model, processor = builtin.load_base()
+        >>> adapter = LensAdapter.from_pretrained(builtin.HEADS["lite"])
+        >>> image = Image.new("RGB", (640, 480), "white")
+        >>> with adapter.attach(model, processor):
+        ...     out = adapter.segment(image, ["the dog on the left", "a cup"])
+        >>> out.masks.shape, adapter.is_attached
+        (torch.Size([2, 480, 640]), False)
     """
 
     config: LensConfig
@@ -136,6 +142,11 @@ class LensAdapter(PreTrainedModel):
         Raises:
             CheckpointMismatchError: damaged weights, or tensors that do not fit the config.
             LensConfigError: an impossible value in `config.json`.
+
+        Examples:
+            >>> from lens_adapter import builtin
+            >>> LensAdapter.from_pretrained(builtin.HEADS["mirror"], dtype=torch.bfloat16).dtype
+            torch.bfloat16
         """
         wants_info = kwargs.pop("output_loading_info", False)
         # Wrong shapes are listed with all else that is wrong, below.
@@ -260,6 +271,14 @@ class LensAdapter(PreTrainedModel):
         Raises:
             UnsupportedModelError: the base cannot work.
             CheckpointMismatchError: the head was trained for another base.
+
+        Examples:
+            >>> adapter = adapter.attach(model, processor)
+            >>> adapter.detach()
+            >>> adapter.segment(image, "a cup")  # doctest: +ELLIPSIS
+            Traceback (most recent call last):
+                ...
+            lens_adapter.errors.NotAttachedError: This LensAdapter is not attached; ...
         """
         anatomy = find_anatomy(model)
         if processor is None:
@@ -316,6 +335,15 @@ class LensAdapter(PreTrainedModel):
             InputError: an impossible query.
             LensConfigError: no such layer.
             LensError: no forward ran, or a tap was silent.
+
+        Examples:
+            >>> inputs = processor(images=image, text=f"{processor.image_token} where is it ?", return_tensors="pt")
+            >>> with adapter.capture(query="last", layers=[0, 1]) as signals:
+            ...     tokens = model.generate(**inputs, min_new_tokens=3, max_new_tokens=3)
+            >>> list(signals.attention), signals.attention[0].shape[2:] == (1, inputs["input_ids"].shape[1])
+            ([0, 1], True)
+            >>> len(signals.steps)  # the third new token was not read again
+            2
         """
         anatomy = self._about_to_read()
         chosen = self._attention_layers(layers, fallback=[self.config.tap_layer]) if attention else []
@@ -328,6 +356,12 @@ class LensAdapter(PreTrainedModel):
             inputs: what the processor returned, on any device.
             query: as for `capture`.
             layers: as for `capture`; default: those the head reads.
+
+        Examples:
+            >>> inputs = processor(images=image, text=f"{processor.image_token} where is it ?", return_tensors="pt")
+            >>> signals = adapter.prefill(inputs)
+            >>> signals.hidden.shape == (*inputs["input_ids"].shape, adapter.config.hidden_size)
+            True
         """
         _require_mapping(inputs)
         anatomy, chosen = self._about_to_read(), self._attention_layers(layers, fallback=[])
@@ -365,6 +399,12 @@ class LensAdapter(PreTrainedModel):
             inputs: what the processor returned.
             image_sizes: (H, W) of the original images; without them, or without a processor, boxes are fractions of
                 `pixel_values`.
+
+        Examples:
+            >>> inputs = processor(images=image, text=f"{processor.image_token} where is it ?", return_tensors="pt")
+            >>> (layout,) = adapter.layout(inputs, [(480, 640)])
+            >>> layout.boxes.shape == (len(layout.positions), 4)
+            True
         """
         attached = self.attachment
         _require_mapping(inputs)
@@ -452,6 +492,13 @@ class LensAdapter(PreTrainedModel):
         Raises:
             NotAttachedError: there is no base.
             InputError: an image, prompt or threshold that cannot be used, or lists that do not fit each other.
+
+        Examples:
+            >>> adapter.segment(image, "a cup").masks.shape
+            torch.Size([1, 480, 640])
+            >>> first, second = adapter.segment([image, image.resize((64, 64))], ["a cup", ["a dog", "a cat"]])
+            >>> first.masks.shape, second.masks.shape
+            (torch.Size([1, 480, 640]), torch.Size([2, 64, 64]))
         """
         attached = self.attachment
         if attached.processor is None:
@@ -508,7 +555,13 @@ class LensAdapter(PreTrainedModel):
         return chat(self, image, messages, phrases, **generate_kwargs)
 
     def ground(self, image: Any, text: str, phrases: Wanted = None) -> GroundedText:
-        """As `chat`, for a text that is there already."""
+        """As `chat`, for a text that is there already.
+
+        Examples:
+            >>> grounded = adapter.ground(image, "A dog sits under the table.")
+            >>> [(phrase.text, phrase.span, phrase.mask.shape) for phrase in grounded.phrases]
+            [('A dog', (0, 5), torch.Size([480, 640])), ('the table', (17, 26), torch.Size([480, 640]))]
+        """
         from lens_adapter.chat import ground
 
         return ground(self, image, text, phrases)
