@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: .venv/.ready
 	$(BIN)/lens-adapter demo
 
-test: style .oldest/.ready .app/.ready
+test: style types .oldest/.ready .app/.ready
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 	@PYTHONPATH=.oldest $(BIN)/python -c "import transformers; print('Again with transformers', transformers.__version__)"
 	PYTHONPATH=.oldest $(BIN)/python -m pytest $(TEST_FLAGS) $(OLDEST_TESTS)

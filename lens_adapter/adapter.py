@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from huggingface_hub import CommitInfo
@@ -28,10 +29,11 @@ from lens_adapter.results import Record, save_results
 from lens_adapter.segmentation import assemble, draft_all, read_requests, require_thresholds
 from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 from lens_adapter.vlm.anatomy import Anatomy, build_layers, find_anatomy
+from lens_adapter.vlm.inputs import ImageInput
 from lens_adapter.vlm.layout import token_layouts
 from lens_adapter.vlm.mirror import MirrorLayers
 from lens_adapter.vlm.prefix import SharedInputs, prefill_shared
-from lens_adapter.vlm.taps import capture, prefill
+from lens_adapter.vlm.taps import Query, capture, prefill
 
 if TYPE_CHECKING:
     from lens_adapter.chat import GroundedText, Messages, Route, Wanted
@@ -55,13 +57,6 @@ class LensPrediction:
 class LensAdapter(PreTrainedModel):
     """A LENS head and its mask decoder, attached to a frozen vision-language model (arXiv 2510.16785).
 
-    Example:
-        adapter = LensAdapter.from_pretrained("org/lens-llava-1.5-7b")
-        adapter.attach(model, processor)
-        out = adapter.segment(image, "the dog on the left")
-        out.save("overlay.png")
-        adapter.detach()
-
     Args:
         config: everything the head needs to know; weights are random (see `from_model` for a start from the base).
 
@@ -71,8 +66,22 @@ class LensAdapter(PreTrainedModel):
 
     Raises:
         LensConfigError: a "mirror" without `base_config`.
+
+    Examples:
+        With the models that ship in the package; a base and a head of your own are used alike.
+
+        >>> from PIL import Image
+        >>> from lens_adapter import LensAdapter, builtin
+        >>> model, processor = builtin.load_base()
+        >>> adapter = LensAdapter.from_pretrained(builtin.HEADS["lite"])
+        >>> image = Image.new("RGB", (640, 480), "white")
+        >>> with adapter.attach(model, processor):
+        ...     out = adapter.segment(image, ["the dog on the left", "a cup"])
+        >>> out.masks.shape, adapter.is_attached
+        (torch.Size([2, 480, 640]), False)
     """
 
+    config: LensConfig
     config_class = LensConfig
     base_model_prefix = "lens"
     main_input_name = "signals"
@@ -118,11 +127,13 @@ class LensAdapter(PreTrainedModel):
             adapter.decoder.load_weights()
         adapter.attach(model, processor)
         if adapter.config.fusion == "mirror":
-            adapter.head.fusion.layers.warm_start(adapter.attachment.anatomy, adapter.config.tap_layer)
+            adapter.mirror.warm_start(adapter.attachment.anatomy, adapter.config.tap_layer)
         return adapter
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(  # type: ignore[override]  # None is no source of a head
+        cls, pretrained_model_name_or_path: str | PathLike[str], *args: Any, **kwargs: Any
+    ) -> LensAdapter:
         """Load a head and its mask decoder from a folder or a Hub repository.
 
         Takes what `PreTrainedModel.from_pretrained` takes (`revision`, `token`, `subfolder`, `cache_dir`,
@@ -131,17 +142,23 @@ class LensAdapter(PreTrainedModel):
         Raises:
             CheckpointMismatchError: damaged weights, or tensors that do not fit the config.
             LensConfigError: an impossible value in `config.json`.
+
+        Examples:
+            >>> from lens_adapter import builtin
+            >>> LensAdapter.from_pretrained(builtin.HEADS["mirror"], dtype=torch.bfloat16).dtype
+            torch.bfloat16
         """
         wants_info = kwargs.pop("output_loading_info", False)
         # Wrong shapes are listed with all else that is wrong, below.
         kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         source = pretrained_model_name_or_path
         try:
-            adapter, info = super().from_pretrained(source, *args, **kwargs)
+            loaded: Any = super().from_pretrained(source, *args, **kwargs)
         except SafetensorError as error:
             raise CheckpointMismatchError(
                 f"{source}: model.safetensors is damaged ({error}). Fetch it again."
             ) from error
+        adapter, info = loaded
         problems = {
             key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]
         }
@@ -152,11 +169,11 @@ class LensAdapter(PreTrainedModel):
                 "Fetch it again, or load it with the version of lens_adapter that wrote it."
             )
         adapter.decoder.freeze()
-        return (adapter, info) if wants_info else adapter
+        return cast(LensAdapter, (adapter, info) if wants_info else adapter)  # transformers says so too
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # what transformers takes by place is taken by name
         self,
-        save_directory: str | Path,
+        save_directory: str | PathLike[str],
         *,
         results: Sequence[Record] | None = None,
         license: str | None = None,
@@ -186,7 +203,7 @@ class LensAdapter(PreTrainedModel):
         if push_to_hub:
             publish(folder, repo_id or folder.name, token=kwargs.get("token"), **hub)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # its result is the commit
         self,
         repo_id: str,
         *,
@@ -254,6 +271,14 @@ class LensAdapter(PreTrainedModel):
         Raises:
             UnsupportedModelError: the base cannot work.
             CheckpointMismatchError: the head was trained for another base.
+
+        Examples:
+            >>> adapter = adapter.attach(model, processor)
+            >>> adapter.detach()
+            >>> adapter.segment(image, "a cup")  # doctest: +ELLIPSIS
+            Traceback (most recent call last):
+                ...
+            lens_adapter.errors.NotAttachedError: This LensAdapter is not attached; ...
         """
         anatomy = find_anatomy(model)
         if processor is None:
@@ -262,7 +287,7 @@ class LensAdapter(PreTrainedModel):
         self._attachment = Attachment(anatomy, processor)
         device = next(anatomy.layers[self.config.tap_layer].parameters()).device
         if device.type != "meta":  # offloaded layers live nowhere between forwards
-            self.to(device)
+            self.to(device)  # type: ignore[arg-type]  # as transformers wraps it, it has lost its `self`
         return self
 
     def detach(self) -> None:
@@ -277,17 +302,20 @@ class LensAdapter(PreTrainedModel):
 
     # -- reading the base ---------------------------------------------------------------------------------------------
 
+    @property
+    def mirror(self) -> MirrorLayers:
+        """The copies of the base's layers that a head with the "mirror" fusion is made of."""
+        return cast(MirrorLayers, self.head.fusion.layers)
+
     def _about_to_read(self) -> Anatomy:
         """The base; the mirror follows the attention implementation that it has now, since recorded masks fit that."""
         anatomy = self.attachment.anatomy
         if self.config.fusion == "mirror":
-            self.head.fusion.layers.set_attention_implementation(
-                anatomy.attention_implementation(self.config.tap_layer)
-            )
+            self.mirror.set_attention_implementation(anatomy.attention_implementation(self.config.tap_layer))
         return anatomy
 
     def capture(
-        self, *, query: str | Sequence[int] = "last", layers: Sequence[int] | None = None, attention: bool = True
+        self, *, query: Query = "last", layers: Sequence[int] | None = None, attention: bool = True
     ) -> AbstractContextManager[LensSignals]:
         """Record every forward of the base that YOU run inside the context; outside it no hook exists.
 
@@ -307,20 +335,33 @@ class LensAdapter(PreTrainedModel):
             InputError: an impossible query.
             LensConfigError: no such layer.
             LensError: no forward ran, or a tap was silent.
+
+        Examples:
+            >>> inputs = processor(images=image, text=f"{processor.image_token} where is it ?", return_tensors="pt")
+            >>> with adapter.capture(query="last", layers=[0, 1]) as signals:
+            ...     tokens = model.generate(**inputs, min_new_tokens=3, max_new_tokens=3)
+            >>> list(signals.attention), signals.attention[0].shape[2:] == (1, inputs["input_ids"].shape[1])
+            ([0, 1], True)
+            >>> len(signals.steps)  # the third new token was not read again
+            2
         """
         anatomy = self._about_to_read()
         chosen = self._attention_layers(layers, fallback=[self.config.tap_layer]) if attention else []
         return capture(anatomy, tap_layer=self.config.tap_layer, layers=chosen, query=query)
 
-    def prefill(
-        self, inputs: Any, *, query: str | Sequence[int] = "last", layers: Sequence[int] | None = None
-    ) -> LensSignals:
+    def prefill(self, inputs: Any, *, query: Query = "last", layers: Sequence[int] | None = None) -> LensSignals:
         """Run the base on processor inputs only as far as the signals need, without gradients, and return them.
 
         Args:
             inputs: what the processor returned, on any device.
             query: as for `capture`.
             layers: as for `capture`; default: those the head reads.
+
+        Examples:
+            >>> inputs = processor(images=image, text=f"{processor.image_token} where is it ?", return_tensors="pt")
+            >>> signals = adapter.prefill(inputs)
+            >>> signals.hidden.shape == (*inputs["input_ids"].shape, adapter.config.hidden_size)
+            True
         """
         _require_mapping(inputs)
         anatomy, chosen = self._about_to_read(), self._attention_layers(layers, fallback=[])
@@ -358,6 +399,12 @@ class LensAdapter(PreTrainedModel):
             inputs: what the processor returned.
             image_sizes: (H, W) of the original images; without them, or without a processor, boxes are fractions of
                 `pixel_values`.
+
+        Examples:
+            >>> inputs = processor(images=image, text=f"{processor.image_token} where is it ?", return_tensors="pt")
+            >>> (layout,) = adapter.layout(inputs, [(480, 640)])
+            >>> layout.boxes.shape == (len(layout.positions), 4)
+            True
         """
         attached = self.attachment
         _require_mapping(inputs)
@@ -392,10 +439,34 @@ class LensAdapter(PreTrainedModel):
         logits, quality = self.decoder(image_embeddings, image_index, head.sparse)
         return LensPrediction(logits, quality, head)
 
+    @overload
+    def segment(
+        self,
+        images: ImageInput,
+        prompts: str | Sequence[str],
+        *,
+        batch_size: int | None = None,
+        mask_threshold: float | None = None,
+        score_threshold: float | None = None,
+        return_logits: bool = False,
+    ) -> LensOutput: ...
+
+    @overload
+    def segment(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        prompts: Sequence[str | Sequence[str]],
+        *,
+        batch_size: int | None = None,
+        mask_threshold: float | None = None,
+        score_threshold: float | None = None,
+        return_logits: bool = False,
+    ) -> list[LensOutput]: ...
+
     @torch.no_grad()
     def segment(
         self,
-        images: Any,
+        images: ImageInput | list[Any] | tuple[Any, ...],
         prompts: str | Sequence[str] | Sequence[str | Sequence[str]],
         *,
         batch_size: int | None = None,
@@ -421,6 +492,13 @@ class LensAdapter(PreTrainedModel):
         Raises:
             NotAttachedError: there is no base.
             InputError: an image, prompt or threshold that cannot be used, or lists that do not fit each other.
+
+        Examples:
+            >>> adapter.segment(image, "a cup").masks.shape
+            torch.Size([1, 480, 640])
+            >>> first, second = adapter.segment([image, image.resize((64, 64))], ["a cup", ["a dog", "a cat"]])
+            >>> first.masks.shape, second.masks.shape
+            (torch.Size([1, 480, 640]), torch.Size([2, 64, 64]))
         """
         attached = self.attachment
         if attached.processor is None:
@@ -477,7 +555,13 @@ class LensAdapter(PreTrainedModel):
         return chat(self, image, messages, phrases, **generate_kwargs)
 
     def ground(self, image: Any, text: str, phrases: Wanted = None) -> GroundedText:
-        """As `chat`, for a text that is there already."""
+        """As `chat`, for a text that is there already.
+
+        Examples:
+            >>> grounded = adapter.ground(image, "A dog sits under the table.")
+            >>> [(phrase.text, phrase.span, phrase.mask.shape) for phrase in grounded.phrases]
+            [('A dog', (0, 5), torch.Size([480, 640])), ('the table', (17, 26), torch.Size([480, 640]))]
+        """
         from lens_adapter.chat import ground
 
         return ground(self, image, text, phrases)

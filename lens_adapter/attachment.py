@@ -65,7 +65,7 @@ def check_base(config: LensConfig, anatomy: Anatomy) -> None:
         "num_attention_heads": anatomy.num_heads,
     }
     if config.base_model_type == anatomy.architecture:
-        trained_for = type(anatomy.config).from_dict(deepcopy(config.base_config))
+        trained_for = type(anatomy.config).from_dict(deepcopy(config.require_base_config()))
         for facts, base in ((expected, trained_for), (got, anatomy.config)):
             facts |= {f"text {key}": getattr(text_config(base), key, None) for key in _BUILD}
     name = anatomy.config.name_or_path or None

@@ -102,8 +102,8 @@ def chat(
     adapter: LensAdapter, image: Any, messages: Messages, phrases: Wanted = None, **generate_kwargs: Any
 ) -> GroundedText:
     """See `LensAdapter.chat`."""
-    attached = adapter.attachment
-    model, picture = attached.anatomy.model, load_image(image)
+    attached, picture = adapter.attachment, load_image(image)
+    model: Any = attached.anatomy.model  # `generate` is a mixin's, which PreTrainedModel does not know
     inputs = _conversation_inputs(adapter, picture, messages)
     with attached.turn():
         made = model.generate(**inputs, **generate_kwargs)
@@ -142,6 +142,7 @@ def route(adapter: LensAdapter, text: str, image: Any = None, question: str | No
         inputs = text_inputs(processor, text, question, device)
     else:
         inputs = build_inputs(processor, [load_image(image)], [text], question, device, attached.max_length)
+    model: Any = attached.anatomy.model
     greedy = {
         "max_new_tokens": 1,
         "do_sample": False,
@@ -151,7 +152,7 @@ def route(adapter: LensAdapter, text: str, image: Any = None, question: str | No
         "top_k": None,
     }
     with attached.turn(), state_kept(attached.anatomy):
-        made = attached.anatomy.model.generate(**inputs, **greedy, output_logits=True, return_dict_in_generate=True)
+        made = model.generate(**inputs, **greedy, output_logits=True, return_dict_in_generate=True)
     logits = made.logits[0][0].double()  # (vocabulary,)
     yes_logit, no_logit = (logits[sorted(ids)].logsumexp(0) for ids in (yes, no))
     probability = float(torch.sigmoid(yes_logit - no_logit))
@@ -172,6 +173,12 @@ def find_phrases(text: str, wanted: Wanted = None) -> Iterator[tuple[str, Span |
     The last is a rule of thumb, no grammar: it does not see names without an article ("two dogs"), keeps verbs that are
     not on its list ("a dog sitting"), cuts names at prepositions ("the man" of "the man in the hat"), and takes
     abstract nouns for things ("the left").
+
+    Examples:
+        >>> list(find_phrases("A dog sits under the old table."))
+        [('A dog', (0, 5)), ('the old table', (17, 30))]
+        >>> list(find_phrases("Two dogs and a cup.", ["dogs", "a cat", re.compile("a [a-z]+")]))
+        [('dogs', (4, 8)), ('a cat', None), ('a cup', (13, 18))]
     """
     if wanted is None:
         yield from ((text[start:end], (start, end)) for start, end in _noun_phrases(text))
@@ -182,7 +189,8 @@ def find_phrases(text: str, wanted: Wanted = None) -> Iterator[tuple[str, Span |
         elif not isinstance(name, str) or not name.strip():
             raise InputError(f"A phrase must be a text that names something or a regular expression; got {name!r}.")
         else:
-            places = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)]
+            found = re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
+            places: list[Span | None] = [match.span() for match in found]
             yield from ((name, span) for span in places or [None])
 
 
@@ -246,7 +254,7 @@ def _conversation_inputs(adapter: LensAdapter, picture: Image, messages: Message
     return inputs if device is None else inputs.to(device)
 
 
-def _with_image(messages: Messages, picture: Image) -> list[dict[str, Any]]:
+def _with_image(messages: Sequence[dict[str, Any]], picture: Image) -> list[dict[str, Any]]:
     """The messages with the picture where their image part is, or first in the first turn of the user."""
     here = {"type": "image", "image": picture}
     try:

@@ -6,7 +6,7 @@ import inspect
 from copy import deepcopy
 from math import isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers import PretrainedConfig
 from transformers.utils import logging
@@ -125,6 +125,15 @@ class LensConfig(PretrainedConfig):
 
     Raises:
         LensConfigError: an impossible value.
+
+    Examples:
+        >>> config = LensConfig(fusion="lite", hidden_size=2048, num_hidden_layers=24, num_attention_heads=16)
+        >>> config.tap_layer, config.attention_layers
+        (12, [11, 12])
+        >>> LensConfig(fusion="lite", mask_threshold=2.0)
+        Traceback (most recent call last):
+            ...
+        lens_adapter.errors.LensConfigError: LensConfig.mask_threshold must be a number in [0, 1); got 2.0.
     """
 
     model_type = "lens"
@@ -156,10 +165,10 @@ class LensConfig(PretrainedConfig):
     ):
         super().__init__(**self._without_unknown(kwargs))
         self.fusion = fusion
-        self.tap_layer: int = tap_layer  # type: ignore[assignment]  # _check fills in None
+        self.tap_layer = cast(int, tap_layer)  # _check fills in None
         self.fusion_layers = fusion_layers
         self.fusion_width = fusion_width
-        self.attention_layers = attention_layers
+        self.attention_layers = cast(list[int], attention_layers)  # so does what follows it
         self.num_keypoints = num_keypoints
         self.suppression_radius = suppression_radius
         self.keypoint_threshold = keypoint_threshold
@@ -215,6 +224,11 @@ class LensConfig(PretrainedConfig):
         Raises:
             UnsupportedModelError: the model has no decoder that an adapter can read, or none that can be mirrored.
             LensConfigError: an impossible value, or one that this model does not allow.
+
+        Examples:
+            >>> config = LensConfig.from_model(model, fusion="lite", num_keypoints=8)
+            >>> config.num_keypoints, config.hidden_size == model.config.get_text_config().hidden_size
+            (8, True)
         """
         from lens_adapter.vlm.anatomy import find_anatomy
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,7 @@ class Request:
     """A picture, what to find in it with the true masks (bool (H, W), or None), and a question about it."""
 
     picture: Image
-    truths: dict[str, np.ndarray | None]
+    truths: Mapping[str, np.ndarray | None]
     question: str
 
     @property
@@ -221,7 +221,7 @@ def _timed_parts(adapter: LensAdapter, picture: Image, prompts: Sequence[str]) -
 def _scene_request(shown: Shown) -> Request:
     scene = shown.scene()
     masks = scene.masks(PICTURE_SIZE)
-    truths = {text: masks[list(targets)].any(axis=0) for text, targets in shown.prompts.items()}
+    truths = {text: np.asarray(masks[list(targets)].any(axis=0)) for text, targets in shown.prompts.items()}
     return Request(scene.draw(PICTURE_SIZE), truths, shown.question)
 
 

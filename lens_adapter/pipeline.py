@@ -42,12 +42,20 @@ class LensSegmentationPipeline(Pipeline):
     Raises:
         InputError: no adapter.
         UnsupportedModelError, CheckpointMismatchError: as `LensAdapter.attach`.
+
+    Examples:
+        >>> from transformers import pipeline
+        >>> pipe = pipeline("lens-segmentation", model=model, processor=processor, adapter=adapter)
+        >>> found = pipe(image, prompts=["the dog on the left", "a cup"], threshold=0)
+        >>> [(one["label"], one["mask"].size, one["mask"].mode) for one in found]
+        [('the dog on the left', (640, 480), 'L'), ('a cup', (640, 480), 'L')]
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_feature_extractor = False
+    # Any, since Pipeline says None of them: "as it comes".
+    _load_processor: Any = True
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
 
     def __init__(
         self,

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from yaml import YAMLError
 
 from lens_adapter.card import CARD_FILE, is_generated, model_card
@@ -26,6 +25,7 @@ _BESIDE = (CARD_FILE, "LICENSE*", "*.png", "*.jpg", "*.jpeg", "*.webp", "*.gif")
 _OURS = (*_CHECKPOINT, ".eval_results/lens_adapter-*.yaml")
 # huggingface_hub lets through what its HTTP library raises: requests' errors are OSErrors, those of httpx are not.
 HTTP_ERRORS: tuple[type[Exception], ...] = (OSError, *cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__))
+_FAILURES: tuple[type[Exception], ...] = (RuntimeError, ValueError, *HTTP_ERRORS)
 
 
 def publish(
@@ -79,7 +79,8 @@ def publish(
             files[CARD_FILE] = model_card(config, results, location=repo_id, license=license, tags=tags).encode()
         there = api.list_repo_files(repo_id, revision=revision)
         gone = [CommitOperationDelete(path) for path in there if path not in files and _matches(path, _OURS)]
-        changes = [*gone, *(CommitOperationAdd(path, content) for path, content in files.items())]
+        changes: list[CommitOperationAdd | CommitOperationDelete] = [*gone]
+        changes += [CommitOperationAdd(path, content) for path, content in files.items()]
         return api.create_commit(
             repo_id, changes, commit_message=commit_message, revision=revision, create_pr=create_pr
         )
@@ -128,7 +129,7 @@ def explained_errors(repo_id: str) -> Iterator[None]:
         raise
     except HFValidationError as error:
         raise InputError(f"{repo_id!r} is no repository of the Hub. {one_line(error)}") from error
-    except (RuntimeError, ValueError, *HTTP_ERRORS) as error:
+    except _FAILURES as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error  # of an upload
         status = getattr(getattr(cause, "response", None), "status_code", None)
         advice = _ADVICE.get(status or 0, "" if isinstance(cause, ValueError) else "Try again later.")

@@ -34,7 +34,7 @@ def read_record(file: str | Path) -> Record:
         InputError: it is none, or a figure is no number.
     """
     try:
-        record = json.loads(Path(file).read_text(encoding="utf-8"))
+        record: Record = json.loads(Path(file).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is no JSON: {error}. Expected what `lens-adapter evaluate --json` writes.") from error
     check_record(record, file)
@@ -87,7 +87,7 @@ def load_results(folder: Path) -> list[Record]:
         return []
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        digest, records = content["weights_sha256"], content["records"]
+        digest, records = content["weights_sha256"], list(content["records"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is damaged ({error}). Delete it and hand the results over again.") from error
     if digest != weights_digest(folder):
@@ -167,7 +167,12 @@ _METRIC_NAMES = {"giou": "gIoU", "ciou": "cIoU", "no_target_accuracy": "N-acc.",
 
 
 def metric_name(metric: str) -> str:
-    """As the field writes it: "giou" -> "gIoU", "precision_at_50" -> "P@0.5"."""
+    """As the field writes it.
+
+    Examples:
+        >>> metric_name("giou"), metric_name("precision_at_50")
+        ('gIoU', 'P@0.5')
+    """
     if precision := re.fullmatch(r"precision_at_(\d+)", metric):
         return f"P@{int(precision[1]) / 100:g}"
     return _METRIC_NAMES.get(metric, metric.replace("_", " "))

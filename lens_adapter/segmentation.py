@@ -59,7 +59,7 @@ def read_requests(images: Any, prompts: Any) -> list[Request]:
 def require_thresholds(**thresholds: Any) -> None:
     """Refuse what no probability or score can be compared with."""
     for key, value in thresholds.items():
-        if not isinstance(value, Real) or not 0 <= value < 1:
+        if not isinstance(value, Real) or not 0 <= float(value) < 1:
             raise InputError(f"{key} must be a number in [0, 1); got {value!r}.")
 
 

@@ -25,6 +25,10 @@ def _require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
         raise LensError(f"{name}: expected a tensor of shape {wanted}, got {got}.")
 
 
+# What `capture` yields is filled by the first forward inside; a context without one raises.
+_NOT_YET: Any = None
+
+
 @dataclass(frozen=True)
 class SharedPrefix:
     """The forward whose first tokens are the first tokens of several prompts too.
@@ -60,7 +64,7 @@ class LensSignals:
         steps: what later forwards of the same `capture` saw, in order (`generate`: one per new token).
     """
 
-    hidden: Tensor | None = None
+    hidden: Tensor = _NOT_YET
     attention: dict[int, Tensor] = field(default_factory=dict)
     layer_kwargs: dict[str, Any] = field(default_factory=dict)
     input_ids: Tensor | None = None
@@ -80,6 +84,15 @@ class TokenLayout:
         boxes: float (n, 4), x0 y0 x1 y1 of the region each token sees, in fractions of the original image (resizing,
             cropping, padding and tiling undone). A token that sees only padding, or is a separator, is not listed.
         grid: (h, w) when the listed tokens are one row-major grid, else None.
+
+    Examples:
+        >>> halves = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])
+        >>> TokenLayout(positions=torch.tensor([5, 6]), boxes=halves, grid=(1, 2)).grid
+        (1, 2)
+        >>> TokenLayout(positions=torch.tensor([5, 6]), boxes=halves, grid=(2, 2))
+        Traceback (most recent call last):
+            ...
+        lens_adapter.errors.LensError: TokenLayout.grid (2, 2) does not hold 2 tokens.
     """
 
     positions: Tensor
@@ -128,6 +141,15 @@ class LensOutput:
         heatmaps: float (N, h, w) in [0, 1], spread over the whole image.
         logits: float (N, H, W) if asked for, else None.
         image: the picture itself, for `plot`.
+
+    Examples:
+        >>> out = adapter.segment(image, ["the dog on the left", "a cup"])
+        >>> out.masks.shape, out.scores.shape, out.heatmaps.shape[0]
+        (torch.Size([2, 480, 640]), torch.Size([2]), 2)
+        >>> for prompt, score, points in zip(out.prompts, out.scores.tolist(), out.keypoints):
+        ...     print(f"{prompt}: score {score:.2f}, {len(points)} keypoints")  # doctest: +ELLIPSIS
+        the dog on the left: score ..., ... keypoints
+        a cup: score ..., ... keypoints
     """
 
     prompts: list[str]
@@ -159,7 +181,12 @@ class LensOutput:
             raise LensError(f"LensOutput.image: expected (H, W) {self.image_size}, got {self.image.size[::-1]}.")
 
     def plot(self) -> Image:
-        """The image with every mask, its outline, keypoints and label drawn on it, at its own resolution."""
+        """The image with every mask, its outline, keypoints and label drawn on it, at its own resolution.
+
+        Examples:
+            >>> adapter.segment(image, "a cup").plot().size
+            (640, 480)
+        """
         from lens_adapter.visualize import plot_output
 
         return plot_output(self)
@@ -186,7 +213,13 @@ class LensOutput:
         return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def to_coco_rle(self) -> list[dict[str, Any]]:
-        """The masks as COCO run-length encodings: `{"size": [H, W], "counts": str}` each."""
+        """The masks as COCO run-length encodings: `{"size": [H, W], "counts": str}` each.
+
+        Examples:
+            >>> (rle,) = adapter.segment(image, "a cup").to_coco_rle()
+            >>> rle["size"]
+            [480, 640]
+        """
         from pycocotools import mask as coco
 
         # One by one: the format wants columns first, and a turned copy of all masks would be as large as they are.
@@ -202,6 +235,11 @@ class LensOutput:
         give back every pixel: (x, y) is inside where its center (x + 0.5, y + 0.5) is. They run half-way between
         centers, which cuts the corners of pixels. An empty mask has none. COCO's polygons (`polygon.ravel().tolist()`)
         know no holes: where there may be some, `to_coco_rle` is exact.
+
+        Examples:
+            >>> out = adapter.segment(image, ["the dog on the left", "a cup"])
+            >>> [len(outlines) > 0 for outlines in out.to_polygons()] == out.masks.any((1, 2)).tolist()
+            True
         """
         from lens_adapter.drawing import exact_outlines
 

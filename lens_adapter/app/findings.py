@@ -135,7 +135,7 @@ def answer(adapter: LensAdapter, file: str | Path | None, question: str) -> str:
     base, picture = adapter.attachment, open_picture(file)
     if not question.strip():
         raise InputError("Type a question about the picture.")
-    model = base.anatomy.model
+    model: Any = base.anatomy.model  # `generate` is a mixin's, which PreTrainedModel does not know
     inputs = build_inputs(base.processor, [picture], [question], "{prompt}", model.device, base.max_length)
     with base.turn(), torch.no_grad():  # no other visitor's taps are on the model meanwhile
         tokens = model.generate(**inputs, do_sample=False, max_new_tokens=LONGEST_ANSWER)

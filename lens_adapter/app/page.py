@@ -37,7 +37,7 @@ HIDDEN: dict[str, Any] = {"api_visibility": "private"}
 Upload = dict[str, Any] | None
 
 
-def said_plainly(handler: Callable) -> Callable:
+def said_plainly(handler: Callable[..., Any]) -> Callable[..., Any]:
     """Errors of the package become messages on the page."""
 
     @wraps(handler)
@@ -69,7 +69,7 @@ def build_page(adapter: LensAdapter) -> gr.Blocks:
         )
 
     @said_plainly
-    def ask(upload: Upload, question: str, chat: list[dict]) -> tuple[list[dict], str]:
+    def ask(upload: Upload, question: str, chat: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
         said = answer(adapter, file_of(upload), question)
         return [*chat, {"role": "user", "content": question}, {"role": "assistant", "content": said}], ""
 

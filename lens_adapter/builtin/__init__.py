@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -49,8 +50,9 @@ def ask(
 ) -> list[str]:
     """Greedy answers of a vision-language model to one question about each picture."""
     inputs = build_inputs(processor, pictures, questions, "{prompt}", model.device)
+    speaker: Any = model  # `generate` is a mixin's, which PreTrainedModel does not know
     with torch.no_grad():
-        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=LONGEST_ANSWER)
+        tokens = speaker.generate(**inputs, do_sample=False, max_new_tokens=LONGEST_ANSWER)
     answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [answer.strip() for answer in answers]
 

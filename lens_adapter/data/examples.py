@@ -40,6 +40,12 @@ class Examples:
     Args:
         records: of any reader in `lens_adapter.data`.
         on_error: "raise" over a broken record, or "skip" it with a warning, as `Samples` does.
+
+    Examples:
+        >>> left = [[True, False, False], [True, False, False]]
+        >>> record = Record(Image.new("RGB", (3, 2)), ["the left column", "a cup"], [left, None])
+        >>> [(example.prompt, int(example.mask.sum())) for example in Examples([record])]
+        [('the left column', 2), ('a cup', 0)]
     """
 
     def __init__(self, records: Sequence[Record], on_error: OnError = "raise"):

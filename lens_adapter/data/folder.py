@@ -88,7 +88,7 @@ def _listed(entry: dict[str, Any], one: str, several: str, count: int) -> list[A
         return [entry[one]] * count
     if not isinstance(entry[several], list):
         raise InputError(f"{several!r} must be a list, got {entry[several]!r}.")
-    return entry[several]
+    return list(entry[several])
 
 
 def _region(folder: Path, mask: Any) -> Region:

@@ -75,6 +75,11 @@ class DataSource:
 
         Raises:
             InputError: no path, an unknown format, an option that it does not have, or one that is missing.
+
+        Examples:
+            >>> source = DataSource.of({"path": "refer_seg", "format": "refer", "dataset": "refcoco+", "split": "val"})
+            >>> source.describe()
+            {'name': 'refcoco+', 'split': 'val', 'revision': None}
         """
         options = dict(source) if isinstance(source, Mapping) else {"path": source}
         path, form = options.pop("path", None), options.pop("format", "folder")

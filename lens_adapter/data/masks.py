@@ -77,6 +77,14 @@ def decode(region: Region, frame: Frame) -> np.ndarray:
 
     Raises:
         InputError: the region is none of the above, damaged, or of another size than the image.
+
+    Examples:
+        >>> decode({"size": [2, 3], "counts": [2, 2, 2]}, Frame((2, 3))).astype(int)  # down the columns, as COCO does
+        array([[0, 1, 0],
+               [0, 1, 0]])
+        >>> decode([[1, 0, 3, 0, 3, 2, 1, 2]], Frame((2, 3))).astype(int)  # x, y, x, y, ...
+        array([[0, 1, 1],
+               [0, 1, 1]])
     """
     if callable(region):
         region = region()
@@ -96,7 +104,8 @@ def decode(region: Region, frame: Frame) -> np.ndarray:
     if isinstance(region, list | tuple) and region and not _holds_bools(region):
         if isinstance(region[0], Real | list | tuple | np.ndarray):
             return fill_polygons(region, frame.size)
-        return np.logical_or.reduce([decode(part, frame) for part in region])
+        union: np.ndarray = np.logical_or.reduce([decode(part, frame) for part in region])
+        return union
     array = np.asarray(region) if isinstance(region, np.ndarray | list | tuple) else None
     if array is None or array.ndim != 2 or array.dtype.kind not in "biuf":
         raise InputError(f"Expected a mask, run lengths or polygons, got {brief(region)}.")
@@ -115,7 +124,7 @@ def annotation_regions(annotation: dict[str, Any], image: dict[str, Any]) -> lis
     if isinstance(segmentation, dict):
         return [segmentation]
     if isinstance(segmentation[0], dict):  # run lengths, as refCLEF has them
-        return segmentation
+        return list(segmentation)
     return [{"size": (image["height"], image["width"]), "polygons": segmentation}]
 
 

@@ -48,7 +48,8 @@ def _scalar(dtype: _DType, raw: bytes) -> int | float | bool:
     kind = np.dtype(dtype.code).newbyteorder("=" if dtype.order == "|" else dtype.order)
     if kind.kind not in "biuf" or len(raw) != kind.itemsize:
         raise InputError(f"it holds a numpy value of type {dtype.code!r}; expected numbers.")
-    return np.frombuffer(raw, kind)[0].item()
+    number: int | float | bool = np.frombuffer(raw, kind)[0].item()
+    return number
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:

@@ -32,7 +32,8 @@ class _Painting:
     value: int
 
     def draw(self, size: Size) -> np.ndarray:
-        return _paint(self.shapes, size) == self.value
+        drawn: np.ndarray = _paint(self.shapes, size) == self.value
+        return drawn
 
 
 @lru_cache(maxsize=2)  # the target and what to ignore are asked for in turn

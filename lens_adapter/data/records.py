@@ -54,6 +54,11 @@ class Record:
     Raises:
         InputError: a prompt is empty or no text, or there is not one region per prompt. Its methods raise
             BrokenRecordError where a file is missing or damaged, or a mask does not fit the image.
+
+    Examples:
+        >>> record = Record(Image.new("RGB", (3, 2)), ["all of it", "a cup"], [np.ones((2, 3)), None])
+        >>> record.load().masks.sum((1, 2))
+        array([6, 0])
     """
 
     image: Any

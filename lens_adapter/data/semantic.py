@@ -26,7 +26,8 @@ class ClassRegion:
     value: int
 
     def draw(self, _: Size) -> np.ndarray:
-        return _levels(self.label_map) == self.value
+        drawn: np.ndarray = _levels(self.label_map) == self.value
+        return drawn
 
 
 def _levels(path: Path) -> np.ndarray:

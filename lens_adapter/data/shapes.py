@@ -47,7 +47,8 @@ def fill_polygons(polygons: Any, size: Size) -> np.ndarray:
     areal = [part.ravel().tolist() for part in parts if len(part) >= 3]  # lines and points hold no pixel
     if not areal:
         raise InputError(f"Expected polygons with at least 3 corners, got {brief(polygons)}.")
-    return coco.decode(coco.merge(coco.frPyObjects(areal, *size))).astype(bool)
+    mask: np.ndarray = coco.decode(coco.merge(coco.frPyObjects(areal, *size)))
+    return mask.astype(bool)
 
 
 def fill_runs(counts: Any, size: Size) -> np.ndarray:

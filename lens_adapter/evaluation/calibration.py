@@ -41,6 +41,13 @@ def choose_score_threshold(findings: Sequence[Finding]) -> Calibration:
 
     Raises:
         CalibrationError: the findings lack prompts of one kind.
+
+    Examples:
+        >>> from lens_adapter.evaluation import Overlap
+        >>> there = Finding(Overlap(intersection=80, found=100, truth=80), score=0.75)
+        >>> absent = Finding(Overlap(intersection=0, found=20, truth=0), score=0.25)
+        >>> print(choose_score_threshold([there, absent]))
+        score_threshold 0.5000: balanced accuracy 1.000 on 1 prompts with and 1 without a target
     """
     there = np.array([finding.has_target for finding in findings], bool)
     if not there.any() or there.all():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -90,7 +91,7 @@ def _row(finding: Finding, example: Example, adapter: LensAdapter, evaluation: E
     image = example.image.copy()
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     points = out.keypoints[0] * torch.tensor([image.width / example.image.width, image.height / example.image.height])
-    style = {"fade": 0.6, "fill": 0.3}
+    style: dict[str, Any] = {"fade": 0.6, "fill": 0.3}
     truth = mask_overlay(image, torch.from_numpy(example.mask)[None], colors=[TRUTH_COLOR], **style)
     found = mask_overlay(image, out.masks, **style)
     heat = heatmap_overlay(image, out.heatmaps[0], points)

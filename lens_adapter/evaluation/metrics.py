@@ -48,6 +48,14 @@ def overlap(found: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = No
 
     Raises:
         InputError: they differ in shape or are not bool.
+
+    Examples:
+        >>> found = np.array([[True, True, False], [True, True, False]])
+        >>> truth = np.array([[False, True, True], [False, True, True]])
+        >>> overlap(found, truth)
+        Overlap(intersection=2, found=4, truth=4)
+        >>> overlap(found, truth, ignore=~truth).iou
+        0.5
     """
     masks = [found, truth, *([] if ignore is None else [ignore])]
     if any(mask.shape != truth.shape or mask.dtype != bool for mask in masks):
@@ -106,6 +114,12 @@ def measure(findings: Sequence[Finding], score_threshold: float = 0.0) -> dict[s
     Args:
         findings: of each prompt.
         score_threshold: a prompt whose score is below it names nothing, and its mask counts as empty.
+
+    Examples:
+        >>> good = Finding(Overlap(intersection=80, found=100, truth=80), score=0.9)
+        >>> false_alarm = Finding(Overlap(intersection=0, found=20, truth=0), score=0.3)
+        >>> measure([good, false_alarm])["giou"], measure([good, false_alarm], score_threshold=0.5)["giou"]
+        (0.4, 0.9)
     """
     return _named(_Columns(findings, score_threshold).totals())
 
@@ -148,6 +162,10 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
     Raises:
         InputError: there is none, for one of the two is constant or they are not equally long.
+
+    Examples:
+        >>> rank_correlation([0.1, 0.5, 0.9], [10, 20, 30])
+        1.0
     """
     different = [len(np.unique(values)) for values in (a, b)]
     if len(a) != len(b) or min(different) < 2:
@@ -166,7 +184,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
         if len(counts) < 2:
             return np.nan
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
-    return float(np.corrcoef(np.stack(ranks))[0, 1])
+    return float(np.asarray(np.corrcoef(np.stack(ranks)))[0, 1])
 
 
 class _Columns:

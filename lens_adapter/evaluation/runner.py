@@ -84,7 +84,8 @@ def _all_findings(
     # Neighbors stay together, since they are often about one image.
     with state.split_between_processes(list(range(len(examples)))) as share:
         found = _findings(adapter, examples, share, batch_size, mask_threshold, quiet=not state.is_main_process)
-    return gather_object(found)  # in the order of the processes
+    everybodys: list[Finding] = gather_object(found)  # in the order of the processes
+    return everybodys
 
 
 def this_process(device: torch.device | str | None = None) -> PartialState | None:

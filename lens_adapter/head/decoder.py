@@ -270,9 +270,10 @@ class SamDecoder(nn.Module):
         masks = torch.zeros((len(low_res_logits), *image_size), dtype=torch.bool)
         for k, low_res in enumerate(low_res_logits):
             boxes = [_box(span[k], cell, *sizes) for span, *sizes in zip(spans, resized, image_size, strict=True)]
-            if None in boxes:
+            vertical, horizontal = boxes
+            if vertical is None or horizontal is None:
                 continue
-            (rows, rows_out), (columns, columns_out) = boxes
+            (rows, rows_out), (columns, columns_out) = vertical, horizontal
             square = _resize(low_res.float(), (side, side))
             size = (rows_out.stop - rows_out.start, columns_out.stop - columns_out.start)
             masks[k, rows_out, columns_out] = (_resize(square[rows, columns], size) > threshold).cpu()

@@ -54,6 +54,7 @@ class LensHead(nn.Module):
                 'give mirror_layers with "mirror" and none with "lite".'
             )
         self.config = config
+        self.fusion: MirrorFusion | LiteFusion
         if mirror_layers is not None:
             self.fusion = MirrorFusion(mirror_layers, config.hidden_size)
             num_heads = math.gcd(config.num_attention_heads, config.hidden_size)  # a base may have wider heads

@@ -45,8 +45,8 @@ def find_keypoints(heat: Tensor, size: Tensor, *, count: int, radius: float, thr
 
     y, x = cell // width, cell % width
     dy, dx = _offset(heat, size, y, x)
-    height, width = size[:, None].unbind(-1)  # (B, 1) each
-    points = torch.stack([(x + dx + 0.5) / width, (y + dy + 0.5) / height], dim=-1)  # (B, K, 2)
+    h, w = size[:, None].unbind(-1)  # (B, 1) each
+    points = torch.stack([(x + dx + 0.5) / w, (y + dy + 0.5) / h], dim=-1)  # (B, K, 2)
     return Keypoints(
         points=torch.where(valid[..., None], points, 0.5),
         scores=torch.where(valid, score, 0.0),
@@ -77,7 +77,8 @@ def _offset(heat: Tensor, size: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, T
     safe = torch.where(has_maximum, determinant, 1.0)
     dy = (curve_xy * gradient_x - curve_xx * gradient_y) / safe  # minus the inverse Hessian times the gradient
     dx = (curve_xy * gradient_y - curve_yy * gradient_x) / safe
-    return tuple(torch.where(has_maximum, step.clamp(-1.0, 1.0), 0.0) for step in (dy, dx))
+    dy, dx = (torch.where(has_maximum, step.clamp(-1.0, 1.0), 0.0) for step in (dy, dx))
+    return dy, dx
 
 
 def _reflect(index: Tensor, last: Tensor) -> Tensor:

@@ -25,8 +25,11 @@ from lens_adapter.training.layer_arguments import pad_left, put_together
 from lens_adapter.training.losses import Targets
 
 # Of `LensConfig.sam`: what an image embedding, or a target in the frame of the mask decoder, depends on.
-_SAM = ("image_size", "patch_size", "window_size", "relative_position", "out_channels", "embed_dim", "depth")
-_SAM += ("num_heads", "mlp_ratio", "global_attention_layers", "pixel_mean", "pixel_std")
+_SAM = (
+    *("image_size", "patch_size", "window_size", "relative_position", "out_channels", "embed_dim", "depth"),
+    *("num_heads", "mlp_ratio", "global_attention_layers", "pixel_mean", "pixel_std"),
+)
+_NO_PICTURE: Any = None  # what an `Example` has in the place of one
 _SAMPLED = 4096  # values of each tensor that a fingerprint reads
 
 
@@ -53,7 +56,7 @@ class Features:
         return height, width
 
 
-class CachedFeatures(Dataset):
+class CachedFeatures(Dataset[Features]):
     """A folder that `cache_features` filled, as a dataset that `LensTrainer` takes in the place of examples.
 
     Args:
@@ -84,7 +87,7 @@ class CachedFeatures(Dataset):
         self.layer_constants: dict[str, Any] = constants[0]
 
     def __len__(self) -> int:
-        return self.store.index["counts"]["samples"]
+        return int(self.store.index["counts"]["samples"])
 
     def __getitem__(self, index: int) -> Features:
         if not -len(self) <= index < len(self):
@@ -233,7 +236,7 @@ class FeatureBatch:
     def read_base(self, adapter: LensAdapter) -> tuple[LensSignals, list[TokenLayout]]:
         """Signals and layouts of the N rows."""
         if self.kernel is not None:
-            adapter.head.fusion.layers.set_attention_implementation(self.kernel)
+            adapter.mirror.set_attention_implementation(self.kernel)
         return self.signals, self.layouts
 
     def encode_images(self, adapter: LensAdapter) -> Tensor:
@@ -305,7 +308,7 @@ def _example(truth: Mapping[str, Tensor], size: tuple[int, int]) -> Example:
     texts, runs, ignored = (truth[name].numpy().tobytes() for name in ("texts", "runs", "ignored.runs"))
 
     ignore = fill_runs(ignored, size) if ignored else None
-    return Example(image=None, mask=fill_runs(runs, size), ignore=ignore, **json.loads(texts))
+    return Example(image=_NO_PICTURE, mask=fill_runs(runs, size), ignore=ignore, **json.loads(texts))
 
 
 def _targets(tensors: Sequence[Mapping[str, Tensor]]) -> Targets:

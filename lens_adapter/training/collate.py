@@ -84,7 +84,7 @@ class LensCollator:
             return Targets(masks, heat)
         pairs = zip(samples, regions, strict=True)
         ignored = self._fit([np.zeros_like(sample.mask) if r is None else r for sample, r in pairs])
-        return Targets(masks, heat, tuple(part > 0 for part in ignored))
+        return Targets(masks, heat, (ignored[0] > 0, ignored[1] > 0))
 
     def _fit(self, masks: list[np.ndarray]) -> tuple[Tensor, Tensor]:
         """bool N times (H, W) -> covered fractions (N, s, s) of SAM's square and (N, 128, 128) of the picture."""

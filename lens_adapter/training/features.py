@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from PIL import Image
 from pycocotools import mask as coco
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.data.examples import Example
+from lens_adapter.data.examples import Example, Examples
 from lens_adapter.errors import InputError, LensConfigError, LensError
 from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.training.cached import CachedFeatures, feature_key, require_same
@@ -39,7 +39,7 @@ DTYPES = ("exact", "float16")
 
 def cache_features(
     adapter: LensAdapter,
-    examples: Sequence[Example],
+    examples: Examples | Sequence[Example],
     folder: str | Path,
     *,
     dtype: str = "exact",
@@ -90,7 +90,7 @@ def cache_features(
 def _fill(
     store: FeatureStore,
     adapter: LensAdapter,
-    examples: Sequence[Example],
+    examples: Examples | Sequence[Example],
     key: dict[str, Any],
     batch_size: int,
     num_workers: int,
@@ -156,10 +156,11 @@ def _require_whole_base(adapter: LensAdapter) -> None:
 
 
 Read = Callable[..., Iterator[Any]]
+Shrink = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 def _read(
-    examples: Sequence[Example],
+    examples: Examples | Sequence[Example],
     batches: list[list[int]],
     collate: Callable[[list[Example]], Any],
     what: str,
@@ -168,7 +169,8 @@ def _read(
     state: PartialState,
 ) -> Iterator[Any]:
     """`collate` of the examples of each batch, with a progress bar that counts examples."""
-    loader = DataLoader(examples, batch_sampler=batches, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]
+    items = cast(Dataset[Example], examples)  # for torch, whatever has a length and items is one
+    loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, num_workers=workers)
     silent = not batches or not state.is_local_main_process
     with tqdm(total=sum(map(len, batches)), desc=what, unit="example", disable=silent) as bar:
         for batch, made in zip(batches, loader, strict=True):
@@ -215,7 +217,7 @@ def _chunks(indices: Sequence[int], size: int) -> list[list[int]]:
 
 
 def _write_samples(
-    adapter: LensAdapter, store: FeatureStore, names: list[str], read: Read, batch_size: int, shrink: Callable
+    adapter: LensAdapter, store: FeatureStore, names: list[str], read: Read, batch_size: int, shrink: Shrink
 ) -> None:
     chunks = {name: _chunks(store.rows(name), batch_size) for name in names}
     batches = read([chunk for name in names for chunk in chunks[name]], LensCollator(adapter), "reading the base")
@@ -229,7 +231,7 @@ def _write_samples(
 
 
 def _write_images(
-    decoder: SamDecoder, store: FeatureStore, names: list[str], read: Read, batch_size: int, shrink: Callable
+    decoder: SamDecoder, store: FeatureStore, names: list[str], read: Read, batch_size: int, shrink: Shrink
 ) -> None:
     index = store.index
     first = {number: k for k, number in reversed(list(enumerate(index["image_of"])))}  # an example that shows it
@@ -265,7 +267,8 @@ def _take(adapter: LensAdapter, batch: Batch) -> tuple[list[dict[str, Tensor]], 
     count, total = signals.hidden.shape[:2]
     mask = torch.ones(count, total, dtype=torch.bool) if mask is None else mask.cpu() != 0
     tokens = [row.nonzero().flatten() for row in mask]
-    config, layers = adapter.config, [{} for _ in tokens]
+    config = adapter.config
+    layers: list[dict[str, Tensor]] = [{} for _ in tokens]
     same: dict[str, Any] = {}
     if config.fusion == "mirror":
         layers = take_apart(signals, adapter.attachment.anatomy, config.tap_layer, tokens)
@@ -277,7 +280,7 @@ def _take(adapter: LensAdapter, batch: Batch) -> tuple[list[dict[str, Tensor]], 
         layout, example = layouts[row], batch.samples[row]
         masks, heat = batch.targets.masks[row], batch.targets.heat[row]
         ignored = masks[:0] > 0, heat[:0] > 0
-        if example.ignore is not None:
+        if example.ignore is not None and batch.targets.ignored is not None:
             ignored = batch.targets.ignored[0][row], batch.targets.ignored[1][row]
         sample = {
             "hidden": signals.hidden[row].cpu()[kept],  # (t, D)

@@ -34,8 +34,10 @@ class Targets:
         return self.masks.flatten(1).amax(1) > 0
 
     def to(self, device: torch.device) -> Targets:
-        ignored = None if self.ignored is None else tuple(part.to(device) for part in self.ignored)
-        return Targets(self.masks.to(device), self.heat.to(device), ignored)
+        masks, heat = self.masks.to(device), self.heat.to(device)
+        if self.ignored is None:
+            return Targets(masks, heat)
+        return Targets(masks, heat, (self.ignored[0].to(device), self.ignored[1].to(device)))
 
 
 def lens_losses(found: LensPrediction, targets: Targets, *, heat_needs_target: bool) -> dict[str, Tensor]:

@@ -72,8 +72,8 @@ def run_training(config: dict[str, Any], load_base: LoadBase) -> dict[str, float
     Returns:
         What the validation data say about it, if there are any.
     """
-    train_data = DataSource.of(config["data"]).examples()  # before anything large is loaded
-    validation = DataSource.of(config["validation"]).examples() if config.get("validation") else None
+    examples = DataSource.of(config["data"]).examples()  # before anything large is loaded
+    held_out = DataSource.of(config["validation"]).examples() if config.get("validation") else None
     numbers = {entry.name for entry in fields(LensTrainingArguments) if type(entry.default) in (int, float)}
     if wrong := {key: value for key, value in config["training"].items() if key in numbers and isinstance(value, str)}:
         raise LensConfigError(f"training: expected numbers, got {wrong}.")
@@ -90,10 +90,12 @@ def run_training(config: dict[str, Any], load_base: LoadBase) -> dict[str, float
         adapter = LensAdapter.from_pretrained(config["adapter"], **config["head"]).attach(model, processor)
     else:
         adapter = LensAdapter.from_model(model, processor, **config["head"])
+    train_data: Examples | CachedFeatures = examples
+    validation: Examples | CachedFeatures | None = held_out
     if config.get("features"):
-        train_data = _cached(adapter, train_data, "train", config["data"], config, args)
-        if validation is not None:
-            validation = _cached(adapter, validation, "validation", config["validation"], config, args)
+        train_data = _cached(adapter, examples, "train", config["data"], config, args)
+        if held_out is not None:
+            validation = _cached(adapter, held_out, "validation", config["validation"], config, args)
         adapter.detach()
         del model, processor  # all that was wanted of them is on disk
     trainer = LensTrainer(adapter, args, train_dataset=train_data, eval_dataset=validation)

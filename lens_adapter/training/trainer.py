@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class LensTrainingArguments(TrainingArguments):
     lora_rank: int = field(default=8)
     sample_grid_steps: int = field(default=0)
     dataset_names: list[str] = field(default_factory=list)
+    if TYPE_CHECKING:
+        output_dir: str  # transformers fills in None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,7 +171,7 @@ class LensTrainer(Trainer):
             vars(self.adapter).pop("forward", None)
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor | tuple[Tensor, LensPrediction]:
         batch: Batch | FeatureBatch = inputs["batch"]
         found = self._predict(model, batch)
@@ -187,12 +189,13 @@ class LensTrainer(Trainer):
         with self.accelerator.autocast():
             embeddings = batch.encode_images(adapter)
             index = batch.image_index.to(embeddings.device)
-            return model(signals, layouts, embeddings, index, batch.sizes, keypoint_dropout=dropout)
+            found: LensPrediction = model(signals, layouts, embeddings, index, batch.sizes, keypoint_dropout=dropout)
+        return found
 
     # -- judging ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def prediction_step(
+    def prediction_step(  # type: ignore[override]  # Trainer takes nested tensors too
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor | None]:
         """Loss; overlaps long (N, 3) and scores (N,); whether the prompts have a target, bool (N,)."""
@@ -257,19 +260,22 @@ class LensTrainer(Trainer):
 
     # -- the Hub ------------------------------------------------------------------------------------------------------
 
-    def init_hf_repo(self, token: str | None = None, **kwargs: Any) -> None:
+    def init_hf_repo(self, token: str | None = None, *args: Any, **kwargs: Any) -> None:
         """As transformers'; a card that somebody wrote in the repository becomes that of `output_dir`, and stays."""
-        super().init_hf_repo(token=token, **kwargs)
+        super().init_hf_repo(token, *args, **kwargs)
         if not self.is_world_process_zero():
             return
         file = Path(self.args.output_dir, CARD_FILE)
-        card = remote_card(HfApi(token=token or self.args.hub_token), self.hub_model_id, self.args.hub_revision)
+        repo_id: Any = self.hub_model_id  # transformers gives it no other type than None
+        card = remote_card(HfApi(token=token or self.args.hub_token), repo_id, self.args.hub_revision)
         ours = not file.exists() or is_generated(file.read_text(encoding="utf-8"))
         if card is not None and is_written_by_hand(card) and ours:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(card, encoding="utf-8")
 
-    def create_model_card(self, license: str | None = None, tags: Any = None, **_: Any) -> None:
+    def create_model_card(
+        self, language: Any = None, license: str | None = None, tags: Any = None, *_: Any, **__: Any
+    ) -> None:
         """The card of `output_dir`, as `LensAdapter.save_pretrained` writes it, under its name on the Hub."""
         if self.is_world_process_zero():
             tags = [tags] if isinstance(tags, str) else tags or ()
@@ -291,7 +297,7 @@ class SampleGrids(TrainerCallback):
         self.adapter = adapter
         self.dataset = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
 
-    def on_step_end(self, args: LensTrainingArguments, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % args.sample_grid_steps or not state.is_world_process_zero:
             return
         count = len(self.dataset)
@@ -307,7 +313,7 @@ class SampleGrids(TrainerCallback):
         return Panel(out, [overlap(out.masks[0].numpy(), sample.mask, sample.ignore).iou])
 
 
-def _findings(predictions: tuple[np.ndarray, np.ndarray]) -> list[Finding]:
-    """Overlaps (N, 3) and scores (N,), one by one."""
+def _findings(predictions: Any) -> list[Finding]:
+    """Overlaps (N, 3) and scores (N,) as arrays, one by one."""
     overlaps, scores = predictions
     return [Finding(Overlap(*pixels), score) for pixels, score in zip(overlaps.tolist(), scores.tolist(), strict=True)]

@@ -86,8 +86,9 @@ def _measure_axis(
     A ramp has 256 levels. Where the pictures show only a small part of a long axis, a second ramp spans just that part.
     """
     inside = [_between_padding(contrast.sum(1 - axis)) for contrast in contrasts]
-    if None not in inside:
-        return inside
+    known = [line for line in inside if line is not None]
+    if len(known) == len(inside):
+        return known
     if length < 4:
         return [line or NOWHERE for line in inside]
     low, high = 0, length - 1  # the ramp's first and last pixel

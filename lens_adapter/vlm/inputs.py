@@ -24,8 +24,10 @@ NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomica
 # Processors that put the image before the text by themselves.
 IMAGE_COMES_FIRST = ("Florence2Processor", "FuyuProcessor", "Pix2StructProcessor")
 
+ImageInput = Image.Image | str | Path | np.ndarray | Tensor  # what `load_image` takes
 
-def load_image(image: Image.Image | str | Path | np.ndarray | Tensor) -> Image.Image:
+
+def load_image(image: ImageInput) -> Image.Image:
     """Read an image as a viewer shows it: upright (EXIF orientation applied), 8 bits per channel, on white paper.
 
     Transparency is composited over white. 16-bit greyscale is scaled (65535 becomes 255). Of an animation, the frame
@@ -111,6 +113,7 @@ def text_inputs(processor: Any, prompt: str, template: str, device: torch.device
     """As `build_inputs`, of one prompt without an image."""
     _check_prompt(prompt, processor)
     question = template.replace("{prompt}", prompt)
+    content: Any
     if getattr(processor, "chat_template", None):
         owner, content = processor, [{"type": "text", "text": question}]
     elif processor.tokenizer.chat_template:

@@ -196,7 +196,7 @@ class _Recorder:
 
     # The ids and the 2-D mask are arguments of the model, not of its decoder; and PEFT calls `forward` of the model
     # directly, past its hooks. So every module on the way is asked, and the outermost answer counts.
-    def _note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.arguments[module] = _named(module, args, kwargs)
 
     def _forget(self, module: nn.Module, *_: Any) -> None:
@@ -252,7 +252,7 @@ class _Recorder:
             raise InputError(f"query asks for the tokens {wanted} from the end; a sample has too few attended tokens.")
         return attended[:, wanted]
 
-    def _record_hidden(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _record_hidden(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.current is None or self.current.hidden is not None:
             return
         arguments = _named(module, args, kwargs)
@@ -284,7 +284,7 @@ class _Recorder:
             self._finish()
             raise _EarlyExit(self)
 
-    def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if output is None:  # the forward failed, and what it left is no record
             self.current = None
         if self.current is None:
@@ -377,7 +377,7 @@ def state_kept(anatomy: Anatomy) -> Iterator[None]:
                     setattr(module, name, before[name])
 
 
-def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, positional ones included."""
     return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
 

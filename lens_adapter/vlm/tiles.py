@@ -51,7 +51,7 @@ def any_resolution(
     images = []
     sizes = require_tensor(inputs, "image_sizes").tolist()
     for original, tiles in zip(sizes, pixel_values[..., :seen, :seen].float().mean(2), strict=True):
-        rows, columns = (length // size for length in select_best_resolution(original, pinpoints))
+        rows, columns = (length // size for length in select_best_resolution(original, list(pinpoints)))
         cells = torch.arange(rows * side * columns * side).reshape(1, rows * side, columns * side)
         kept = unpad_image(cells, original)[0]
         top, left = divmod(int(kept[0, 0]), columns * side)
