@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from segment_anything import SamPredictor, sam_model_registry
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import SamConfig, SamModel, SamVisionConfig
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
 from lens_adapter.head.decoder import PROMPTS_AT_ONCE, SamDecoder
 from lens_adapter.head.sam_weights import load_parts, load_sam_weights, rename_from_sam_model
+from tests.tiny.largest import Largest
 from tests.tiny.sam import noise_image, segment_anything_of, tiny_decoder, tiny_sam, tiny_sam_model
 
 SIZES = [(64, 64), (40, 100), (101, 33), (37, 53), (7, 5), (200, 1)]  # (H, W); the last is thinner than a pixel of S
@@ -391,18 +391,6 @@ def test_downsample_is_the_reverse_of_upsample(size):
     assert covered.shape == (1, 32, 32) and covered.min() >= 0 and covered.max() <= 1
     back = decoder.upsample(covered - 0.5, size) > 0
     assert (back & mask).sum() / (back | mask).sum() > 0.9
-
-
-class Largest(TorchDispatchMode):
-    """The largest float tensor that any operation puts out, in elements."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.is_floating_point():
-            self.numel = max(self.numel, result.numel())
-        return result
 
 
 def blobs() -> torch.Tensor:

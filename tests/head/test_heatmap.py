@@ -10,9 +10,10 @@ from torch import nn
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import LensError
-from lens_adapter.head.heatmap import LiteFusion, MirrorFusion, fourier_features, last_token
+from lens_adapter.head.heatmap import EncoderLayer, LiteFusion, MirrorFusion, fourier_features, last_token
 from lens_adapter.head.raster import rasterize
 from lens_adapter.signals import LensSignals
+from tests.tiny.largest import Largest
 
 HIDDEN, HEADS = 32, 4  # of the signals in conftest.py
 
@@ -195,6 +196,24 @@ def test_a_row_does_not_depend_on_its_batch(name, lite, mirror, make_signals, ma
         torch.testing.assert_close(together.features[row, :count], fused.features[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(together.text[row], fused.text[0], atol=1e-5, rtol=0)
         assert together.heat[row, count:].eq(0).all()
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_the_layer_of_lite_is_torchs_own(learning):
+    layer = EncoderLayer(64).train(learning)
+    theirs = nn.TransformerEncoderLayer(64, 2, 256, 0.0, "gelu", batch_first=True, norm_first=True).train(learning)
+    theirs.load_state_dict(layer.state_dict())
+    x, seen = torch.randn(2, 7, 64), torch.arange(7) >= torch.tensor([[3], [0]])
+    with torch.set_grad_enabled(learning):
+        torch.testing.assert_close(layer(x, seen)[seen], theirs(x, src_key_padding_mask=~seen)[seen])
+        torch.testing.assert_close(layer(x, None), theirs(x))
+
+
+def test_the_layer_of_lite_never_holds_all_pairs_of_tokens():
+    layer, length = EncoderLayer(32).eval(), 1000
+    with torch.no_grad(), Largest() as largest:
+        layer(torch.randn(1, length, 32), torch.ones(1, length, dtype=torch.bool))
+    assert largest.numel == 4 * 32 * length  # what the feed-forward is wide
 
 
 def test_fourier_features_tell_boxes_apart():
