@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,26 +51,39 @@ class Base:
 
     Attributes:
         config: what `AutoConfig.for_model` takes.
-        processor: makes the processor that fits.
+        processor: makes the processor that fits; given a number, images have that many tokens along each side.
         sam: the segment-anything beside it, whose weights are random too.
         dtype: of the base, on an accelerator (float32 on a CPU).
     """
 
     config: dict[str, Any]
-    processor: Callable[[], ProcessorMixin]
+    processor: Callable[[int | None], ProcessorMixin]
     sam: dict[str, Any]
     dtype: torch.dtype = torch.bfloat16
 
 
-def build(name: str, device: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A base in eval mode on `device`, and its processor."""
+def build(
+    name: str, device: str, *, layers: int | None = None, side: int | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A base in eval mode on `device`, and its processor.
+
+    Args:
+        name: of `BASES`.
+        device: "cpu", "cuda" or "meta".
+        layers: of the decoder; default: as many as the name stands for.
+        side: image tokens along each side of a (square) image; default likewise.
+    """
     base = BASES[name]
     torch.manual_seed(0)
-    facts = dict(base.config)
+    facts = deepcopy(base.config)
+    if layers is not None:
+        facts["text_config"]["num_hidden_layers"] = layers
+    if side is not None and "image_size" in facts["vision_config"]:
+        facts["vision_config"]["image_size"] = side * facts["vision_config"]["patch_size"]
     config = AutoConfig.for_model(facts.pop("model_type"), **facts)
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=base.dtype if device == "cuda" else torch.float32)
-    return model.eval(), base.processor()
+    return model.eval(), base.processor(side)
 
 
 def tokenizer(kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast, **roles: str) -> PreTrainedTokenizerFast:
@@ -80,9 +94,10 @@ def tokenizer(kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast, **r
     return kind(tokenizer_object=backend, model_input_names=["input_ids", "attention_mask"], **roles)
 
 
-def _llava_processor() -> ProcessorMixin:
+def _llava_processor(side: int | None = None) -> ProcessorMixin:
+    pixels = 14 * (side or 24)
     return transformers.LlavaProcessor(
-        image_processor=transformers.CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=336),
+        image_processor=transformers.CLIPImageProcessor(size={"shortest_edge": pixels}, crop_size=pixels),
         tokenizer=tokenizer(bos_token="<s>", eos_token="</s>", pad_token="<pad>"),
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -91,9 +106,10 @@ def _llava_processor() -> ProcessorMixin:
     )
 
 
-def _qwen_processor() -> ProcessorMixin:
+def _qwen_processor(side: int | None = None) -> ProcessorMixin:
+    least, most = (4, 1024) if side is None else (side**2, side**2)
     return transformers.Qwen2_5_VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(min_pixels=4 * 28**2, max_pixels=1024 * 28**2),
+        image_processor=transformers.Qwen2VLImageProcessor(min_pixels=least * 28**2, max_pixels=most * 28**2),
         tokenizer=tokenizer(transformers.Qwen2TokenizerFast, eos_token="<|im_end|>", pad_token="<pad>"),
         video_processor=transformers.Qwen2VLVideoProcessor(),
         chat_template=QWEN_TEMPLATE,
@@ -120,6 +136,7 @@ BASES: dict[str, Base] = {
                 "num_hidden_layers": 8,
                 "num_attention_heads": 8,
                 "num_key_value_heads": 8,
+                "max_position_embeddings": 16384,
             },
             "vision_config": _clip(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2),
         },

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median, quantiles
 from typing import Any
@@ -21,19 +21,29 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 import lens_adapter
 from benchmarks import bases
+from benchmarks.memory import in_words, peak_bytes
 from lens_adapter import LensAdapter
 
 Work = Callable[[], Any]
+TOKENS = (600, 2000, 8000)  # lengths of sequences that `capture` is measured at
 
 
 @dataclass(frozen=True)
 class Row:
-    """How long one way took, in units of the reference: the median over rounds, and the middle half of them."""
+    """What one way costs, in units of the reference.
+
+    Attributes:
+        name: of the way.
+        ratio, low, high: the median over rounds, and the middle half of them; all alike where there was nothing to
+            repeat.
+        at: where it stands on the axis of a plot, if it does.
+    """
 
     name: str
     ratio: float
     low: float
     high: float
+    at: float | None = None
 
 
 @dataclass
@@ -45,12 +55,20 @@ class Comparison:
         reference: what the ratios are relative to.
         rows: one per way.
         notes: what else was measured, and what one should know about it.
+        quantity: what the ratios are of.
+        goals: {row: what its ratio was meant to be at most}.
     """
 
     title: str
     reference: str
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    quantity: str = "time"
+    goals: dict[str, float] = field(default_factory=dict)
+
+    def place(self, at: Mapping[str, float]) -> Comparison:
+        """The same, with the rows' places on an axis."""
+        return replace(self, rows=[replace(row, at=at[row.name]) for row in self.rows])
 
 
 @dataclass
@@ -61,16 +79,21 @@ class Stage:
         device: "cpu" or "cuda".
         base: a name of `bases.BASES`.
         repeats: rounds; in each, every way runs once.
+        tokens: see `TOKENS`.
+        layers, side: of the base, where they are not those that its name says; as for `bases.build`.
     """
 
     device: str
     base: str
     repeats: int = 5
+    tokens: Sequence[int] = TOKENS
+    layers: int | None = None
+    side: int | None = None
 
     @cached_property
     def pair(self) -> tuple[PreTrainedModel, ProcessorMixin]:
         """The base, on the device, and its processor."""
-        return bases.build(self.base, self.device)
+        return bases.build(self.base, self.device, layers=self.layers, side=self.side)
 
     def adapter(self, fusion: str = "lite") -> LensAdapter:
         """A fresh, untrained adapter attached to the base."""
@@ -79,31 +102,61 @@ class Stage:
         sam = {**bases.BASES[self.base].sam, "include_image_encoder": True}
         return LensAdapter.from_model(model, processor, load_sam=False, fusion=fusion, sam=sam).eval()
 
-    def compare(self, title: str, ways: Mapping[str, Work], reference: str, notes: Sequence[str] = ()) -> Comparison:
-        """Run every way once to warm up, then all of them in turn, `repeats` times.
+    def compare(
+        self,
+        title: str,
+        ways: Mapping[str, Work],
+        reference: str,
+        notes: Sequence[str] = (),
+        *,
+        goals: Mapping[str, float] | None = None,
+        before: Mapping[str, Work] | None = None,
+        repeats: int | None = None,
+    ) -> Comparison:
+        """Run every way once to warm up, then all of them in turn, `repeats` times; every other round backwards.
 
         Args:
-            title, notes: of the result.
+            title, notes, goals: of the result.
             ways: {name: what is timed}.
             reference: one of these names.
+            before: {name: what is done before each run of it, and not timed}.
+            repeats: default: the stage's.
         """
-        for work in ways.values():
-            self._seconds(work)
-        rounds = [
-            {name: self._seconds(work) for name, work in ways.items()} for _ in tqdm(range(self.repeats), desc=title)
-        ]
+        before = before or {}
+
+        def seconds(name: str) -> float:
+            before.get(name, int)()
+            return self._seconds(ways[name])
+
+        for name in ways:
+            seconds(name)
+        rounds = []
+        for count in tqdm(range(self.repeats if repeats is None else repeats), desc=title):
+            rounds.append({name: seconds(name) for name in (reversed(ways) if count % 2 else ways)})
         rows = []
         for name in ways:
-            ratios = [seconds[name] / seconds[reference] for seconds in rounds]
+            ratios = [each[name] / each[reference] for each in rounds]
             low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
             rows.append(Row(name, median(ratios), low, high))
-        return Comparison(title, reference, rows, list(notes))
+        return Comparison(title, reference, rows, list(notes), goals=dict(goals or {}))
+
+    def compare_memory(
+        self, title: str, ways: Mapping[str, Work], reference: str, before: Mapping[str, Work] | None = None
+    ) -> tuple[Comparison, dict[str, int]]:
+        """The ways' peak memory beyond what is there without them, as ratios, and in bytes by name."""
+        peaks = {}
+        for name, work in ways.items():
+            (before or {}).get(name, int)()
+            peaks[name] = peak_bytes(work, self.device)
+        note = f"{reference}: {in_words(peaks[reference])} beyond weights and inputs."
+        return proportions(title, peaks, reference, "peak memory", [note]), peaks
 
     def record(self) -> dict[str, Any]:
         """Where figures come from."""
         model, _ = self.pair
         return {
             "device": torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or _cpu_name(),
+            "device_kind": self.device,
             "threads": torch.get_num_threads(),
             "base": self.base,
             "base_class": type(model).__name__,
@@ -128,6 +181,20 @@ class Stage:
     def _wait(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+
+def proportions(
+    title: str,
+    amounts: Mapping[str, float],
+    reference: str,
+    quantity: str,
+    notes: Sequence[str] = (),
+    goals: Mapping[str, float] | None = None,
+) -> Comparison:
+    """A `Comparison` of what needs no repeating: bytes, parameters, counted operations."""
+    ratios = {name: amount / amounts[reference] for name, amount in amounts.items()}
+    rows = [Row(name, ratio, ratio, ratio) for name, ratio in ratios.items()]
+    return Comparison(title, reference, rows, list(notes), quantity, dict(goals or {}))
 
 
 def _cpu_name() -> str:

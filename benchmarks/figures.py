@@ -1,0 +1,118 @@
+"""What was measured, as pictures: how `segment` grows, and where its time goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colors, which color-blind people tell apart; a marker or a hatch beside each.
+LOOKS = {"mirror": ("#0072B2", "o"), "lite": ("#D55E00", "s")}
+PARTS = {
+    "SAM's image encoder": "#0072B2",
+    "base, as far as it is read": "#E69F00",
+    "head": "#D55E00",
+    "SAM's mask decoder": "#009E73",
+    "masks at the image's size": "#56B4E9",
+    "processor": "#CC79A7",
+}
+SMALL = 0.04  # a share below this has no number written on it
+
+Record = dict[str, Any]
+
+
+def draw_growth(records: list[Record]) -> Figure | None:
+    """Small multiples: a column per axis, time above and memory below; of the first record that has growth."""
+    found = next((record["growth"] for record in records if "growth" in record), None)
+    if found is None:
+        return None
+    titles = [comparison["title"].split(": ") for comparison in found["comparisons"]]
+    axes_names = list(dict.fromkeys(axis for _, axis in titles))
+    figure = Figure(figsize=(3.1 * len(axes_names), 5.6), layout="constrained")
+    grid = figure.subplots(2, len(axes_names), squeeze=False)
+    for (fusion, axis), comparison in zip(titles, found["comparisons"], strict=True):
+        row = 0 if comparison["quantity"] == "time" else 1
+        _curve(grid[row][axes_names.index(axis)], fusion, comparison["rows"])
+    for column, axis in enumerate(axes_names):
+        for row in range(2):
+            _finish(grid[row][column])
+        grid[1][column].set_xlabel(axis.replace(", ", ",\n"))
+    for row, quantity in enumerate(("time", "peak memory")):
+        grid[row][0].set_ylabel(f"{quantity}, relative to the first")
+    grid[0][0].legend(frameon=False)
+    record = found["record"]
+    figure.suptitle(
+        f"segment, image embeddings cached: base {record['base']} on {record['device']}, {record['threads']} threads"
+    )
+    return figure
+
+
+def _curve(axes: Axes, fusion: str, rows: list[dict[str, Any]]) -> None:
+    color, marker = LOOKS[fusion]
+    at, ratios = [row["at"] for row in rows], [row["ratio"] for row in rows]
+    axes.fill_between(at, [row["low"] for row in rows], [row["high"] for row in rows], color=color, alpha=0.2, lw=0)
+    axes.plot(at, ratios, color=color, marker=marker, markersize=5, label=f"{fusion} head")
+    if not any(line.get_linestyle() == "--" for line in axes.lines):
+        axes.plot(at, [place / at[0] for place in at], color="0.5", ls="--", lw=1, label="in proportion", zorder=0)
+
+
+def _finish(axes: Axes) -> None:
+    at = axes.lines[0].get_xdata()
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    top = max(max(line.get_ydata()) for line in axes.lines if line.get_linestyle() != "--")
+    axes.set_ylim(0.8, max(2.0, 1.6 * top))
+    axes.set_xticks(list(at), [f"{place:g}" for place in at])
+    axes.minorticks_off()
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick <= axes.get_ylim()[1]]
+    axes.set_yticks(ticks, [f"{tick:g}×" for tick in ticks])
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_profile(records: list[Record]) -> Figure | None:
+    """Bars of shares for every base that was profiled; beside them, SAM's image encoders against vit_b."""
+    profiled = [record["profile"] for record in records if "profile" in record]
+    if not profiled:
+        return None
+    encoders = next((record["encoders"]["comparisons"][0] for record in records if "encoders" in record), None)
+    bars = [
+        (f"{found['record']['base']}, {comparison['title'].split(', ')[1]}", comparison["rows"][1:])
+        for found in profiled
+        for comparison in found["comparisons"]
+    ]
+    figure = Figure(figsize=(11, 1.9 + 0.5 * len(bars)), layout="constrained")
+    shares, sizes = figure.subplots(1, 2, width_ratios=[3, 1])
+    for place, (_, rows) in enumerate(bars):
+        start = 0.0
+        for row in rows:
+            share = row["ratio"]
+            label = row["name"] if place == 0 else None
+            shares.barh(place, share, left=start, color=PARTS[row["name"]], edgecolor="white", label=label)
+            if share >= SMALL:
+                shares.text(start + share / 2, place, f"{share:.0%}", ha="center", va="center", fontsize=9)
+            start += share
+    shares.set_yticks(range(len(bars)), [name for name, _ in bars])
+    shares.invert_yaxis()
+    shares.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
+    shares.set_xlabel("share of the time of segment: one new image, one prompt")
+    shares.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
+    _draw_encoders(sizes, encoders)
+    for axes in (shares, sizes):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_encoders(axes: Axes, comparison: dict[str, Any] | None) -> None:
+    if comparison is None:
+        axes.set_axis_off()
+        return
+    rows = comparison["rows"]
+    axes.barh(range(len(rows)), [row["ratio"] for row in rows], color=PARTS["SAM's image encoder"])
+    for place, row in enumerate(rows):
+        axes.text(row["ratio"], place, f" {row['ratio']:.2g}×", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.25 * max(row["ratio"] for row in rows))
+    axes.set_xlabel("SAM's image encoder,\ntime relative to vit_b")
