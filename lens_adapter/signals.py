@@ -13,7 +13,6 @@ from torch import Tensor
 from lens_adapter.errors import LensError
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
 
 
@@ -222,9 +221,8 @@ class LensOutput:
         """
         from pycocotools import mask as coco
 
-        # One by one: the format wants columns first, and a turned copy of all masks would be as large as they are.
-        turned = (np.asfortranarray(mask.cpu().numpy()).view(np.uint8) for mask in self.masks)
-        encoded = [coco.encode(mask) for mask in turned]
+        masks = self.masks.cpu().numpy()
+        encoded = [coco.frPyObjects({"size": mask.shape, "counts": _run_lengths(mask)}, *mask.shape) for mask in masks]
         return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in encoded]
 
     def to_polygons(self) -> list[list[np.ndarray]]:
@@ -259,3 +257,21 @@ class LensOutput:
         from lens_adapter.visualize import to_html
 
         return to_html(self)
+
+
+def _run_lengths(mask: np.ndarray) -> np.ndarray:
+    """bool (H, W) -> lengths of runs down its columns, alternately outside and inside, the first one outside.
+
+    The columns themselves are never laid one after the other (a copy of the mask, across the memory): what begins and
+    ends runs is few pixels.
+    """
+    height, width = mask.shape
+    filled = np.flatnonzero(mask.any(axis=1))
+    if not len(filled):
+        return np.array([mask.size])
+    top = max(filled[0] - 1, 0)
+    band = mask[top : filled[-1] + 2]
+    y, x = np.divmod(np.flatnonzero(band[1:] != band[:-1]), width)
+    before = np.append(False, mask[-1, :-1])  # a column goes on from the bottom of the one to its left
+    starts = np.concatenate([x * height + top + 1 + y, np.flatnonzero(mask[0] != before) * height])
+    return np.diff(np.sort(starts), prepend=0, append=mask.size)

@@ -67,6 +67,15 @@ def test_coco_rle_decodes_to_the_same_masks():
     assert [int(coco.area(rle)) for rle in encoded] == masks.sum((1, 2)).tolist()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (5, 7)])
+def test_coco_rle_is_pycocotools_own(size):
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(40, *size, generator=generator) > torch.linspace(0, 1, 40)[:, None, None]
+    masks[1, : size[0] // 2], masks[2, size[0] // 2 :] = False, False  # away from the top, away from the bottom
+    expected = [coco.encode(np.asfortranarray(mask.numpy(), np.uint8))["counts"].decode() for mask in masks]
+    assert [rle["counts"] for rle in an_output(40, *size, masks=masks).to_coco_rle()] == expected
+
+
 def test_coco_rle_without_prompts_is_empty():
     assert an_output(0).to_coco_rle() == []
 

@@ -1,11 +1,10 @@
-"""`SamDecoder`: segment-anything as the mask decoder. The only place that knows SAM's padded square."""
+"""`SamDecoder`: segment-anything as the mask decoder."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
 from functools import partial
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from lens_adapter.errors import InputError, LensConfigError, LensError
 from lens_adapter.head.sam_weights import load_parts, load_sam_weights
+from lens_adapter.head.square import downsample_masks, fit, threshold_masks, upsample_logits
 
 # Prompts decoded together, by device. Each takes tens of megabytes in a SAM of the published sizes: a CPU is fastest
 # while they fit its caches (measured: 16 at once take 1.6 times as long as 4 times 4), an accelerator while it is full.
@@ -154,7 +153,7 @@ class SamDecoder(nn.Module):
         pixels, sizes = [], []
         for image in map(_as_pil, images):
             sizes.append((image.height, image.width))
-            height, width = self._resized(sizes[-1])
+            height, width = fit(sizes[-1], side)
             resized = np.array(image.resize((width, height), Image.Resampling.BILINEAR))  # (h, w, 3)
             colors = torch.from_numpy(resized).to(self.device).permute(2, 0, 1)  # (3, h, w)
             pixels.append(F.pad((colors - mean) / std, (0, side - width, 0, side - height)))
@@ -194,7 +193,9 @@ class SamDecoder(nn.Module):
             raise InputError(
                 f"Expected points (N, K, 2) and N image sizes; got {tuple(points.shape)} and {len(image_sizes)} sizes."
             )
-        resized = torch.tensor([self._resized(size) for size in image_sizes], device=self.device).reshape(-1, 1, 2)
+        resized = torch.tensor([fit(size, self.sam["image_size"]) for size in image_sizes], device=self.device).reshape(
+            -1, 1, 2
+        )
         pixels = points.to(self.device, torch.float32) * resized.flip(-1) + 0.5  # (N, K, 2), in the square
         with torch.autocast(self.device.type, enabled=False):
             encoding = self._position_layer().forward_with_coords(pixels, self.prompt_encoder.input_image_size)
@@ -243,18 +244,10 @@ class SamDecoder(nn.Module):
         Returns:
             float32 (N, H, W)
         """
-        side = self.sam["image_size"]
-        height, width = self._resized(image_size)
-        logits = low_res_logits.new_empty((len(low_res_logits), *image_size), dtype=torch.float32)
-        for i, low_res in enumerate(low_res_logits.float()):  # one by one: only the result is large
-            logits[i] = _resize(_resize(low_res, (side, side))[:height, :width], image_size)
-        return logits
+        return upsample_logits(low_res_logits, image_size, self.sam)
 
     def masks(self, low_res_logits: Tensor, image_size: tuple[int, int], threshold: float) -> Tensor:
-        """`upsample(...) > threshold` but for rounding, in less time and memory.
-
-        One prompt after the other is brought to the image's size, and of that only a box around its object: elsewhere
-        an interpolation of logits that are all below the threshold cannot be above it.
+        """`upsample(...) > threshold` but for rounding, in less time and memory; see `threshold_masks`.
 
         Args:
             low_res_logits, image_size: as for `upsample`.
@@ -263,21 +256,7 @@ class SamDecoder(nn.Module):
         Returns:
             bool (N, H, W), on the CPU.
         """
-        side, cell = self.sam["image_size"], self.sam["patch_size"] // 4
-        resized = self._resized(image_size)
-        above = low_res_logits > threshold
-        spans = [above.any(dim).cpu() for dim in (2, 1)]  # (N, h) and (N, w)
-        masks = torch.zeros((len(low_res_logits), *image_size), dtype=torch.bool)
-        for k, low_res in enumerate(low_res_logits):
-            boxes = [_box(span[k], cell, *sizes) for span, *sizes in zip(spans, resized, image_size, strict=True)]
-            vertical, horizontal = boxes
-            if vertical is None or horizontal is None:
-                continue
-            (rows, rows_out), (columns, columns_out) = vertical, horizontal
-            square = _resize(low_res.float(), (side, side))
-            size = (rows_out.stop - rows_out.start, columns_out.stop - columns_out.start)
-            masks[k, rows_out, columns_out] = (_resize(square[rows, columns], size) > threshold).cpu()
-        return masks
+        return threshold_masks(low_res_logits, image_size, threshold, self.sam)
 
     def downsample(self, masks: Tensor) -> Tensor:
         """The reverse of `upsample`: masks of ONE image, as the decoder is to put them out; see `downsample_masks`."""
@@ -286,64 +265,9 @@ class SamDecoder(nn.Module):
     def _at_once(self, limits: dict[str, int]) -> int:
         return limits.get(self.device.type, limits["other"])
 
-    def _resized(self, image_size: Sequence[int] | Tensor) -> tuple[int, int]:
-        return _resized(image_size, self.sam["image_size"])
-
     def _position_layer(self) -> PositionEmbeddingRandom:
         # Always in float32, as SAM's is: half precision, by `.to()` or by autocast, would blur where a point is.
         return copy.deepcopy(self.prompt_encoder.pe_layer).float()
-
-
-def downsample_masks(masks: Tensor, sam: dict[str, Any]) -> Tensor:
-    """Masks of ONE image, as the decoder of `sam` is to put them out; needs no weights.
-
-    Args:
-        masks: bool (N, H, W).
-        sam: the complete dict `LensConfig.sam`.
-
-    Returns:
-        float32 (N, 4g, 4g), the covered fraction of each cell of the padded square; 0 in the padding.
-    """
-    side, cell = sam["image_size"], sam["patch_size"] // 4
-    height, width = _resized(masks.shape[-2:], side)
-    covered = F.interpolate(masks[:, None].float(), (height, width), mode="area")  # (N, 1, h, w)
-    square = F.pad(covered, (0, side - width, 0, side - height))
-    return F.avg_pool2d(square, cell)[:, 0]
-
-
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, (h, w) -> `size`."""
-    return F.interpolate(image[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
-
-
-def _box(above: Tensor, cell: int, length: int, out: int) -> tuple[slice, slice] | None:
-    """Along one axis, what must be resized to see all of a mask; None: there is nothing to see.
-
-    Args:
-        above: bool (h,), where low-resolution logits are above the threshold.
-        cell: pixels of the square that one of these covers.
-        length, out: of the image in the square, and of the original.
-
-    Returns:
-        The part of the image in the square and, of the very same extent, the part of the original.
-    """
-    places = above.nonzero()
-    if not len(places):
-        return None
-    # Interpolation reaches one cell further. Parts that begin and end between pixels of both sizes are resized as in
-    # the whole; where there is none but the whole, that is the part.
-    step = length // gcd(length, out)
-    start = (int(places[0]) - 1) * cell // step * step
-    stop = -((int(places[-1]) + 2) * cell // -step) * step
-    start, stop = max(start, 0), min(stop, length)
-    return (slice(start, stop), slice(start * out // length, stop * out // length)) if start < stop else None
-
-
-def _resized(image_size: Sequence[int] | Tensor, side: int) -> tuple[int, int]:
-    """(height, width) of the image within the square; at least one pixel, however thin the image."""
-    height, width = (int(length) for length in image_size)
-    height, width = ResizeLongestSide.get_preprocess_shape(height, width, side)
-    return max(height, 1), max(width, 1)
 
 
 def _build_image_encoder(sam: dict[str, Any]) -> ImageEncoderViT:

@@ -16,6 +16,7 @@ from transformers import SamConfig, SamModel, SamVisionConfig
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
+from lens_adapter.head import square
 from lens_adapter.head.decoder import PROMPTS_AT_ONCE, SamDecoder
 from lens_adapter.head.sam_weights import load_parts, load_sam_weights, rename_from_sam_model
 from tests.tiny.largest import Largest
@@ -405,7 +406,7 @@ def blobs() -> torch.Tensor:
     return noise
 
 
-@pytest.mark.parametrize("size", [*SIZES, (2, 200), (100, 150), (96, 128)])
+@pytest.mark.parametrize("size", [*SIZES, (2, 200), (100, 150), (96, 128), (600, 800), (1201, 800), (700, 1203)])
 def test_masks_are_thresholded_logits_of_one_prompt_at_a_time(size):
     decoder, low_res = tiny_decoder(), blobs()
     for threshold in (-0.3, 0.0, 0.4, -torch.inf):
@@ -418,16 +419,28 @@ def test_masks_are_thresholded_logits_of_one_prompt_at_a_time(size):
         assert largest.numel <= max(size[0] * size[1], decoder.sam["image_size"] ** 2, low_res.numel())
 
 
-def test_only_a_box_around_the_object_is_brought_to_the_images_size():
-    decoder, size = tiny_decoder(), (960, 1280)
-    low_res = torch.full((1, 32, 32), -5.0)
-    low_res[0, 4:8, 10:14] = 5
-    with Largest() as largest:
-        mask = decoder.masks(low_res, size, 0.0)
-    assert mask.any() and largest.numel < 0.1 * size[0] * size[1]
-    with Largest() as largest:
-        assert not decoder.masks(low_res - 20, size, 0.0).any()
-    assert largest.numel == low_res.numel()
+def test_only_where_an_outline_may_be_a_mask_is_brought_to_the_images_size():
+    decoder, size = tiny_decoder(), (1920, 2560)
+    small = torch.full((1, 32, 32), -5.0)
+    small[0, 4:8, 10:14] = 5
+    for low_res in (small, -small):  # an object, and all but an object
+        with Largest() as largest:
+            masks = decoder.masks(low_res, size, 0.0)
+        assert torch.equal(masks, decoder.upsample(low_res, size) > 0)
+        assert largest.numel < 0.1 * size[0] * size[1]
+    for value in (-5.0, 5.0):
+        with Largest() as largest:
+            masks = decoder.masks(torch.full((1, 32, 32), value), size, 0.0)
+        assert masks.all() if value > 0 else not masks.any()
+        assert largest.numel <= decoder.sam["image_size"] ** 2
+
+
+@pytest.mark.parametrize("size", [*SIZES, (600, 800), (601, 800), (800, 601), (601, 803)])
+def test_an_accelerator_brings_one_box_to_the_images_size(size, monkeypatch):
+    decoder, low_res = tiny_decoder(), blobs()
+    tiled = decoder.masks(low_res, size, 0.4)
+    monkeypatch.setattr(square, "_runs", square._box)
+    assert torch.equal(decoder.masks(low_res, size, 0.4), tiled)
 
 
 def test_more_prompts_than_are_decoded_at_once():

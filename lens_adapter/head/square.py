@@ -1,0 +1,175 @@
+"""SAM's padded square: how an image lies in it, and how masks get from one to the other. Needs no weights.
+
+The longest side of an image is brought to S = `image_size` pixels; zeros to the right and below make it a square. The
+mask decoder puts out (4g, 4g) logits of that square, g = S / `patch_size`. `sam` is the complete dict `LensConfig.sam`;
+image sizes are (height, width) in pixels of the original image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from math import gcd, lcm
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+
+# Pixels along the side of the tiles in which a CPU brings a mask to the image's size, at least: smaller ones follow an
+# outline more closely, larger ones are fewer calls.
+TILE = 128
+_NOTHING, _PART, _ALL = range(3)  # what of a tile is above the threshold, as far as low-resolution logits tell
+
+
+def fit(image_size: Sequence[int] | Tensor, side: int) -> tuple[int, int]:
+    """(height, width) of the image within the square; at least one pixel, however thin the image."""
+    height, width = (int(length) for length in image_size)
+    height, width = ResizeLongestSide.get_preprocess_shape(height, width, side)
+    return max(height, 1), max(width, 1)
+
+
+def upsample_logits(low_res_logits: Tensor, image_size: tuple[int, int], sam: dict[str, Any]) -> Tensor:
+    """Logits (N, 4g, 4g) of ONE image's prompts at its own resolution: to the square, padding cut off, to the image.
+
+    Returns:
+        float32 (N, H, W)
+    """
+    side = sam["image_size"]
+    height, width = fit(image_size, side)
+    logits = low_res_logits.new_empty((len(low_res_logits), *image_size), dtype=torch.float32)
+    for i, low_res in enumerate(low_res_logits.float()):  # one by one: only the result is large
+        logits[i] = _resize(_resize(low_res, (side, side))[:height, :width], image_size)
+    return logits
+
+
+def threshold_masks(
+    low_res_logits: Tensor, image_size: tuple[int, int], threshold: float, sam: dict[str, Any]
+) -> Tensor:
+    """`upsample_logits(...) > threshold` but for rounding, in less time and memory.
+
+    Only where an outline may be is a mask brought to the image's size, one prompt after the other: where all logits
+    are above the threshold, or none is, so is what is interpolated between them. A CPU goes tile by tile; elsewhere,
+    where every step has to be waited for, it is one box around the object.
+
+    Returns:
+        bool (N, H, W), on the CPU.
+    """
+    side, cell = sam["image_size"], sam["patch_size"] // 4
+    rows, columns = (_Axis(length, out, cell) for length, out in zip(fit(image_size, side), image_size, strict=True))
+    # Memory that numpy gives is not touched before it is written to: most of most masks never is.
+    masks = torch.from_numpy(np.zeros((len(low_res_logits), *image_size), dtype=bool))
+    tiles = _tiles(low_res_logits, threshold, rows, columns)
+    for mask, low_res, states in zip(masks, low_res_logits, tiles, strict=True):
+        square = _resize(low_res.float(), (side, side)) if any(map(any, states)) else None
+        for tile_rows, tile_columns, state in _runs(states) if low_res.device.type == "cpu" else _box(states):
+            y, x = rows.part(tile_rows), columns.part(tile_columns)
+            if state == _ALL:
+                mask[y.target, x.target] = True
+            else:
+                piece = _resize(square[y.source, x.source], (y.size, x.size))
+                mask[y.target, x.target] = (piece[y.inner, x.inner] > threshold).cpu()
+    return masks
+
+
+def downsample_masks(masks: Tensor, sam: dict[str, Any]) -> Tensor:
+    """Masks of ONE image, as the decoder of `sam` is to put them out.
+
+    Args:
+        masks: bool (N, H, W).
+
+    Returns:
+        float32 (N, 4g, 4g), the covered fraction of each cell of the padded square; 0 in the padding.
+    """
+    side, cell = sam["image_size"], sam["patch_size"] // 4
+    height, width = fit(masks.shape[-2:], side)
+    covered = F.interpolate(masks[:, None].float(), (height, width), mode="area")  # (N, 1, h, w)
+    square = F.pad(covered, (0, side - width, 0, side - height))
+    return F.avg_pool2d(square, cell)[:, 0]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some tiles along one axis: what of the image in the square to resize to `size` pixels, and what of that (`inner`)
+    is the `target` in the original. There is more than that, since interpolation reaches beyond its border."""
+
+    source: slice
+    size: int
+    inner: slice
+    target: slice
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of an image, in tiles that begin and end between pixels of the square and of the original.
+
+    So parts are resized as in the whole. Where the sizes have no such place in common, there is one tile.
+
+    Attributes:
+        length: pixels in the square.
+        out: pixels of the original.
+        cell: pixels of the square that one low-resolution logit covers.
+    """
+
+    length: int
+    out: int
+    cell: int
+
+    @cached_property
+    def step(self) -> int:
+        return self.length // gcd(self.length, self.out)
+
+    @cached_property
+    def tile(self) -> int:
+        """Pixels of the square; whole cells."""
+        least = lcm(self.step, self.cell)
+        return -(-TILE * self.length // (self.out * least)) * least
+
+    @property
+    def count(self) -> int:
+        return -(-self.length // self.tile)
+
+    def part(self, tiles: slice) -> _Part:
+        start, stop = tiles.start * self.tile, min(tiles.stop * self.tile, self.length)
+        low, high = max(start - self.step, 0), min(stop + self.step, self.length)
+        first, begin, end, last = (at * self.out // self.length for at in (low, start, stop, high))
+        return _Part(slice(low, high), last - first, slice(begin - first, end - first), slice(begin, end))
+
+
+def _tiles(low_res_logits: Tensor, threshold: float, rows: _Axis, columns: _Axis) -> list[list[list[int]]]:
+    """The state of every tile: N times rows times columns."""
+    stride = (rows.tile // rows.cell, columns.tile // columns.cell)
+    reach = 2  # cells: what is interpolated twice depends on so many beyond a tile
+    window = {"kernel_size": [size + 2 * reach for size in stride], "stride": stride, "padding": reach}
+    logits = low_res_logits.float()[:, None]  # (N, 1, 4g, 4g)
+    highest = F.max_pool2d(logits, ceil_mode=True, **window)
+    lowest = -F.max_pool2d(-logits, ceil_mode=True, **window)
+    states = (highest > threshold).int() + (lowest > threshold).int()
+    return states[:, 0, : rows.count, : columns.count].tolist()
+
+
+def _runs(states: list[list[int]]) -> Iterator[tuple[slice, slice, int]]:
+    """Runs of tiles of the same state, in each row of tiles: rows, columns, state."""
+    for row, line in enumerate(states):
+        start = 0
+        for state, run in groupby(line):
+            stop = start + len(list(run))
+            if state != _NOTHING:
+                yield slice(row, row + 1), slice(start, stop), state
+            start = stop
+
+
+def _box(states: list[list[int]]) -> Iterator[tuple[slice, slice, int]]:
+    """The box around all tiles that are not empty, if there is one."""
+    rows, columns = ([k for k, line in enumerate(lines) if any(line)] for lines in (states, zip(*states, strict=True)))
+    if rows:
+        yield slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1), _PART
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, (h, w) -> `size`."""
+    return F.interpolate(image[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
