@@ -7,6 +7,7 @@ Shown for the models that ship with the package. With a model and a head of your
 """
 
 import sys
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import torch
@@ -21,11 +22,12 @@ from lens_adapter.vlm.inputs import build_inputs
 SCENE, PROMPTS = 606, ["the yellow heart", "the leftmost diamond", "every diamond"]  # behind the scenes of the figures
 TITLES = (
     "image and prompt",
-    "where each image token looks",
-    "attention of the last token\nin the frozen model",
+    "where each image\ntoken looks",
+    "the frozen model's\nattention",
     "the head's heatmap,\nits keypoints",
     "SAM's mask",
 )
+FONT_SIZE = 16  # is read at half the size on a page
 
 
 def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> plt.Figure:
@@ -50,10 +52,10 @@ def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> 
             ax.set(xticks=[], yticks=[])
         for x0, y0, x1, y1 in (layout.boxes * torch.tensor([image.width, image.height] * 2)).tolist():
             axes[row, 1].add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color="white", linewidth=0.8))
-        axes[row, 0].set_xlabel(f"“{prompt}”", fontsize=11)
-        axes[row, 4].set_xlabel(f"score {out.scores[row]:.2f}", fontsize=11)
+        axes[row, 0].set_xlabel(fill(f"“{prompt}”", 20), fontsize=FONT_SIZE)
+        axes[row, 4].set_xlabel(f"score {out.scores[row]:.2f}", fontsize=FONT_SIZE)
     for ax, title in zip(axes[0], TITLES, strict=True):
-        ax.set_title(title, fontsize=11)
+        ax.set_title(title, fontsize=FONT_SIZE)
     return figure
 
 

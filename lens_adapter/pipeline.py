@@ -41,7 +41,8 @@ class LensSegmentationPipeline(Pipeline):
 
     Raises:
         InputError: no adapter.
-        UnsupportedModelError, CheckpointMismatchError: as `LensAdapter.attach`.
+        UnsupportedModelError: as `LensAdapter.attach`.
+        CheckpointMismatchError: likewise.
 
     Examples:
         >>> from transformers import pipeline

@@ -201,7 +201,8 @@ class Panel:
     Attributes:
         output: what `segment` returned.
         ious: per prompt the overlap with the true mask in [0, 1]; None where it is not known.
-        question, answer: what the frozen model was asked about the image, and what it said.
+        question: what the frozen model was asked about the image.
+        answer: what it said.
     """
 
     output: LensOutput

@@ -22,7 +22,7 @@ def _modules() -> list[str]:
 
 @pytest.fixture(scope="module")
 def names() -> dict:
-    """What docs/reference.md says that the examples are about."""
+    """What docs/reference/adapter.md says that the examples are about."""
     model, processor = builtin.load_base()
     image = Image.new("RGB", (640, 480), "white")
     return {"model": model, "processor": processor, "adapter": builtin.load_head("lite"), "image": image}

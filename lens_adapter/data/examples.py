@@ -22,7 +22,8 @@ class Example:
         mask: bool (H, W), the pixels it names; all False for none.
         ignore: bool (H, W), pixels that count neither way; or None.
         subset: what it is evaluated under, as `Record.subset`.
-        id, image_id: name the prompt, and the image in all examples about it; "" if they have no name.
+        id: names the prompt; "" if it has no name.
+        image_id: names the image in all examples about it; "" if it has no name.
     """
 
     image: Image.Image

@@ -24,7 +24,9 @@ class Columns:
         image: as `Record.image`, or a dict with `bytes` or `path` (of a column that is not decoded).
         prompts: a text, or a list of texts.
         mask: one region for all prompts of the row, in any form that `lens_adapter.data.masks` knows.
-        ignored, id, subset: as in Record; None: there is no such column.
+        ignored: as in `Record`; None: there is no such column.
+        id: likewise.
+        subset: likewise.
     """
 
     image: str

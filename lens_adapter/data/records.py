@@ -49,7 +49,8 @@ class Record:
         ignored: what counts neither way, as a region; None: every pixel counts.
         id: names the record in its data set.
         subset: what it is evaluated under, e.g. "short", "long", "no_target".
-        file, index: what describes the record, and its position there from 0; for messages.
+        file: what describes the record, for messages.
+        index: its position there, from 0, for messages.
 
     Raises:
         InputError: a prompt is empty or no text, or there is not one region per prompt. Its methods raise

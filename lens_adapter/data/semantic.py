@@ -45,8 +45,8 @@ class LabelMaps(Sequence[Record]):
     Which classes those are is read off the label map when a record is asked for; images stay closed even then.
 
     Args:
-        images, labels: folders with the same tree; a label map is a PNG, and its image has the same name but for
-            the suffix.
+        images: folder of the images.
+        labels: folder with the same tree; a label map is a PNG, and its image has the same name but for the suffix.
         classes: names; None: a class that is not asked for.
         first: the value of the first class.
         ignore: the value of pixels that count neither way.

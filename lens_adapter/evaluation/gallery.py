@@ -46,7 +46,9 @@ def save_gallery(
     """Write the page; what it shows is segmented again, so that an evaluation need not keep any mask.
 
     Args:
-        evaluation, adapter, examples: what `evaluate` returned, and what it was called with.
+        evaluation: what `evaluate` returned.
+        adapter: what it was called with.
+        examples: likewise.
         count: prompts of each kind.
     """
     sections = []

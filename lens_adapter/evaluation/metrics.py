@@ -133,8 +133,10 @@ def measure_with_intervals(
     case of a metric does not count for it.
 
     Args:
-        findings, score_threshold: as for `measure`.
-        resamples, seed: of the bootstrap.
+        findings: as for `measure`.
+        score_threshold: as for `measure`.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
     """
     columns = _Columns(findings, score_threshold)
     values = _named(columns.totals())

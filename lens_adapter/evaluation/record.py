@@ -24,10 +24,14 @@ class Evaluation:
 
     Attributes:
         protocol: names the rules.
-        base_model, base_model_revision, adapter: what was measured, as it was named; None: it has no name.
+        base_model: what was measured, as it was named; None: it has no name.
+        base_model_revision: its commit, where it came from the Hub.
+        adapter: its head, as it was named; None: it has no name.
         dataset: "name", "split" and "revision", the latter two may be None.
-        prompts, images: how many.
-        mask_threshold, score_threshold: in use.
+        prompts: how many.
+        images: how many.
+        mask_threshold: in use.
+        score_threshold: in use.
         figures: subset -> metric -> value and interval; "all" first.
         versions: of the packages that made the masks.
         findings: of each prompt; not saved.

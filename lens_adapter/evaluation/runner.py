@@ -129,7 +129,8 @@ def examine(
 
     Args:
         adapter: attached.
-        batch_size, mask_threshold: as for `evaluate`.
+        batch_size: as for `evaluate`.
+        mask_threshold: as for `evaluate`.
     """
     named = _named_pictures(numbered)
     while batch := list(islice(named, batch_size)):

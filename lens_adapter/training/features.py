@@ -70,7 +70,9 @@ def cache_features(
     Raises:
         StaleFeaturesError: the folder holds features of something else, or a damaged shard.
         UnsupportedModelError: the base's layers are called with what cannot be stored (mirror only).
-        NotAttachedError, InputError (an example that cannot be used), LensConfigError.
+        NotAttachedError: the adapter has no base.
+        InputError: an example that cannot be used.
+        LensConfigError: an impossible argument, or a base that is sharded over processes.
     """
     if dtype not in DTYPES or min(batch_size, shard_size) < 1:
         raise LensConfigError(

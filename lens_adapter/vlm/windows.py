@@ -154,7 +154,11 @@ def flat_grid(
 
     Args:
         merge: merge x merge patches make a token; some configs have the reciprocal, `shrink`.
-        start, row_ends, ends: tokens before the first row, at the end of every row, and behind the last.
+        shrink: that reciprocal.
+        grids: the name of the grids among the inputs.
+        start: tokens before the first row.
+        row_ends: tokens at the end of every row.
+        ends: tokens behind the last row.
     """
     merge = merge * round(1 / shrink)
     sizes = [grid[-2:] for grid in require_tensor(inputs, grids).tolist()]
