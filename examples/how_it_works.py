@@ -15,11 +15,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.demo import SHOWN
 from lens_adapter.visualize import heatmap_overlay, mask_overlay
 from lens_adapter.vlm.inputs import build_inputs
 
-SCENE, PROMPTS = 606, ["the yellow heart", "the leftmost diamond", "every diamond"]  # behind the scenes of the figures
 TITLES = (
     "image and prompt",
     "where each image\ntoken looks",
@@ -60,8 +59,8 @@ def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> 
 
 
 if __name__ == "__main__":
-    scene = sample_scene(SCENE, "test")
+    shown = SHOWN[0]
     with builtin.load_head("lite").attach(*builtin.load_base()) as adapter:
-        figure = draw_steps(adapter, scene.draw(384), PROMPTS)
+        figure = draw_steps(adapter, shown.scene().draw(384), list(shown.prompts))
     figure.savefig(sys.argv[1], dpi=80)
     print(f"Wrote {sys.argv[1]}")
