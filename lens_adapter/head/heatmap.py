@@ -78,13 +78,12 @@ class EncoderLayer(nn.TransformerEncoderLayer):
     def __init__(self, width: int):
         super().__init__(width, width // HEAD_WIDTH, 4 * width, 0.0, batch_first=True, norm_first=True)
 
-    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:  # type: ignore[override]  # one kind of mask, not four
         """(B, T, d) -> (B, T, d); `seen` is bool (B, T), which tokens may be attended to (None: all)."""
         own = self.self_attn
         projected = F.linear(self.norm1(x), own.in_proj_weight, own.in_proj_bias)  # (B, T, 3 d)
-        query, key, value = projected.unflatten(-1, (3, -1, HEAD_WIDTH)).permute(
-            2, 0, 3, 1, 4
-        )  # (B, heads, T, 32) each
+        heads = projected.unflatten(-1, (3, -1, HEAD_WIDTH))  # (B, T, 3, heads, 32)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, 32) each
         mask = None if seen is None else seen[:, None, None]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = x + own.out_proj(attended.transpose(1, 2).flatten(2))
