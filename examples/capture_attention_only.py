@@ -9,14 +9,14 @@ asked for are computed, so it does not run out of memory as `output_attentions=T
 import torch
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.demo import SHOWN
 from lens_adapter.vlm.inputs import build_inputs
 
 model, processor = builtin.load_base()
 adapter = LensAdapter.from_model(model, processor, fusion="lite", sam="vit_b", load_sam=False)  # nothing is downloaded
 
-image = sample_scene(537, "test").draw(480)
-inputs = build_inputs(processor, [image], ["where is the triangle ?"], "{prompt}")  # or what your processor returned
+image = SHOWN[0].scene().draw(480)
+inputs = build_inputs(processor, [image], ["where is the leftmost object ?"], "{prompt}")  # or your processor's own
 (layout,) = adapter.layout(inputs, [(image.height, image.width)])  # which region each image token sees
 
 with adapter.capture(query="last", layers=[1, 2]) as signals:

@@ -10,7 +10,7 @@ They are in lens_adapter/vlm/registry.py, and the families of layouts in windows
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.demo import SHOWN
 from lens_adapter.vlm.registry import LayoutRow, register_layout
 from lens_adapter.vlm.windows import fixed_grid
 
@@ -30,8 +30,7 @@ model.load_state_dict(known.state_dict())
 # Layers, attention and the image token are found by themselves. The layout's parameters are paths into the config.
 register_layout("my_vlm", LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"}))
 
-sam = {**LensAdapter.from_pretrained(builtin.HEADS["lite"]).config.sam, "weights": str(builtin.SAM)}
+sam = {**builtin.load_head("lite").config.sam, "weights": str(builtin.SAM)}  # for your model: sam="vit_b"
 adapter = LensAdapter.from_model(model, processor, fusion="lite", sam=sam)  # untrained: see train_on_a_folder.py
-image = sample_scene(537, "test").draw(480)
-out = adapter.segment(image, "the triangle")
+out = adapter.segment(SHOWN[0].scene().draw(480), "the leftmost object")
 print(f"attached to {adapter.config.base_model_type!r}: heatmap {tuple(out.heatmaps.shape[1:])}, mask {out.image_size}")

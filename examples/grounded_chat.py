@@ -9,9 +9,10 @@ With LLaVA-1.5 or Qwen2.5-VL, loaded as in segment.py's docstring, ask in plain 
 import re
 
 from lens_adapter import builtin
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.demo import SHOWN
 
-image = sample_scene(537, "test").draw(480)
+image = SHOWN[0].scene().draw(480)
+first, second, *_ = SHOWN[0].prompts
 adapter = builtin.load_head("lite").attach(*builtin.load_base())
 
 # The base answers, as it would without an adapter; names in the answer are found by a simple rule and segmented.
@@ -21,13 +22,13 @@ for phrase in said.phrases:
 said.output.save("grounded.png")
 
 # A text from elsewhere, and what to look for in it: names, regular expressions, or both.
-text = "A heart lies below the triangle, and a ring to its left."
-grounded = adapter.ground(image, text, phrases=["the triangle", re.compile("a (heart|ring)", re.IGNORECASE)])
+text = f"1. {first}\n2. {second}"
+grounded = adapter.ground(image, text, phrases=[first, re.compile(r"(?<=2\. ).+")])
 for phrase in grounded.phrases:
-    print(f"{phrase.text:<14} at {phrase.span}: score {phrase.score:.2f}")
+    print(f"{phrase.text:<40} at {phrase.span}: score {phrase.score:.2f}")
 
-# The frozen model is asked itself, and its "yes" and "no" are compared. This tiny one was never taught that (see
-# docs/pipelines-and-chat.md); measure your own.
-for request in ("segment the triangle", "how many circles ?"):
+# The frozen model is asked itself, and its "yes" and "no" are compared; docs/pipelines-and-chat.md says how well that
+# went. A base that wants to be asked in other words has them in its head's `config.routing_question`.
+for request in (f"segment {first}", SHOWN[0].question):
     route = adapter.route(request, image)
     print(f"{request!r}: {route.decision} (probability of a mask {route.probability:.2f})")

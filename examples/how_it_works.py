@@ -7,6 +7,7 @@ Shown for the models that ship with the package. With a model and a head of your
 """
 
 import sys
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import torch
@@ -14,11 +15,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.demo import SHOWN
 from lens_adapter.visualize import heatmap_overlay, mask_overlay
 from lens_adapter.vlm.inputs import build_inputs
 
-SCENE, PROMPTS = 606, ["the yellow heart", "the leftmost diamond", "every diamond"]  # behind the scenes of the figures
 TITLES = (
     "image and prompt",
     "where each image token looks",
@@ -50,7 +50,7 @@ def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> 
             ax.set(xticks=[], yticks=[])
         for x0, y0, x1, y1 in (layout.boxes * torch.tensor([image.width, image.height] * 2)).tolist():
             axes[row, 1].add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color="white", linewidth=0.8))
-        axes[row, 0].set_xlabel(f"“{prompt}”", fontsize=11)
+        axes[row, 0].set_xlabel(fill(f"“{prompt}”", 30), fontsize=11)
         axes[row, 4].set_xlabel(f"score {out.scores[row]:.2f}", fontsize=11)
     for ax, title in zip(axes[0], TITLES, strict=True):
         ax.set_title(title, fontsize=11)
@@ -58,8 +58,8 @@ def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> 
 
 
 if __name__ == "__main__":
-    scene = sample_scene(SCENE, "test")
+    shown = SHOWN[0]
     with builtin.load_head("lite").attach(*builtin.load_base()) as adapter:
-        figure = draw_steps(adapter, scene.draw(384), PROMPTS)
+        figure = draw_steps(adapter, shown.scene().draw(384), list(shown.prompts))
     figure.savefig(sys.argv[1], dpi=80)
     print(f"Wrote {sys.argv[1]}")

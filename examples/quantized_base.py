@@ -17,9 +17,9 @@ everything about lite heads, works with either.
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from lens_adapter import builtin
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.demo import SHOWN
 
-image, prompts = sample_scene(537, "test").draw(480), ["the triangle", "the rightmost cyan object"]
+image, prompts = SHOWN[0].scene().draw(480), list(SHOWN[0].prompts)
 model, processor = builtin.load_base()
 with builtin.load_head("lite").attach(model, processor) as adapter:
     exact = adapter.segment(image, prompts)
@@ -30,4 +30,4 @@ with builtin.load_head("lite").attach(model, processor) as adapter:
 for k, prompt in enumerate(prompts):
     union = (out.masks[k] | exact.masks[k]).sum()
     overlap = (out.masks[k] & exact.masks[k]).sum() / union
-    print(f"{prompt:<28} IoU of int8 and float masks {overlap:.3f}, scores {out.scores[k]:.2f}, {exact.scores[k]:.2f}")
+    print(f"{prompt:<40} IoU of int8 and float masks {overlap:.3f}, scores {out.scores[k]:.2f}, {exact.scores[k]:.2f}")

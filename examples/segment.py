@@ -15,16 +15,17 @@ With LLaVA-1.5 or Qwen2.5-VL only the first three lines differ (a head for each 
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.demo import SHOWN
 
 model = AutoModelForImageTextToText.from_pretrained(builtin.VLM)
 processor = AutoProcessor.from_pretrained(builtin.VLM)
 adapter = LensAdapter.from_pretrained(builtin.HEADS["lite"])
 
-image = sample_scene(537, "test").draw(480)  # or a path, a PIL image, an array
+image = SHOWN[0].scene().draw(480)  # or a path, a PIL image, an array
+prompt = next(iter(SHOWN[0].prompts))  # or a text of yours: "the dog on the left"
 with adapter.attach(model, processor):
-    out = adapter.segment(image, "the rightmost cyan object")
+    out = adapter.segment(image, prompt)
 
 mask, score, keypoints = out.masks[0], out.scores[0], out.keypoints[0]  # bool (H, W), in [0, 1], (K, 2) in pixels
-print(f"{int(mask.sum())} pixels, score {score:.2f}, first keypoint {keypoints[0].tolist()}")
+print(f"{prompt}: {int(mask.sum())} pixels, score {score:.2f}, first keypoint {keypoints[0].tolist()}")
 out.save("overlay.png")

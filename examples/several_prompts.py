@@ -7,10 +7,10 @@ The models are those of segment.py, whose docstring shows LLaVA-1.5 and Qwen2.5-
 """
 
 from lens_adapter import builtin
-from lens_adapter.data.scenes import sample_scene
+from lens_adapter.demo import SHOWN
 
-images = [sample_scene(index, "test").draw(480) for index in (537, 509)]
-prompts = [["the triangle", "the rightmost cyan object"], ["every star", "the plain yellow cross"]]
+images = [shown.scene().draw(480) for shown in SHOWN]
+prompts = [list(shown.prompts) for shown in SHOWN]  # [["the dog", "every cup"], ["a chair"], ...]: one list per image
 
 adapter = builtin.load_head("lite").attach(*builtin.load_base())
 outputs = adapter.segment(images, prompts, batch_size=4)  # one LensOutput per image
@@ -20,5 +20,6 @@ for out in outputs:
     for k, prompt in enumerate(out.prompts):
         found = float(out.scores[k]) >= adapter.config.score_threshold
         verdict = f"{len(polygons[k])} outline(s), RLE of {len(rles[k]['counts'])} bytes" if found else "not there"
-        print(f"{prompt:<30} score {out.scores[k]:.2f}  {verdict}")
-    # out.to_supervision() for supervision's annotators and trackers; out itself as the last line of a notebook's cell
+        print(f"{prompt:<40} score {out.scores[k]:.2f}  {verdict}")
+    # out.to_records() for JSON, out.to_supervision() for supervision's annotators and trackers, out.plot() for a
+    # picture; out itself as the last line of a notebook's cell shows both picture and table.

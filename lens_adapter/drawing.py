@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from math import sqrt
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from contourpy import contour_generator
+from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, ...]
@@ -36,8 +37,11 @@ class Canvas:
         self._draw = ImageDraw.Draw(self._layer)
 
     def outline(self, points: np.ndarray, color: Color) -> None:
-        """A closed line through (P, 2) x, y in pixels, on a white one that sets it off from any ground."""
-        path = [tuple(point) for point in (points * self._zoom).tolist()]
+        """A closed line through (P, 2) x, y in pixels, the first again at the end; white at both sides, to be seen."""
+        # Large pictures have more points to an outline than can be seen, and each costs time.
+        step = max(1, min(int(self.unit / 1.5), len(points) // 24))
+        thinned = np.concatenate([points[:-1:step], points[:1]])
+        path = [tuple(point) for point in (thinned * self._zoom).tolist()]
         for width, fill in ((4.4, (*WHITE, 225)), (2.2, (*color, 255))):
             self._draw.line(path, fill, max(1, round(width * self.unit * self._zoom)), joint="curve")
 
@@ -121,11 +125,32 @@ def ink_on(color: Color) -> Color:
     return INK if (luminance + 0.05) ** 2 > 1.05 * 0.06 else WHITE
 
 
-@cache
-def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it: no font of the system is needed."""
+def font(size: int, *, bold: bool = False, text: str = "") -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib ships it; for a text that it lacks letters for, a font of the system that has them."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
+    usual = str(Path(matplotlib.get_data_path(), "fonts", "ttf", name))
+    lacking = frozenset(letter for letter in text if letter.isprintable() and not _has(usual, letter))
+    return _open_font((_font_with(lacking) if lacking else None) or usual, size)
+
+
+@cache
+def _open_font(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size)
+
+
+@lru_cache(maxsize=64)
+def _font_with(letters: frozenset[str]) -> str | None:
+    """The file of a font that has these letters and plain ones; None: there is none here."""
+    files = dict.fromkeys(entry.fname for entry in font_manager.fontManager.ttflist if entry.style == "normal")
+    for file in files:
+        # "Last Resort" has a box for every letter there is.
+        if "LastResort" not in file and all(_has(file, letter) for letter in (*letters, "a", "0")):
+            return file
+    return None
+
+
+def _has(file: str, letter: str) -> bool:
+    return font_manager.get_font(file).get_char_index(ord(letter)) != 0
 
 
 def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:

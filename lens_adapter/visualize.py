@@ -51,8 +51,9 @@ KEYPOINT = PALETTE[1]  # on a heatmap: the one hue that magma lacks
 
 
 def color_of(index: int) -> Color:
-    """The colour of the prompt at `index`; they come round again after the last."""
-    return PALETTE[index % len(PALETTE)]
+    """The colour of the prompt at `index`: of the palette, then darker, then lighter, and so round again."""
+    towards, share = ((0, 0.0), (0, 0.45), (255, 0.55))[index // len(PALETTE) % 3]
+    return tuple(round(level + share * (towards - level)) for level in PALETTE[index % len(PALETTE)])
 
 
 def plot_output(output: LensOutput, *, colors: Sequence[int] | None = None) -> Image.Image:
@@ -246,8 +247,8 @@ def contact_sheet(panels: Sequence[Panel], *, title: str, subtitle: str = "") ->
 def _block(panel: Panel, columns: int) -> Image.Image:
     """The image with question and answer at the left, the prompts at the right, `columns` to a row."""
     image, prompts = _image_of(panel.output), panel.output.prompts
-    face = font(19, bold=True)
-    titles = [wrap(prompt, face, CELL - 28, 2) for prompt in prompts]
+    faces = [font(19, bold=True, text=prompt) for prompt in prompts]
+    titles = [wrap(prompt, face, CELL - 28, 2) for prompt, face in zip(prompts, faces, strict=True)]
     title_height = 26 * max(map(len, titles), default=0) + 8
     scene = _scene(panel, image)
     cells = [_cell(panel, image, index) for index in range(len(prompts))]
@@ -257,7 +258,7 @@ def _block(panel: Panel, columns: int) -> Image.Image:
     block = Image.new("RGB", (PICTURE + GAP + columns * (CELL + GAP), height), WHITE)
     block.paste(scene, (0, title_height))
     draw = ImageDraw.Draw(block)
-    for index, (title, cell) in enumerate(zip(titles, cells, strict=True)):
+    for index, (title, face, cell) in enumerate(zip(titles, faces, cells, strict=True)):
         left = PICTURE + 2 * GAP + index % columns * (CELL + GAP)
         top = index // columns * (row_height + GAP)
         draw.rounded_rectangle((left, top + 4, left + 15, top + 19), 4, color_of(index))
@@ -270,10 +271,10 @@ def _block(panel: Panel, columns: int) -> Image.Image:
 def _scene(panel: Panel, image: Image.Image) -> Image.Image:
     """The image, and below it what the model was asked and said."""
     picture = framed(scaled(image, PICTURE))
-    texts = [
-        *((text, GREY, font(19)) for text in wrap(panel.question or "", font(19), PICTURE, 3)),
-        *((text, INK, font(21, bold=True)) for text in wrap(panel.answer or "", font(21, bold=True), PICTURE, 3)),
-    ]
+    question, answer = panel.question or "", panel.answer or ""
+    asked, said = font(19, text=question), font(21, bold=True, text=answer)
+    texts = [(text, GREY, asked) for text in wrap(question, asked, PICTURE, 3)]
+    texts += [(text, INK, said) for text in wrap(answer, said, PICTURE, 3)]
     scene = Image.new("RGB", (PICTURE, picture.height + 14 + 30 * len(texts)), WHITE)
     scene.paste(picture, (0, 0))
     draw = ImageDraw.Draw(scene)
@@ -321,10 +322,10 @@ def _place_labels(output: LensOutput, colors: Sequence[int]) -> Iterator[_Label]
     """A label per prompt: beside its mask, clear of the labels before it, over as little of any mask as may be."""
     height, width = output.image_size
     size = round(max(9, min(0.024 * sqrt(width * height), 0.1 * height)))
-    face, pad, tall = font(size, bold=True), 0.45 * size, round(1.6 * size)
+    pad, tall = 0.45 * size, round(1.6 * size)
     cover = output.masks.any(0).float().cpu().numpy()  # (H, W), what it costs to hide a pixel
     for index, prompt in enumerate(output.prompts):
-        mask = output.masks[index].cpu().numpy()
+        face, mask = font(size, bold=True, text=prompt), output.masks[index].cpu().numpy()
         ending = f"{float(output.scores[index]):.2f}" + ("" if mask.any() else " empty")
         start = fit(prompt, face, width - 4 * pad - face.getlength("  " + ending))
         text = f"{start}  {ending}" if start else ending

@@ -13,6 +13,7 @@ import torch
 from matplotlib.path import Path
 from PIL import Image
 
+from lens_adapter import drawing
 from lens_adapter.drawing import fit, font, ink_on, outlines, wrap
 from lens_adapter.errors import LensError
 from lens_adapter.signals import LensOutput
@@ -93,9 +94,37 @@ def test_labels_do_not_cover_a_mask_that_leaves_room():
     assert (pixels(plot_output(output))[inside] == bare[inside]).all()
 
 
-def test_many_prompts_on_one_image_are_all_drawn():
-    assert an_output(320, 240, prompts=12).plot().size == (320, 240)
-    assert color_of(len(PALETTE)) == color_of(0) != color_of(1)
+def test_many_prompts_on_one_image_are_all_drawn_and_told_apart():
+    assert an_output(320, 240, prompts=24).plot().size == (320, 240)
+    colors = [color_of(index) for index in range(3 * len(PALETTE))]
+    assert len(set(colors)) == len(colors) and tuple(colors[: len(PALETTE)]) == PALETTE
+    assert color_of(len(colors)) == color_of(0)
+
+
+def test_letters_that_the_usual_font_lacks_come_from_another():
+    usual = font(16).getname()
+    assert font(16, text="the café at 北緯").getname() == usual or font(16, text="北").getmask("北").getbbox()
+    stranger = "\u2a5e"  # of matplotlib's own fonts, STIX has it
+    assert not drawing._has(font(16).path, stranger)
+    other = font(16, text=f"a {stranger}")
+    assert other.getname() != usual and drawing._has(other.path, stranger) and drawing._has(other.path, "a")
+    assert font(16, text="\U000f0123 and\na line").getname() == usual  # nobody has this one
+    named = an_output(300, 200, prompts=1)
+    named.prompts = [f"a {stranger}"]
+    (label,) = _place_labels(named, [0])
+    assert label.face.getname() == other.getname()
+
+
+def test_an_outline_on_a_large_picture_keeps_its_place():
+    masks = torch.zeros(1, 1600, 2400, dtype=torch.bool)
+    rows, columns = np.mgrid[:1600, :2400]
+    masks[0] = torch.from_numpy((rows - 800) ** 2 + (columns - 1200) ** 2 < 500**2)
+    picture = pixels(mask_overlay(Image.new("RGB", (2400, 1600), PAPER), masks, fill=0.0))
+    rows, columns = np.nonzero((picture == color_of(0)).all(-1))
+    away = np.hypot(rows + 0.5 - 800, columns + 0.5 - 1200)
+    assert len(rows) > 2 * np.pi * 500 and away.min() > 490 and away.max() < 510
+    turns = np.unique((np.degrees(np.arctan2(rows - 800, columns - 1200)) % 360 // 2).astype(int))
+    assert len(turns) == 180  # closed
 
 
 def test_save_writes_what_plot_draws(tmp_path):

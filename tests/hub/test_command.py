@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,16 @@ def test_push(hub, folder, tmp_path, capsys):
         "not_uploaded": ["training_args.bin"],
     }
     assert hub.files(HEAD, "next").keys() == files.keys()
+
+
+def test_the_example_publishes_and_loads(hub, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["publish.py", HEAD])
+    runpy.run_path(str(ROOT / "examples" / "publish.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert f"Published at {hub.url}/{HEAD}" in printed and "As loaded from there: " in printed
+    assert hub.repositories[HEAD].private and len(hub.repositories[HEAD].messages) == 2
+    card = ModelCard(hub.files(HEAD)["README.md"].decode())
+    assert card.data.license == "apache-2.0" and "one scene" in card.text and card.data.eval_results
 
 
 def spoil_weights(folder: Path) -> None:

@@ -115,7 +115,7 @@ def test_the_example(world, tmp_path, monkeypatch):
     make = LensAdapter.from_model.__func__
     sam = {**tiny_sam(), "weights": str(world / "sam")}
     monkeypatch.setattr(
-        LensAdapter, "from_model", classmethod(lambda cls, *args, **fields: make(cls, *args, sam=sam, **fields))
+        LensAdapter, "from_model", classmethod(lambda cls, *args, **fields: make(cls, *args, **{**fields, "sam": sam}))
     )
     example = Path(__file__).parents[2] / "examples" / "train_on_a_folder.py"
     monkeypatch.setattr(sys, "argv", [example.name, str(world / "base"), str(world / "data"), str(tmp_path / "head")])
