@@ -21,7 +21,7 @@ from lens_adapter.evaluation.gallery import save_gallery
 
 # Picture, prompt, bool mask, and what to count it under: a sequence of your own does as well as a benchmark.
 examples = [
-    Example(exam.picture, case.expression.text, case.truth, subset=case.expression.kind, image_id=str(exam.seed))
+    Example(exam.picture, case.expression.text, case.truth, subset=case.group, image_id=str(exam.seed))
     for exam in (make_exam(index, "validation") for index in range(4))
     for case in exam.cases
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import runpy
@@ -93,23 +92,3 @@ def test_every_example_is_run_listed_and_says_how_it_looks_for_real_models():
         text = (EXAMPLES / f"{name}.py").read_text()
         assert f"python examples/{name}.py" in text and len(text.splitlines()) <= 66
         assert name == "how_it_works" or ("LLaVA-1.5" in text and "Qwen2.5-VL" in text)
-
-
-def test_routing_is_measured_as_the_page_says(tmp_path, monkeypatch):
-    output = tmp_path / "routing.json"
-    few = ["--scenes", "1", "--validation-scenes", "1", "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", ["measure_routing.py", *few])
-    runpy.run_path(str(EXAMPLES / "builtin" / "measure_routing.py"), run_name="__main__")
-    made = json.loads(output.read_text())
-    published = json.loads((EXAMPLES.parent / "results" / "routing.json").read_text())
-    assert made.keys() == published.keys() and published["test_scenes"] == 100
-    page = (EXAMPLES.parent / "docs" / "pipelines-and-chat.md").read_text()
-    for asked in ("default", "its_own_words"):
-        assert f"`{published['questions'][asked]}`" in " ".join(page.split())
-        for way in ("with", "without"):
-            figures = published[f"{asked}.{way}_image"]
-            assert figures.keys() == made[f"{asked}.{way}_image"].keys()
-            keys = ("requests", "questions", "mixed")
-            shown = [f"{figures[f'taken_for_requests.{kind}']:.0%}" for kind in keys]
-            shown += [f"{figures[key]:.2f}" for key in ("balanced_accuracy", "auroc")]
-            assert f"| {' | '.join(shown)} |" in page
