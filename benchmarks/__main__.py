@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.bases import BASES
 from benchmarks.figures import draw_growth, draw_profile
-from benchmarks.harness import TOKENS, Stage
+from benchmarks.harness import SECONDS, TOKENS, Stage
 from benchmarks.report import page, table
 from benchmarks.suite import BENCHMARKS
 
@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=list(BENCHMARKS), nargs="+", default=list(BENCHMARKS), metavar="BENCHMARK")
     parser.add_argument("--profile", action="store_true", help=f"the same as --only {' '.join(PROFILE)}")
     parser.add_argument("--repeats", type=int, default=5, help="rounds in which every way runs once")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="after which a comparison begins no further round"
+    )
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help="lengths that `capture` is measured at")
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the JSON, suite-BASE-DEVICE.json each")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the page and its figures")
@@ -52,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here")
     if not asked.render:
-        stage = Stage(asked.device, asked.base, asked.repeats, asked.tokens)
+        stage = Stage(asked.device, asked.base, asked.repeats, asked.seconds, asked.tokens)
         path = asked.records / f"suite-{asked.base}-{asked.device}.json"
         measure(stage, list(PROFILE) if asked.profile else asked.only, path)
     render(read_records(asked.records), asked.docs)

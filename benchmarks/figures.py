@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.harness import Comparison, Row
+
 # Okabe and Ito's colors, which color-blind people tell apart; a marker or a hatch beside each.
 LOOKS = {"mirror": ("#0072B2", "o"), "lite": ("#D55E00", "s")}
 PARTS = {
@@ -27,13 +29,14 @@ def draw_growth(records: list[Record]) -> Figure | None:
     found = next((record["growth"] for record in records if "growth" in record), None)
     if found is None:
         return None
-    titles = [comparison["title"].split(": ") for comparison in found["comparisons"]]
+    comparisons = list(map(Comparison.read, found["comparisons"]))
+    titles = [comparison.title.split(": ") for comparison in comparisons]
     axes_names = list(dict.fromkeys(axis for _, axis in titles))
     figure = Figure(figsize=(3.1 * len(axes_names), 5.6), layout="constrained")
     grid = figure.subplots(2, len(axes_names), squeeze=False)
-    for (fusion, axis), comparison in zip(titles, found["comparisons"], strict=True):
-        row = 0 if comparison["quantity"] == "time" else 1
-        _curve(grid[row][axes_names.index(axis)], fusion, comparison["rows"])
+    for (fusion, axis), comparison in zip(titles, comparisons, strict=True):
+        row = 0 if comparison.quantity == "time" else 1
+        _curve(grid[row][axes_names.index(axis)], fusion, comparison.rows)
     for column, axis in enumerate(axes_names):
         for row in range(2):
             _finish(grid[row][column])
@@ -48,10 +51,10 @@ def draw_growth(records: list[Record]) -> Figure | None:
     return figure
 
 
-def _curve(axes: Axes, fusion: str, rows: list[dict[str, Any]]) -> None:
+def _curve(axes: Axes, fusion: str, rows: list[Row]) -> None:
     color, marker = LOOKS[fusion]
-    at, ratios = [row["at"] for row in rows], [row["ratio"] for row in rows]
-    axes.fill_between(at, [row["low"] for row in rows], [row["high"] for row in rows], color=color, alpha=0.2, lw=0)
+    at, ratios = [row.at for row in rows], [row.ratio for row in rows]
+    axes.fill_between(at, [row.low for row in rows], [row.high for row in rows], color=color, alpha=0.2, lw=0)
     axes.plot(at, ratios, color=color, marker=marker, markersize=5, label=f"{fusion} head")
     if not any(line.get_linestyle() == "--" for line in axes.lines):
         axes.plot(at, [place / at[0] for place in at], color="0.5", ls="--", lw=1, label="in proportion", zorder=0)
@@ -76,20 +79,22 @@ def draw_profile(records: list[Record]) -> Figure | None:
     profiled = [record["profile"] for record in records if "profile" in record]
     if not profiled:
         return None
-    encoders = next((record["encoders"]["comparisons"][0] for record in records if "encoders" in record), None)
+    encoders = next(
+        (Comparison.read(record["encoders"]["comparisons"][0]) for record in records if "encoders" in record), None
+    )
     bars = [
-        (f"{found['record']['base']}, {comparison['title'].split(', ')[1]}", comparison["rows"][1:])
+        (f"{found['record']['base']}, {comparison.title.split(', ')[1]}", comparison.rows[1:])
         for found in profiled
-        for comparison in found["comparisons"]
+        for comparison in map(Comparison.read, found["comparisons"])
     ]
     figure = Figure(figsize=(11, 1.9 + 0.5 * len(bars)), layout="constrained")
     shares, sizes = figure.subplots(1, 2, width_ratios=[3, 1])
     for place, (_, rows) in enumerate(bars):
         start = 0.0
         for row in rows:
-            share = row["ratio"]
-            label = row["name"] if place == 0 else None
-            shares.barh(place, share, left=start, color=PARTS[row["name"]], edgecolor="white", label=label)
+            share = row.ratio
+            label = row.name if place == 0 else None
+            shares.barh(place, share, left=start, color=PARTS[row.name], edgecolor="white", label=label)
             if share >= SMALL:
                 shares.text(start + share / 2, place, f"{share:.0%}", ha="center", va="center", fontsize=9)
             start += share
@@ -104,15 +109,15 @@ def draw_profile(records: list[Record]) -> Figure | None:
     return figure
 
 
-def _draw_encoders(axes: Axes, comparison: dict[str, Any] | None) -> None:
+def _draw_encoders(axes: Axes, comparison: Comparison | None) -> None:
     if comparison is None:
         axes.set_axis_off()
         return
-    rows = comparison["rows"]
-    axes.barh(range(len(rows)), [row["ratio"] for row in rows], color=PARTS["SAM's image encoder"])
+    rows = comparison.rows
+    axes.barh(range(len(rows)), [row.ratio for row in rows], color=PARTS["SAM's image encoder"])
     for place, row in enumerate(rows):
-        axes.text(row["ratio"], place, f" {row['ratio']:.2g}×", va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+        axes.text(row.ratio, place, f" {row.ratio:.2g}×", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.25 * max(row["ratio"] for row in rows))
+    axes.set_xlim(0, 1.25 * max(row.ratio for row in rows))
     axes.set_xlabel("SAM's image encoder,\ntime relative to vit_b")

@@ -26,6 +26,7 @@ from lens_adapter import LensAdapter
 
 Work = Callable[[], Any]
 TOKENS = (600, 2000, 8000)  # lengths of sequences that `capture` is measured at
+SECONDS = 60.0  # after which a comparison begins no further round
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Comparison:
         notes: what else was measured, and what one should know about it.
         quantity: what the ratios are of.
         goals: {row: what its ratio was meant to be at most}.
+        rounds: how many there were; None where there was nothing to repeat.
     """
 
     title: str
@@ -65,6 +67,12 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     quantity: str = "time"
     goals: dict[str, float] = field(default_factory=dict)
+    rounds: int | None = None
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> Comparison:
+        """From what `dataclasses.asdict` made of one."""
+        return cls(**{**found, "rows": [Row(**row) for row in found["rows"]]})
 
     def place(self, at: Mapping[str, float]) -> Comparison:
         """The same, with the rows' places on an axis."""
@@ -78,7 +86,8 @@ class Stage:
     Attributes:
         device: "cpu" or "cuda".
         base: a name of `bases.BASES`.
-        repeats: rounds; in each, every way runs once.
+        repeats: rounds, as long as there is time; in each, every way runs once.
+        seconds: see `SECONDS`.
         tokens: see `TOKENS`.
         layers, side: of the base, where they are not those that its name says; as for `bases.build`.
     """
@@ -86,6 +95,7 @@ class Stage:
     device: str
     base: str
     repeats: int = 5
+    seconds: float = SECONDS
     tokens: Sequence[int] = TOKENS
     layers: int | None = None
     side: int | None = None
@@ -111,34 +121,37 @@ class Stage:
         *,
         goals: Mapping[str, float] | None = None,
         before: Mapping[str, Work] | None = None,
-        repeats: int | None = None,
     ) -> Comparison:
         """Run every way once to warm up, then all of them in turn, `repeats` times; every other round backwards.
+
+        Once `seconds` have passed there are no further rounds. Ways that take so long that this is before the first
+        one are not in need of warming up: then that is the only round.
 
         Args:
             title, notes, goals: of the result.
             ways: {name: what is timed}.
             reference: one of these names.
             before: {name: what is done before each run of it, and not timed}.
-            repeats: default: the stage's.
         """
-        before = before or {}
+        before, began = before or {}, time.perf_counter()
 
         def seconds(name: str) -> float:
             before.get(name, int)()
             return self._seconds(ways[name])
 
-        for name in ways:
-            seconds(name)
+        warm_up = {name: seconds(name) for name in ways}
         rounds = []
-        for count in tqdm(range(self.repeats if repeats is None else repeats), desc=title):
+        for count in tqdm(range(self.repeats), desc=title):
+            if time.perf_counter() - began > self.seconds:
+                break
             rounds.append({name: seconds(name) for name in (reversed(ways) if count % 2 else ways)})
+        rounds = rounds or [warm_up]
         rows = []
         for name in ways:
             ratios = [each[name] / each[reference] for each in rounds]
             low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
             rows.append(Row(name, median(ratios), low, high))
-        return Comparison(title, reference, rows, list(notes), goals=dict(goals or {}))
+        return Comparison(title, reference, rows, list(notes), goals=dict(goals or {}), rounds=len(rounds))
 
     def compare_memory(
         self, title: str, ways: Mapping[str, Work], reference: str, before: Mapping[str, Work] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.harness import Comparison, Row
 from benchmarks.suite import BENCHMARKS
 
 HEAD = """# Benchmarks
@@ -38,17 +39,20 @@ def page(records: list[Record]) -> str:
 
 def table(found: dict[str, Any]) -> str:
     """The comparisons of one benchmark, below where they come from."""
-    lines = [f"**{_where(found['record'])}**", ""]
-    for comparison in found["comparisons"]:
-        goals = comparison["goals"]
-        lines.append(f"| {comparison['title']} | {comparison['quantity']} / {comparison['reference']} |")
+    record = found["record"]
+    lines = [f"**{_where(record)}**", ""]
+    for comparison in map(Comparison.read, found["comparisons"]):
+        goals, notes = comparison.goals, list(comparison.notes)
+        if comparison.rounds and comparison.rounds < record["repeats"]:
+            notes.append(f"Rounds: {comparison.rounds}, as they take long.")
+        lines.append(f"| {comparison.title} | {comparison.quantity} / {comparison.reference} |")
         lines.append("|---|---|")
         if goals:
             lines[-2:] = [f"{lines[-2]} goal |", "|---|---|---|"]
-        for row in comparison["rows"]:
-            goal = f" {_goal(row, goals[row['name']])} |" if row["name"] in goals else " |" if goals else ""
-            lines.append(f"| {row['name']} | {_figure(row)} |{goal}")
-        lines += ["", *comparison["notes"], ""] if comparison["notes"] else [""]
+        for row in comparison.rows:
+            goal = f" {_goal(row, goals[row.name])} |" if row.name in goals else " |" if goals else ""
+            lines.append(f"| {row.name} | {_figure(row)} |{goal}")
+        lines += ["", *notes, ""] if notes else [""]
     return "\n".join(lines)
 
 
@@ -57,13 +61,13 @@ def _goals(records: list[Record]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for name in BENCHMARKS:
         for found in (record[name] for record in records if name in record):
-            where = f"{found['record']['base']}, {found['record']['device_kind']}"
-            for comparison in found["comparisons"]:
-                what = f"{comparison['title']}: {comparison['quantity']} of"
-                for row in comparison["rows"]:
-                    if row["name"] in comparison["goals"]:
-                        goal = _goal(row, comparison["goals"][row["name"]])
-                        yield f"| [{name}](#{name}) | {where} | {what} {row['name']} | {_figure(row)} | {goal} |"
+            for comparison in map(Comparison.read, found["comparisons"]):
+                what = f"{comparison.title}: {comparison.quantity} of"
+                for row in comparison.rows:
+                    if row.name in comparison.goals:
+                        where = f"{found['record']['base']}, {found['record']['device_kind']}"
+                        goal = _goal(row, comparison.goals[row.name])
+                        yield f"| [{name}](#{name}) | {where} | {what} {row.name} | {_figure(row)} | {goal} |"
     yield ""
 
 
@@ -73,14 +77,12 @@ def _where(record: dict[str, Any]) -> str:
     return f"{base} on {record['device']}, {record['threads']} threads, {record['repeats']} rounds; {versions}"
 
 
-def _figure(row: dict[str, Any]) -> str:
-    if row["low"] == row["high"]:
-        return f"{row['ratio']:.3g}"
-    return f"{row['ratio']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
+def _figure(row: Row) -> str:
+    return f"{row.ratio:.3g}" + (f" ({row.low:.3g} to {row.high:.3g})" if row.low < row.high else "")
 
 
-def _goal(row: dict[str, Any], goal: float) -> str:
-    return f"≤ {goal:.3g} {'reached' if row['ratio'] <= goal else '**missed**'}"
+def _goal(row: Row, goal: float) -> str:
+    return f"≤ {goal:.3g} {'reached' if row.ratio <= goal else '**missed**'}"
 
 
 def _described(function: Any) -> str:

@@ -84,6 +84,7 @@ def count_flops(base: str) -> dict[str, int]:
         "prefill for lite": before + attention,
         "prefill for mirror": before,
     }
+    found["logits of all tokens"], _ = _counted(lambda: model.get_output_embeddings()(hidden))
     for fusion in ("lite", "mirror"):
         found[f"{fusion} head"], _ = _counted(_head_work(base, fusion, model, hidden, layouts))
     found["SAM's mask decoder"], _ = _counted(_decoder_work(base))

@@ -12,6 +12,7 @@ from benchmarks.suite.registry import ask, benchmark
 from benchmarks.suite.steps import Steps
 
 LARGE = ("llava-1.5-7b", "qwen2.5-vl-7b")  # what is counted
+LOGITS = "logits of all tokens"
 LITE_PARAMETERS, CHECKPOINT_BYTES, LITE_SHARE = 10e6, 60e6, 0.05
 
 
@@ -78,6 +79,9 @@ def _operations(name: str) -> Iterator[Comparison]:
             amounts,
             "released pipeline",
             "counted operations",
-            ["As `peer`, but counted: the released pipeline has the whole prefill, the mirror head and the same SAM."],
+            [
+                "As `peer`, but counted: the released pipeline has the whole prefill, the mirror head, the same SAM "
+                f"and no logits; those of all tokens would add {flops[LOGITS] / amounts['released pipeline']:.1%}."
+            ],
             {"mirror": goal, "lite": goal},
         )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.harness import Comparison, Stage, Work
 from benchmarks.memory import in_words
-from benchmarks.suite.registry import PICTURE, PROMPTS, SEVERAL, benchmark, one_by_one, picture
+from benchmarks.suite.registry import PICTURE, PROMPTS, SEVERAL, benchmark, one_by_one, picture, segment
 from lens_adapter import EmbeddingCache, LensAdapter, LensConfig
 from lens_adapter.config import SAM_VARIANTS
 from lens_adapter.head.decoder import SamDecoder
@@ -24,13 +24,13 @@ def batches(stage: Stage) -> Iterator[Comparison]:
     saves. Of known images the embeddings are in the cache; new ones are encoded."""
     adapter, most = stage.adapter(), max(SEVERAL)
     images = [picture(seed) for seed in range(most)]
-    for kind, cache in (("known", EmbeddingCache(2**30)), ("new", None)):
-        adapter.embedding_cache = cache
-        for count in (1, *SEVERAL):
+    for kind, counts in (("known", (1, *SEVERAL)), ("new", SEVERAL[:1])):
+        adapter.embedding_cache = EmbeddingCache(2**30) if kind == "known" else None
+        for count in counts:
             some, prompts = images[:count], PROMPTS[:count]
             ways: dict[str, Work] = {
                 "one by one": partial(one_by_one, adapter, some, prompts),
-                f"batch_size={count}": partial(adapter.segment, some, prompts, batch_size=count),
+                f"batch_size={count}": partial(segment, adapter, some, prompts, batch_size=count),
             }
             yield stage.compare(f"Images: {count} {kind}, a prompt each; lite head", ways, "one by one")
     adapter.embedding_cache, count = EmbeddingCache(2**30), min(SEVERAL)
@@ -38,8 +38,8 @@ def batches(stage: Stage) -> Iterator[Comparison]:
     pairs = [(image, prompt) for image, each in zip(some, prompts, strict=True) for prompt in each]
     ways = {
         "one by one": partial(one_by_one, adapter, *zip(*pairs, strict=True)),
-        "image by image": partial(adapter.segment, some, prompts),
-        f"batch_size={count**2}": partial(adapter.segment, some, prompts, batch_size=count**2),
+        "image by image": partial(segment, adapter, some, prompts),
+        f"batch_size={count**2}": partial(segment, adapter, some, prompts, batch_size=count**2),
     }
     yield stage.compare(f"Images: {count} known, {count} prompts each; lite head", ways, "one by one")
 
@@ -72,8 +72,7 @@ def encoders(stage: Stage) -> Iterator[Comparison]:
         torch.manual_seed(0)
         sam = SamDecoder({**LensConfig(fusion="lite", sam=name).sam, "include_image_encoder": True})
         ways[name] = partial(sam.to(stage.device).eval().encode_images, [image])
-    title, few = "SAM's image encoder, one image", 1 if stage.device == "cpu" else stage.repeats
-    yield stage.compare(title, ways, "vit_b", [] if few > 1 else ["One round: they take long."], repeats=few)
+    yield stage.compare("SAM's image encoder, one image", ways, "vit_b")
 
 
 @benchmark

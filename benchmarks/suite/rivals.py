@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.harness import Comparison, Stage, Work
 from benchmarks.released import ReleasedPipeline
-from benchmarks.suite.registry import PROMPTS, SEVERAL, benchmark, picture
+from benchmarks.suite.registry import PROMPTS, SEVERAL, benchmark, picture, segment
 
 
 @benchmark
@@ -33,7 +33,7 @@ def peer(stage: Stage) -> Iterator[Comparison]:
             prompts = PROMPTS[:count]
             ways: dict[str, Work] = {"released pipeline": partial(_each, released, image, prompts, given)}
             for fusion, adapter in adapters.items():
-                ways[f"ours, {fusion}"] = partial(adapter.segment, image, prompts)
+                ways[f"ours, {fusion}"] = partial(segment, adapter, image, prompts)
             where = "with" if encoded else "without"
             title = f"{count} prompt{'s' if count > 1 else ''} about one image, {where} SAM's image encoder"
             yield stage.compare(title, ways, "released pipeline", goals=dict.fromkeys(list(ways)[1:], goal))

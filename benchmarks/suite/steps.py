@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 
-from benchmarks.suite.registry import PROMPTS, picture
+from benchmarks.suite.registry import PROMPTS, picture, segment
 from lens_adapter import LensAdapter
 from lens_adapter.head.head import HeadOutput
 from lens_adapter.signals import LensSignals
@@ -45,10 +47,10 @@ class Steps:
         return self.adapter.decoder(self.embedding, self.index, self.sparse)
 
     def enlarge(self) -> Tensor:
-        return self.adapter.decoder.masks(self.logits, self.size, 0.4)
+        return self.adapter.decoder.masks(self.logits, self.size, -math.inf)  # as `segment` below
 
     def segment(self) -> None:
-        self.adapter.segment(self.image, PROMPTS[0])
+        segment(self.adapter, self.image, PROMPTS[0])
 
     def _encode_points(self, points: Tensor) -> Tensor:
         return self.adapter.decoder.point_encoding(points, [self.size])
