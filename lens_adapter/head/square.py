@@ -65,7 +65,9 @@ def threshold_masks(
     masks = torch.from_numpy(np.zeros((len(low_res_logits), *image_size), dtype=bool))
     tiles = _tiles(low_res_logits, threshold, rows, columns)
     for mask, low_res, states in zip(masks, low_res_logits, tiles, strict=True):
-        square = _resize(low_res.float(), (side, side)) if any(map(any, states)) else None
+        if not any(map(any, states)):
+            continue
+        square = _resize(low_res.float(), (side, side))
         for tile_rows, tile_columns, state in _runs(states) if low_res.device.type == "cpu" else _box(states):
             y, x = rows.part(tile_rows), columns.part(tile_columns)
             if state == _ALL:
@@ -144,7 +146,7 @@ def _tiles(low_res_logits: Tensor, threshold: float, rows: _Axis, columns: _Axis
     """The state of every tile: N times rows times columns."""
     stride = (rows.tile // rows.cell, columns.tile // columns.cell)
     reach = 2  # cells: what is interpolated twice depends on so many beyond a tile
-    window = {"kernel_size": [size + 2 * reach for size in stride], "stride": stride, "padding": reach}
+    window: dict[str, Any] = {"kernel_size": [size + 2 * reach for size in stride], "stride": stride, "padding": reach}
     logits = low_res_logits.float()[:, None]  # (N, 1, 4g, 4g)
     highest = F.max_pool2d(logits, ceil_mode=True, **window)
     lowest = -F.max_pool2d(-logits, ceil_mode=True, **window)
