@@ -11,7 +11,7 @@ from transformers import BatchFeature
 
 from benchmarks.harness import Comparison, Stage, Work, proportions
 from benchmarks.memory import available_bytes, in_words
-from benchmarks.suite.registry import PROMPTS, SEVERAL, ask, benchmark, one_by_one, picture, segment
+from benchmarks.suite.registry import PROMPTS, SEVERAL, ask, benchmark, know, one_by_one, picture, segment
 from lens_adapter import LensAdapter
 from lens_adapter.vlm import taps
 from lens_adapter.vlm.inputs import build_inputs
@@ -170,6 +170,7 @@ def shared_prefix(stage: Stage) -> Iterator[Comparison]:
     )
     for fusion in ("mirror", "lite"):
         adapter, count = stage.adapter(fusion), max(SEVERAL)
+        know(adapter, [image])
         ways = {
             "1 prompt": partial(segment, adapter, image, PROMPTS[0]),
             f"{count} prompts": partial(segment, adapter, image, PROMPTS[:count]),

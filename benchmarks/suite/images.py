@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.harness import Comparison, Stage, Work
 from benchmarks.memory import in_words
-from benchmarks.suite.registry import PICTURE, PROMPTS, SEVERAL, benchmark, one_by_one, picture, segment
+from benchmarks.suite.registry import PICTURE, PROMPTS, SEVERAL, benchmark, know, one_by_one, picture, segment
 from lens_adapter import EmbeddingCache, LensAdapter, LensConfig
 from lens_adapter.config import SAM_VARIANTS
 from lens_adapter.head.decoder import SamDecoder
@@ -22,10 +22,12 @@ SIZE_4K = (2160, 3840)  # (H, W)
 def batches(stage: Stage) -> Iterator[Comparison]:
     """Several images at once, or call after call. One by one has the same work to do: a ratio below 1 is what a batch
     saves. Of known images the embeddings are in the cache; new ones are encoded."""
-    adapter, most = stage.adapter(), max(SEVERAL)
-    images = [picture(seed) for seed in range(most)]
+    adapter, images = stage.adapter(), [picture(seed) for seed in range(max(SEVERAL))]
     for kind, counts in (("known", (1, *SEVERAL)), ("new", SEVERAL[:1])):
-        adapter.embedding_cache = EmbeddingCache(2**30) if kind == "known" else None
+        if kind == "known":
+            know(adapter, images)
+        else:
+            adapter.embedding_cache = None
         for count in counts:
             some, prompts = images[:count], PROMPTS[:count]
             ways: dict[str, Work] = {
@@ -33,7 +35,8 @@ def batches(stage: Stage) -> Iterator[Comparison]:
                 f"batch_size={count}": partial(segment, adapter, some, prompts, batch_size=count),
             }
             yield stage.compare(f"Images: {count} {kind}, a prompt each; lite head", ways, "one by one")
-    adapter.embedding_cache, count = EmbeddingCache(2**30), min(SEVERAL)
+    know(adapter, images)
+    count = min(SEVERAL)
     some, prompts = images[:count], [PROMPTS[count * k : count * (k + 1)] for k in range(count)]
     pairs = [(image, prompt) for image, each in zip(some, prompts, strict=True) for prompt in each]
     ways = {
@@ -49,10 +52,11 @@ def embedding_cache(stage: Stage) -> Iterator[Comparison]:
     """Asking about an image that was segmented before, and what the cache costs for one that was not."""
     adapter = stage.adapter()
     for size in (PICTURE, SIZE_4K):
-        image = picture(size=size)
+        image, full = picture(size=size), EmbeddingCache()
+        full.encode(adapter.decoder, [image])
         ways: dict[str, Work] = {
             "no cache": partial(_segment, adapter, image, None),
-            "an image it has": partial(_segment, adapter, image, EmbeddingCache()),
+            "an image it has": partial(_segment, adapter, image, full),
             "an image it has not": partial(_segment, adapter, image, EmbeddingCache(max_bytes=0)),
         }
         yield stage.compare(f"`segment` of an image of {size[0]} x {size[1]}, lite head", ways, "no cache")

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from benchmarks.harness import Comparison, Stage
-from lens_adapter import LensAdapter, LensConfig
+from lens_adapter import EmbeddingCache, LensAdapter, LensConfig
 from lens_adapter.vlm.inputs import build_inputs
 
 Benchmark = Callable[[Stage], Iterator[Comparison]]
@@ -39,6 +39,12 @@ def segment(adapter: LensAdapter, images: Any, prompts: Any, **options: Any) -> 
     """`adapter.segment` with masks that cover whole images. Those of an untrained head are empty, and cost nothing to
     bring to an image's size; these cost the most there is."""
     return adapter.segment(images, prompts, mask_threshold=0.0, **options)
+
+
+def know(adapter: LensAdapter, images: Sequence[Image.Image]) -> None:
+    """Let the adapter have the embeddings of these images in its cache, and no others."""
+    adapter.embedding_cache = EmbeddingCache(2**30)
+    adapter.embedding_cache.encode(adapter.decoder, images)
 
 
 def one_by_one(adapter: LensAdapter, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.harness import Comparison, Stage, Work
 from benchmarks.released import ReleasedPipeline
-from benchmarks.suite.registry import PROMPTS, SEVERAL, benchmark, picture, segment
+from benchmarks.suite.registry import PROMPTS, SEVERAL, benchmark, know, picture, segment
 
 
 @benchmark
@@ -24,11 +24,13 @@ def peer(stage: Stage) -> Iterator[Comparison]:
     mirror = adapters["mirror"]
     released = ReleasedPipeline(model, processor, mirror.config, mirror.decoder)
     embedding = mirror.decoder.encode_images([image])
-    caches = {fusion: adapter.embedding_cache for fusion, adapter in adapters.items()}
     for encoded, goal in ((False, 0.55), (True, 0.7)):
         given = None if encoded else embedding
-        for fusion, adapter in adapters.items():
-            adapter.embedding_cache = None if encoded else caches[fusion]
+        for adapter in adapters.values():
+            if encoded:
+                adapter.embedding_cache = None
+            else:
+                know(adapter, [image])
         for count in (1, min(SEVERAL)):
             prompts = PROMPTS[:count]
             ways: dict[str, Work] = {"released pipeline": partial(_each, released, image, prompts, given)}

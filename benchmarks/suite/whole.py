@@ -7,9 +7,8 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks.harness import Comparison, Stage, Work
-from benchmarks.suite.registry import PROMPTS, benchmark, picture, segment
+from benchmarks.suite.registry import PROMPTS, benchmark, know, picture, segment
 from benchmarks.suite.steps import Steps
-from lens_adapter import EmbeddingCache
 
 FUSIONS = ("mirror", "lite")
 SIDES = (8, 12, 24, 36, 48)  # image tokens along a side
@@ -54,10 +53,10 @@ def growth(stage: Stage) -> Iterator[Comparison]:
         yield from _grow(stage, fusion, "image tokens", sides)
         yield from _grow(stage, fusion, "layers of the base", {layers: {"layers": layers} for layers in LAYERS})
         adapter = stage.adapter(fusion)
-        adapter.embedding_cache = EmbeddingCache(2**30)
-        asked = {count: partial(segment, adapter, picture(), PROMPTS[:count]) for count in COUNTS}
-        yield from _both(stage, fusion, "prompts about one image", asked)
         pictures = [picture(seed) for seed in range(max(COUNTS))]
+        know(adapter, pictures)
+        asked = {count: partial(segment, adapter, pictures[0], PROMPTS[:count]) for count in COUNTS}
+        yield from _both(stage, fusion, "prompts about one image", asked)
         asked = {
             count: partial(segment, adapter, pictures[:count], PROMPTS[:count], batch_size=count) for count in COUNTS
         }
@@ -67,6 +66,8 @@ def growth(stage: Stage) -> Iterator[Comparison]:
 def _grow(stage: Stage, fusion: str, axis: str, sizes: dict[int, dict[str, int]]) -> Iterator[Comparison]:
     """Over bases of several sizes."""
     adapters = {place: replace(stage, **size).adapter(fusion) for place, size in sizes.items()}
+    for adapter in adapters.values():
+        know(adapter, [picture()])
     asked = {place: partial(segment, adapter, picture(), PROMPTS[0]) for place, adapter in adapters.items()}
     yield from _both(stage, fusion, axis, asked)
 
