@@ -216,6 +216,15 @@ def test_an_interrupted_command_says_so_in_one_line(folders, tmp_path, capsys, m
     assert capsys.readouterr().err.endswith("lens-adapter segment: interrupted\n")
 
 
+def test_memory_that_does_not_suffice_is_said_in_one_line(folders, tmp_path, capsys, monkeypatch):
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB.")
+
+    monkeypatch.setattr(LensAdapter, "segment", too_large)
+    assert segment(folders, "-o", str(tmp_path / "out.png")) == 1
+    assert capsys.readouterr().err.endswith("segment: CUDA out of memory. Tried to allocate 9 GiB.\n")
+
+
 def test_an_error_of_ours_is_not_hidden(folders, monkeypatch):
     monkeypatch.setattr(LensAdapter, "segment", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
