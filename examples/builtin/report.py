@@ -76,7 +76,7 @@ def routing_table(figures: dict[str, float]) -> str:
     """A Markdown table: what the frozen model takes for a request for a mask."""
     columns = {kind: f"taken_for_requests.{kind}" for kind in REQUESTS} | {"balanced accuracy": "balanced_accuracy"}
     dialogue = {"dialogue": "routing.taken_for_requests.dialogue"}  # asks for no mask, in no way
-    rows = {way: dialogue | keys for way, keys in _rows(WAYS, columns).items()}
+    rows = {way: keys | dialogue for way, keys in _rows(WAYS, columns).items()}
     return _table("taken for requests for a mask", rows, figures, ".1%")
 
 
