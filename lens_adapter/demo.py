@@ -27,7 +27,7 @@ from lens_adapter.vlm.inputs import build_inputs, load_image
 
 PICTURE_SIZE = 480
 ONLY_ITS_WORLD = (
-    "The built-in model knows one small world only: colored shapes, and the words of lens_adapter/data. On other "
+    "The built-in model knows one small drawn world only, and the words of lens_adapter/data. On other "
     "pictures its masks and answers mean little. For real photographs attach a head to a real model (see README)."
 )
 

@@ -17,7 +17,7 @@ ONE_LINE = (
     "Type what to find in a picture. A frozen vision-language model points at it through a small LENS head; none of "
     "its weights is touched, and it chats as before."
 )
-ONLY_ITS_WORLD = "It knows a small world of colored shapes: on photographs its masks and answers mean little."
+ONLY_ITS_WORLD = "It knows one small drawn world only: on photographs its masks and answers mean little."
 
 FONTS = ["system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
