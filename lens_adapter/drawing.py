@@ -70,8 +70,9 @@ class Canvas:
         return Image.alpha_composite(self.picture.convert("RGBA"), layer).convert("RGB")
 
 
-def _shares(color: Color) -> tuple[float, ...]:
-    return tuple(level / 255 for level in color)
+def _shares(color: Color) -> tuple[float, float, float, float]:
+    red, green, blue, opacity = color
+    return red / 255, green / 255, blue / 255, opacity / 255
 
 
 def outlines(mask: np.ndarray) -> list[np.ndarray]:
