@@ -55,7 +55,7 @@ class Shown:
 SHOWN = (
     Shown(
         index=148846,
-        prompts={"the dog left of the pizza": (1,), "something you can eat": (4,), "all animals": (0, 1, 2, 3)},
+        prompts={"the dog left of the pizza": (1,), "something you can eat": (4,), "the animal that gives wool": (0,)},
         question="how many animals ?",
     ),
     Shown(
@@ -63,7 +63,7 @@ SHOWN = (
         prompts={
             "what you would use to cut paper": (3,),
             "everything that has wheels": (0, 1, 2),
-            "the red car": (),
+            "both cars": (1, 2),
         },
         question="can you eat the watermelon ?",
     ),
@@ -72,9 +72,9 @@ SHOWN = (
         prompts={
             "the second cat from the left": (3,),
             "everything that makes music": (0, 1),
-            "the green guitar": (0,),
+            "something you can eat": (),
         },
-        question="what makes music ?",
+        question="how many cats ?",
     ),
 )
 

@@ -23,6 +23,7 @@ from lens_adapter.vlm.inputs import build_inputs
 OUTPUT = Path(__file__).parents[2] / "docs" / "attention.png"
 SCENE = 58341  # of the test split, behind those of the figures
 PROMPTS = ("the dog left of the pizza", "everything you can drink from", "the vegetable")
+SKY = 1  # blue, in the palette: nothing in the scene is
 HEADS = {"mirror": "the paper's head", "lite": "ours"}
 
 
@@ -54,7 +55,7 @@ def draw(adapters: dict[str, LensAdapter], image: Image.Image) -> plt.Figure:
         for row, prompt in enumerate(PROMPTS):
             before[row].imshow(heatmap_overlay(image, raw_attention(adapter, image, prompt)))
             after[row].imshow(heatmap_overlay(image, out.heatmaps[row], out.keypoints[row]))
-            masks[row].imshow(mask_overlay(image, out.masks[row : row + 1], colors=[row]))
+            masks[row].imshow(mask_overlay(image, out.masks[row : row + 1], colors=[SKY]))
             masks[row].set_xlabel(f"score {out.scores[row]:.2f}", fontsize=9)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])

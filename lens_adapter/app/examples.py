@@ -11,7 +11,11 @@ EXAMPLES = (
     ),
     Shown(
         index=7206,
-        prompts={"everything that has wheels": (1, 2, 3), "the animal that gives wool": (5,), "the blue car": ()},
+        prompts={
+            "what you would use to cut paper": (4,),
+            "the animal that gives wool": (5,),
+            "the blue car": (),
+        },
         question="does the sheep give wool ?",
     ),
     Shown(
