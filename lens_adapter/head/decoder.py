@@ -21,8 +21,9 @@ from lens_adapter.head.sam_weights import load_parts, load_sam_weights
 from lens_adapter.head.square import downsample_masks, fit, threshold_masks, upsample_logits
 
 # Prompts decoded together, by device. Each takes tens of megabytes in a SAM of the published sizes: a CPU is fastest
-# while they fit its caches (measured: 16 at once take 1.6 times as long as 4 times 4), an accelerator while it is full.
-PROMPTS_AT_ONCE = {"cpu": 4, "other": 64}
+# while they fit its caches (measured: 4 at once take up to 1.1 times, 16 at once 1.8 times as long as one by one), an
+# accelerator while it is full.
+PROMPTS_AT_ONCE = {"cpu": 2, "other": 64}
 IMAGES_AT_ONCE = {"cpu": 1, "other": 4}  # likewise; global attention of SAM's encoder takes gigabytes per image
 
 

@@ -1,8 +1,8 @@
 """See the calls of one attention module, and compute the softmax rows of chosen query tokens from them.
 
 Nothing of a kernel is copied. The attention modules of transformers look their kernel up at every call, by the name in
-their `config`. Lent a shallow copy of it that names our function instead (`watched_config`), a module calls us: we run
-the kernel it meant, on the very arguments it passed, and show the call to the watchers. Rows come from the modeling
+their `config`. Lent a shallow copy of it that names our function instead (`watched_config`), a module calls us: we show
+the call to the watchers, and run the kernel it meant, on the very arguments it passed. Rows come from the modeling
 file's own eager kernel, given the wanted query rows alone, so that soft caps, sinks and biases follow by themselves.
 """
 
@@ -116,17 +116,16 @@ def _is_causal(call: AttentionCall) -> bool:
 def _watched_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """The registered attention function: the kernel the module meant, and beside it the watchers."""
+    """The registered attention function: the watchers, then the kernel the module meant."""
     tap = module.config._attn_implementation
     module.config = tap.config  # from here on nothing is different
     name = tap.config._attn_implementation or "eager"
     interface, eager = attention_kernels(module.__class__)
     kernel = interface.get_interface(name, eager) if hasattr(interface, "get_interface") else interface.get(name, eager)
-    output = kernel(module, query, key, value, attention_mask, *args, **kwargs)
     call = AttentionCall(module, name, query, key, value, attention_mask, args, kwargs)
-    for watcher in tap.watchers:
+    for watcher in tap.watchers:  # first: one that has all it wants may end the forward here
         watcher(call)
-    return output
+    return kernel(module, query, key, value, attention_mask, *args, **kwargs)
 
 
 def _rows_of(tensor: Tensor, from_end: Tensor) -> Tensor:

@@ -30,7 +30,10 @@ _NOT_FIRED = (
 
 @contextmanager
 def tap_attention(attention: nn.Module, watcher: Watcher) -> Iterator[None]:
-    """While open, `watcher` sees every kernel call of `attention`, whose outputs stay bit-identical. Taps may nest."""
+    """While open, `watcher` sees every kernel call of `attention`, just before it runs; outputs stay bit-identical.
+
+    Taps may nest: the outermost one's watcher comes first.
+    """
     lent: list[PretrainedConfig] = []
 
     def lend(module: Any, _: Any) -> None:
@@ -190,9 +193,7 @@ class _Recorder:
         hook(anatomy.decoder.register_forward_hook(self._end, always_call=True))
         hook(anatomy.layers[self.tap_layer].register_forward_pre_hook(self._record_hidden, with_kwargs=True))
         for layer in dict.fromkeys(self.layers):
-            attention = anatomy.attentions[layer]
-            stack.enter_context(tap_attention(attention, self._record_rows(layer)))
-            hook(attention.register_forward_hook(self._exit_if_complete))
+            stack.enter_context(tap_attention(anatomy.attentions[layer], self._record_rows(layer)))
 
     # The ids and the 2-D mask are arguments of the model, not of its decoder; and PEFT calls `forward` of the model
     # directly, past its hooks. So every module on the way is asked, and the outermost answer counts.
@@ -272,6 +273,7 @@ class _Recorder:
                 dropped = max(self.total - rows.shape[-1], 0)
                 rows = pad(rows[..., : self.total], (dropped, 0))
             self.current.attention[layer] = rows
+            self._exit_if_complete()
 
         return record
 
@@ -279,7 +281,7 @@ class _Recorder:
         hidden = [] if self.current.hidden is not None else [f"the input of layer {self.tap_layer}"]
         return hidden + [f"the attention of layer {k}" for k in self.layers if k not in self.current.attention]
 
-    def _exit_if_complete(self, *_: Any) -> None:
+    def _exit_if_complete(self) -> None:
         if self.early_exit and self.current is not None and not self._missing():
             self._finish()
             raise _EarlyExit(self)

@@ -183,16 +183,18 @@ def test_a_static_cache_adds_no_columns(attention):
 @pytest.mark.parametrize(("tap_layer", "layers", "last"), [(2, (), 1), (2, (1, 2), 2), (2, (0,), 1), (0, (0,), 0)])
 def test_prefill_stops_early_and_records_the_same(architecture, attention, tap_layer, layers, last):
     model, inputs = tiny_model(architecture, attention=attention), tiny_inputs(architecture)
-    anatomy, called = find_anatomy(model), []
+    anatomy, called, returned = find_anatomy(model), [], []
     with torch.no_grad(), capture(anatomy, tap_layer=tap_layer, layers=layers) as whole:
         model(**inputs, use_cache=False)
     for index, layer in enumerate(anatomy.layers):
         layer.mlp.register_forward_pre_hook(lambda *_, index=index: called.append(index))
         layer.self_attn.register_forward_pre_hook(lambda *_, index=index: called.append(index))
+        layer.self_attn.register_forward_hook(lambda *_, index=index: returned.append(index))
     before = traces(model)
     signals = prefill(anatomy, inputs, tap_layer=tap_layer, layers=layers)
     assert same(signals, whole) and torch.equal(signals.input_ids, whole.input_ids)
     assert max(called) == last  # the attention of the last layer needed, and nothing after it
+    assert returned == list(range(tap_layer))  # where its rows alone are wanted, its kernel does not run
     assert traces(model) == before
 
 
