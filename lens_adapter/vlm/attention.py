@@ -1,8 +1,8 @@
 """See the calls of one attention module, and compute the softmax rows of chosen query tokens from them.
 
 Nothing of a kernel is copied. The attention modules of transformers look their kernel up at every call, by the name in
-their `config`. Lent a shallow copy of it that names our function instead (`watched_config`), a module calls us: we show the
-call to the watchers, and run the kernel it meant, on the very arguments it passed. Rows come from the modeling
+their `config`. Lent a shallow copy of it that names our function instead (`watched_config`), a module calls us: we show
+the call to the watchers, and run the kernel it meant, on the very arguments it passed. Rows come from the modeling
 file's own eager kernel, given the wanted query rows alone, so that soft caps, sinks and biases follow by themselves.
 """
 
