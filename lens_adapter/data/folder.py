@@ -1,14 +1,17 @@
 """A plain folder of labelled images:
 
-images/         in any format that `load_image` reads
-masks/          PNG with one channel, as large as the image; what is not zero is the target
-prompts.jsonl   a line per record: {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
+    images/         in any format that `load_image` reads
+    masks/          PNG with one channel, as large as the image; what is not zero is the target
+    prompts.jsonl   a line per record:
+                    {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
 
 Names are relative to `images/` and `masks/`. Keys of a line:
+
     image           required
     prompt          a text; or "prompts", a list of them
-    mask            for all prompts; or "masks", a list with one per prompt: the name of a PNG, COCO run lengths
-                    {"size": [H, W], "counts": ...}, polygons [[x, y, x, y, ...], ...] in pixels, or null for nothing
+    mask            for all prompts; or "masks", a list with one per prompt: the name of
+                    a PNG, COCO run lengths {"size": [H, W], "counts": ...}, polygons
+                    [[x, y, x, y, ...], ...] in pixels, or null for nothing
     ignore          in the same forms: what counts neither way
     id, subset      texts
 """
@@ -33,7 +36,7 @@ def read_folder(folder: str | Path, on_error: OnError = "raise") -> list[Record]
     """A record per line of prompts.jsonl. Lines are checked now, and that files are there; pictures are read later.
 
     Args:
-        folder: laid out as above.
+        folder: laid out as the module says.
         on_error: "raise" over a broken record, or "skip" it with a warning.
 
     Raises:

@@ -71,14 +71,16 @@ class DataSource:
 
     @classmethod
     def of(cls, source: str | Path | Mapping[str, Any]) -> DataSource:
-        """Of a path or a mapping, as the module says. Nothing is read yet.
+        """Of the path of a plain folder, or of a mapping with `path`, `format` and the options of that format.
+
+        Nothing is read yet.
 
         Raises:
             InputError: no path, an unknown format, an option that it does not have, or one that is missing.
 
         Examples:
-            >>> source = DataSource.of({"path": "refer_seg", "format": "refer", "dataset": "refcoco+", "split": "val"})
-            >>> source.describe()
+            >>> refcoco = {"path": "refer_seg", "format": "refer", "dataset": "refcoco+", "split": "val"}
+            >>> DataSource.of(refcoco).describe()
             {'name': 'refcoco+', 'split': 'val', 'revision': None}
         """
         options = dict(source) if isinstance(source, Mapping) else {"path": source}

@@ -1,6 +1,7 @@
 """Regions of images, in every way that data sets write them down, as masks in the frame of the image as shown.
 
 A region is one of
+
     None                                    nothing: the prompt names what is not there
     array (H, W)                            what is not zero; also nested lists of bools
     path, bytes or PIL image                a picture with one channel; what is not zero (of a palette: its index)
@@ -76,7 +77,7 @@ def decode(region: Region, frame: Frame) -> np.ndarray:
     """bool (H, W): the mask of a region on an image of this frame.
 
     Raises:
-        InputError: the region is none of the above, damaged, or of another size than the image.
+        InputError: no region, a damaged one, or one of another size than the image.
 
     Examples:
         >>> decode({"size": [2, 3], "counts": [2, 2, 2]}, Frame((2, 3))).astype(int)  # down the columns, as COCO does
