@@ -7,7 +7,7 @@ EXAMPLES = (
     Shown(
         index=29512,
         prompts={"something you can drink from": (2,), "the book left of the green book": (0,), "the red book": ()},
-        question="how many books ?",
+        question="can you drink from the cup ?",
     ),
     Shown(
         index=7206,

@@ -17,6 +17,7 @@ if CHROMIUM is None:
     pytest.skip("no chromium in the PATH (Debian: apt-get install chromium)", allow_module_level=True)
 
 from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE  # noqa: E402
+from lens_adapter.app.findings import answer  # noqa: E402
 from lens_adapter.app.page import build_page, launch  # noqa: E402
 from tests.tiny.sam import noise_image  # noqa: E402
 
@@ -106,7 +107,7 @@ def message(page) -> str:
     return said
 
 
-def test_from_an_example_to_files(visit, calls, tmp_path):
+def test_from_an_example_to_files(visit, calls, adapter, files, tmp_path):
     with visit(accept_downloads=True) as page:
         pick(page, 3)
         segment(page)
@@ -136,11 +137,13 @@ def test_from_an_example_to_files(visit, calls, tmp_path):
         assert [record["absent"] for record in records] == [False, False, True]
 
         page.get_by_role("button", name="Ask", exact=True).click()
-        playwright.expect(page.locator(".message.bot")).to_have_text("two")
+        playwright.expect(page.locator(".message.bot")).to_have_text(answer(adapter, files[3], EXAMPLES[3].question))
         question = page.get_by_label("Question about the picture")
         question.fill("is there a red book ?")
         question.press("Enter")
-        playwright.expect(page.locator(".message.bot").last).to_have_text("no")
+        playwright.expect(page.locator(".message.bot").last).to_have_text(
+            answer(adapter, files[3], "is there a red book ?")
+        )
         assert page.locator(".message.bot").count() == 2
 
         pick(page, 0)  # what was found in another picture goes

@@ -50,7 +50,7 @@ def test_the_table_has_a_row_per_prompt_and_no_markup_of_a_visitor(adapter, file
 
 def test_the_head_of_the_page_names_the_models(adapter):
     words = looks.head(adapter)
-    assert "built-in tiny LLaVA (2.9 M parameters)" in words and "lite (0.7 M parameters)" in words
+    assert "built-in tiny LLaVA (3.0 M parameters)" in words and "lite (0.7 M parameters)" in words
     assert looks.ONLY_ITS_WORLD in words
 
 
