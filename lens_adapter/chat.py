@@ -84,6 +84,12 @@ class GroundedText:
     phrases: list[Phrase]
     output: LensOutput
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the text with its names in the colors of their masks, the picture, and a table."""
+        from lens_adapter.visualize import grounded_html
+
+        return grounded_html(self.text, [(phrase.span, phrase.row) for phrase in self.phrases], self.output)
+
 
 @dataclass(frozen=True)
 class Route:

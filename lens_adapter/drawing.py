@@ -1,15 +1,19 @@
-"""Antialiased shapes and well-set text with Pillow; knows nothing of masks' meaning or of models."""
+"""Antialiased shapes (matplotlib's Agg) and well-set text (Pillow); knows nothing of masks' meaning or of models."""
 
 from __future__ import annotations
 
 from functools import cache, lru_cache
 from math import sqrt
-from pathlib import Path
+from pathlib import Path as FilePath
 
 import matplotlib
 import numpy as np
 from contourpy import contour_generator
 from matplotlib import font_manager
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.patches import BoxStyle
+from matplotlib.path import Path
+from matplotlib.transforms import Affine2D
 from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, ...]
@@ -19,7 +23,7 @@ WHITE, INK, GREY, HAIRLINE = (255, 255, 255), (28, 32, 38), (104, 112, 124), (22
 
 
 class Canvas:
-    """Shapes over an RGB picture, drawn at a multiple of its resolution and brought down by `drawn`.
+    """Antialiased shapes over an RGB picture.
 
     Args:
         picture: what to draw on.
@@ -27,40 +31,48 @@ class Canvas:
     """
 
     def __init__(self, picture: Image.Image, unit: float | None = None):
-        area = picture.width * picture.height
         self.picture = picture
-        self.unit = unit or max(0.5, 0.0022 * sqrt(area))
-        self._zoom = 4 if area < 2**21 else 2  # 2**21: about 2 megapixels
-        size = (picture.width * self._zoom, picture.height * self._zoom)
-        # The transparent ground is white, as most of what borders on it is.
-        self._layer = Image.new("RGBA", size, (*WHITE, 0))
-        self._draw = ImageDraw.Draw(self._layer)
+        self.unit = unit or max(0.5, 0.0022 * sqrt(picture.width * picture.height))
+        # At 72 dots per inch a point is a pixel. Agg's y grows upwards.
+        self._layer = RendererAgg(picture.width, picture.height, 72)
+        self._upright = Affine2D().scale(1, -1).translate(0, picture.height)
 
     def outline(self, points: np.ndarray, color: Color) -> None:
-        """A closed line through (P, 2) x, y in pixels, the first again at the end; white at both sides, to be seen."""
-        # Large pictures have more points to an outline than can be seen, and each costs time.
-        step = max(1, min(int(self.unit / 1.5), len(points) // 24))
-        thinned = np.concatenate([points[:-1:step], points[:1]])
-        path = [tuple(point) for point in (thinned * self._zoom).tolist()]
-        for width, fill in ((4.4, (*WHITE, 225)), (2.2, (*color, 255))):
-            self._draw.line(path, fill, max(1, round(width * self.unit * self._zoom)), joint="curve")
+        """A closed line through (P, 2) x, y in pixels, on a white one that sets it off from any ground."""
+        path = Path(points, closed=True)
+        for width, stroke in ((4.4, (*WHITE, 225)), (2.2, (*color, 255))):
+            self._draw(path, stroke=stroke, width=width * self.unit)
 
     def ring(self, x: float, y: float, color: Color) -> None:
         """A small disc in a white ring with a dark hair around it."""
         for radius, fill in ((4.7, (*INK, 150)), (4.2, (*WHITE, 255)), (2.7, (*color, 255))):
-            radius = max(radius * self.unit, 1.2)
-            box = (x - radius, y - radius, x + radius, y + radius)
-            self._draw.ellipse([edge * self._zoom for edge in box], fill)
+            self._draw(Path.circle((x, y), max(radius * self.unit, 1.2)), fill=fill)
 
     def chip(self, box: Box, color: Color) -> None:
         """A filled box with round corners."""
-        radius = 0.22 * (box[3] - box[1]) * self._zoom
-        self._draw.rounded_rectangle([edge * self._zoom for edge in box], radius, (*color, 255))
+        left, top, right, bottom = box
+        round_box = BoxStyle.Round(pad=0, rounding_size=0.22 * (bottom - top))
+        self._draw(round_box(left, top, right - left, bottom - top, 1), fill=(*color, 255))
+
+    def _draw(self, path: Path, *, stroke: Color | None = None, width: float = 0.0, fill: Color | None = None) -> None:
+        """Colors are red, green, blue and opacity, 0 to 255."""
+        pen = self._layer.new_gc()
+        pen.set_linewidth(width)
+        pen.set_joinstyle("round")
+        if stroke is not None:
+            pen.set_foreground(_shares(stroke), isRGBA=True)
+        self._layer.draw_path(pen, path, self._upright, None if fill is None else _shares(fill))
+        pen.restore()
 
     def drawn(self) -> Image.Image:
         """The picture with everything on it."""
-        layer = self._layer.reduce(self._zoom)
+        layer = Image.fromarray(np.asarray(self._layer.buffer_rgba()))
         return Image.alpha_composite(self.picture.convert("RGBA"), layer).convert("RGB")
+
+
+def _shares(color: Color) -> tuple[float, float, float, float]:
+    red, green, blue, opacity = color
+    return red / 255, green / 255, blue / 255, opacity / 255
 
 
 def outlines(mask: np.ndarray) -> list[np.ndarray]:
@@ -128,7 +140,7 @@ def ink_on(color: Color) -> Color:
 def font(size: int, *, bold: bool = False, text: str = "") -> ImageFont.FreeTypeFont:
     """DejaVu Sans as matplotlib ships it; for a text that it lacks letters for, a font of the system that has them."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    usual = str(Path(matplotlib.get_data_path(), "fonts", "ttf", name))
+    usual = str(FilePath(matplotlib.get_data_path(), "fonts", "ttf", name))
     lacking = frozenset(letter for letter in text if letter.isprintable() and not _has(usual, letter))
     return _open_font((_font_with(lacking) if lacking else None) or usual, size)
 

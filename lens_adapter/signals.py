@@ -114,7 +114,7 @@ class Keypoints:
         _require_shape("Keypoints.valid", self.valid, n, k)
 
 
-@dataclass
+@dataclass(repr=False)
 class LensOutput:
     """Masks of the N prompts of one image.
 
@@ -157,6 +157,13 @@ class LensOutput:
             _require_shape("LensOutput.logits", self.logits, n, *self.image_size)
         if self.image is not None and self.image.size[::-1] != tuple(self.image_size):
             raise LensError(f"LensOutput.image: expected (H, W) {self.image_size}, got {self.image.size[::-1]}.")
+
+    def __repr__(self) -> str:
+        """One line, without the tensors."""
+        height, width = self.image_size
+        rows = zip(self.prompts, self.scores.tolist(), self.masks, strict=True)
+        found = [f"{prompt!r} {score:.2f}{'' if mask.any() else ' empty'}" for prompt, score, mask in rows]
+        return f"LensOutput({width} x {height} pixels, {len(found)} prompts: {', '.join(found)})"
 
     def plot(self) -> Image:
         """The image with every mask, its outline, keypoints and label drawn on it, at its own resolution."""

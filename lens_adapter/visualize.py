@@ -51,7 +51,7 @@ KEYPOINT = PALETTE[1]  # on a heatmap: the one hue that magma lacks
 
 
 def color_of(index: int) -> Color:
-    """The colour of the prompt at `index`: of the palette, then darker, then lighter, and so round again."""
+    """The color of the prompt at `index`: of the palette, then darker, then lighter, and so round again."""
     towards, share = ((0, 0.0), (0, 0.45), (255, 0.55))[index // len(PALETTE) % 3]
     return tuple(round(level + share * (towards - level)) for level in PALETTE[index % len(PALETTE)])
 
@@ -176,6 +176,24 @@ def to_html(output: LensOutput) -> str:
     heads = "".join(f"<th {_CELL}>{title}</th>" for title in ("", "prompt", "score", "area", "keypoints (x, y)"))
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     return table if output.image is None else f"<div>{_html_picture(plot_output(output))}{table}</div>"
+
+
+def grounded_html(text: str, spans: Sequence[tuple[tuple[int, int] | None, int]], output: LensOutput) -> str:
+    """For notebooks: a text whose names are marked in the colors of their masks, above `to_html`.
+
+    Args:
+        spans: per name its place in the text, or None, and its prompt's index in `output`; where two overlap, the first
+            is marked.
+    """
+    marked, done = [], 0
+    for (start, end), index in sorted((span, index) for span, index in spans if span is not None):
+        if start >= done:
+            background, ink = color_of(index), ink_on(color_of(index))
+            style = f"background: rgb{background}; color: rgb{ink}; border-radius: 3px; padding: 0 3px"
+            marked.append(f'{escape(text[done:start])}<mark style="{style}">{escape(text[start:end])}</mark>')
+            done = end
+    words = "".join(marked) + escape(text[done:])
+    return f'<div><p style="white-space: pre-wrap">{words}</p>{to_html(output)}</div>'
 
 
 def _html_picture(picture: Image.Image) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lens_adapter import LensAdapter
 from lens_adapter.chat import find_phrases
 from lens_adapter.config import ROUTING_QUESTION
 from lens_adapter.errors import InputError, NotAttachedError
+from lens_adapter.visualize import color_of
 from tests.tiny.adapters import hooks_in, marks_on, tiny_adapter, tiny_trio
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.processors import llava_processor
@@ -77,6 +79,18 @@ def test_masks_are_those_of_segment():
         assert torch.equal(phrase.mask, alone.masks[phrase.row]) and phrase.mask.shape == (50, 70)
         assert phrase.score == float(alone.scores[phrase.row])
     assert alone.masks[0].any() and not torch.equal(alone.masks[0], alone.masks[2])
+
+
+def test_a_notebook_shows_names_in_the_colors_of_their_masks():
+    adapter, _, _ = tiny_trio()
+    text = "The cat & a <b>dog</b>."
+    said = adapter.ground(IMAGE, text, ["the cat", "a <b>dog", "dog", "the mouse"])
+    page = said._repr_html_()
+    marks = re.findall(r'<mark style="background: rgb(\(.*?\)); [^"]*">(.*?)</mark>', page)
+    assert marks == [(str(color_of(0)), "The cat"), (str(color_of(1)), "a &lt;b&gt;dog")]
+    shown = ElementTree.fromstring(page)
+    assert "".join(shown.find("p").itertext()) == text
+    assert len(shown.findall(".//tbody/tr")) == 4 and shown.find(".//img") is not None
 
 
 def test_a_text_that_names_nothing_has_no_masks():

@@ -19,6 +19,7 @@ import lens_adapter
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin import evaluation
 from lens_adapter.cli import _parser, main
+from lens_adapter.demo import ONLY_ITS_WORLD
 from lens_adapter.evaluation import Evaluation
 from lens_adapter.training.run import read_config
 from tests.data.formats import reference
@@ -216,6 +217,15 @@ def test_an_interrupted_command_says_so_in_one_line(folders, tmp_path, capsys, m
     assert capsys.readouterr().err.endswith("lens-adapter segment: interrupted\n")
 
 
+def test_memory_that_does_not_suffice_is_said_in_one_line(folders, tmp_path, capsys, monkeypatch):
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB.")
+
+    monkeypatch.setattr(LensAdapter, "segment", too_large)
+    assert segment(folders, "-o", str(tmp_path / "out.png")) == 1
+    assert capsys.readouterr().err.endswith("segment: CUDA out of memory. Tried to allocate 9 GiB.\n")
+
+
 def test_an_error_of_ours_is_not_hidden(folders, monkeypatch):
     monkeypatch.setattr(LensAdapter, "segment", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -256,7 +266,7 @@ def test_segment_by_the_models_that_ship(folders, tmp_path, monkeypatch, capsys)
     use_shipped(monkeypatch, tmp_path / "builtin")
     output = tmp_path / "out.png"
     assert main(["segment", str(folders / "photo.png"), "a dog", "--model", "builtin", "-o", str(output)]) == 0
-    assert "knows one small world only" in capsys.readouterr().err and output.is_file()
+    assert ONLY_ITS_WORLD in capsys.readouterr().err and output.is_file()
 
 
 def test_segment_takes_several_prompts_and_a_dtype(folders, tmp_path, capsys):

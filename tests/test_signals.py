@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,22 @@ def test_output_takes_what_fits():
     assert [len(points) for points in none_found.keypoints] == [0, 0]
 
 
-def test_output_does_not_print_its_image():
-    assert "Image" not in repr(an_output(image=Image.new("RGB", (8, 6))))
+def test_an_output_is_printed_in_one_line():
+    output = an_output(scores=torch.tensor([0.93, 0.126]))
+    output.masks[:] = False
+    output.masks[0, 0, 0] = True
+    first, second = output.prompts
+    assert repr(output) == f"LensOutput(8 x 6 pixels, 2 prompts: {first!r} 0.93, {second!r} 0.13 empty)"
+
+
+def test_records_are_plain_data():
+    output = an_output()
+    records = json.loads(json.dumps(output.to_records()))
+    assert [record["prompt"] for record in records] == output.prompts
+    assert [record["area"] for record in records] == output.masks.sum((1, 2)).tolist()
+    assert [record["segmentation"] for record in records] == output.to_coco_rle()
+    assert [record["keypoints"] for record in records] == [points.tolist() for points in output.keypoints]
+    assert an_output(0).to_records() == []
 
 
 def test_coco_rle_decodes_to_the_same_masks():

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lens-adapter {args.command}: interrupted", file=sys.stderr)
         return 1
     except Exception as error:
-        if not isinstance(error, (LensError, OSError, *_http_errors())):
+        if not isinstance(error, _foreseen()):
             raise
         print(f"lens-adapter {args.command}: {one_line(error)}", file=sys.stderr)
         return 1
@@ -63,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _http_errors() -> tuple[type[Exception], ...]:
+def _foreseen() -> tuple[type[Exception], ...]:
+    """What a user can do something about."""
+    import torch
+
     from lens_adapter.publishing import HTTP_ERRORS
 
-    return HTTP_ERRORS
+    return (LensError, OSError, torch.OutOfMemoryError, *HTTP_ERRORS)
