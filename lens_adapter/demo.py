@@ -51,7 +51,8 @@ class Shown:
         return sample_scene(self.index, "test")
 
 
-# Chosen for what is in them, from scenes behind those of the published figures: few things, read at a glance.
+# Chosen, from scenes behind those of the published figures: few things, read at a glance, prompts of many kinds that
+# work. How often they do, the figures say.
 SHOWN = (
     Shown(
         index=148846,
