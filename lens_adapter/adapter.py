@@ -409,7 +409,8 @@ class LensAdapter(PreTrainedModel):
             images: one image (PIL, path, numpy HxWx3 uint8, torch 3xHxW uint8) or a list of them.
             prompts: for one image a prompt or a list of prompts; for a list of images a list as long, each entry a
                 prompt or a list of prompts.
-            batch_size: rows (image and prompt) run through the base together; default: all prompts of one image.
+            batch_size: rows (image and prompt) that run together, of several images too, which pays on an accelerator;
+                default: the prompts of one image, 32 at a time. Prompts in one batch share their image's tokens.
             mask_threshold: a pixel is foreground above this probability; default: the config's.
             score_threshold: a prompt whose score is below this names nothing, and its mask is empty; 0: never; default:
                 the config's. Logits are as they are.

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from lens_adapter import LensAdapter, LensOutput
+from lens_adapter import LensAdapter, LensOutput, segmentation
 from lens_adapter.errors import CheckpointMismatchError, LensError
 from tests.tiny.adapters import (
     FUSIONS,
@@ -118,6 +118,14 @@ def test_a_batch_is_the_same_as_one_by_one(architecture, fusion):
         for row, out in zip(heats, alone, strict=True):
             torch.testing.assert_close(row, out.heatmaps[0], atol=2e-4, rtol=0)
     assert (alone[1].logits - alone[2].logits).abs().max() > 0.1  # same image, other prompt
+
+
+def test_rows_that_run_together():
+    rows = [(0, "a"), (0, "b"), (1, "c"), (1, "d"), (1, "e")]
+    assert segmentation._batches(rows, None) == [rows[:2], rows[2:]]
+    assert segmentation._batches(rows, 3) == [rows[:3], rows[3:]]
+    many = [(0, str(k)) for k in range(segmentation.PROMPTS_TOGETHER + 1)]
+    assert segmentation._batches([*many, (1, "z")], None) == [many[:-1], many[-1:], [(1, "z")]]
 
 
 def test_each_image_is_encoded_once():
