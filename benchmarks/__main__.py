@@ -2,6 +2,7 @@
 
 python -m benchmarks                                    # all of them, on the CPU, with a tiny base
 python -m benchmarks --device cuda --base llava-1.5-7b  # random weights in the real dimensions
+python -m benchmarks --dtype bfloat16 --base llava-1.5-7b --sam vit_b --only peer early_exit  # on a CPU, with 20 GB
 python -m benchmarks --only shared_prefix --repeats 9
 python -m benchmarks --profile                          # where the time of `segment` goes
 python -m benchmarks --render                           # write page and figures again from what was measured
@@ -25,11 +26,13 @@ from benchmarks.figures import draw_growth, draw_profile
 from benchmarks.harness import SECONDS, TOKENS, Stage
 from benchmarks.report import page, table
 from benchmarks.suite import BENCHMARKS
+from lens_adapter.config import SAM_VARIANTS
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "benchmarks"  # suite-BASE-DEVICE.json each
 DOCS = ROOT / "docs"
 PROFILE = ("profile", "encoders")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,6 +44,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--base", choices=list(BASES), default="tiny", help="dimensions of the base; random weights")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of base, head and SAM; default: float32, the base's own for that on a GPU"
+    )
+    parser.add_argument("--sam", choices=list(SAM_VARIANTS), help="size of SAM; default: the one beside the base")
     parser.add_argument("--only", choices=list(BENCHMARKS), nargs="+", default=list(BENCHMARKS), metavar="BENCHMARK")
     parser.add_argument("--profile", action="store_true", help=f"the same as --only {' '.join(PROFILE)}")
     parser.add_argument("--repeats", type=int, default=5, help="rounds in which every way runs once")
@@ -55,7 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here")
     if not asked.render:
-        stage = Stage(asked.device, asked.base, asked.repeats, asked.seconds, asked.tokens)
+        dtype = None if asked.dtype is None else getattr(torch, asked.dtype)
+        stage = Stage(asked.device, asked.base, asked.repeats, asked.seconds, asked.tokens, dtype=dtype, sam=asked.sam)
         path = asked.records / f"suite-{asked.base}-{asked.device}.json"
         measure(stage, list(PROFILE) if asked.profile else asked.only, path)
     render(read_records(asked.records), asked.docs)

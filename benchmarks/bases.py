@@ -53,7 +53,7 @@ class Base:
         config: what `AutoConfig.for_model` takes.
         processor: makes the processor that fits; given a number, images have that many tokens along each side.
         sam: the segment-anything beside it, whose weights are random too.
-        dtype: of the base, on an accelerator (float32 on a CPU).
+        dtype: of the base on an accelerator, unless another is asked for.
     """
 
     config: dict[str, Any]
@@ -63,7 +63,12 @@ class Base:
 
 
 def build(
-    name: str, device: str, *, layers: int | None = None, side: int | None = None
+    name: str,
+    device: str,
+    *,
+    layers: int | None = None,
+    side: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A base in eval mode on `device`, and its processor.
 
@@ -72,6 +77,7 @@ def build(
         device: "cpu", "cuda" or "meta".
         layers: of the decoder; default: as many as the name stands for.
         side: image tokens along each side of a (square) image; default likewise.
+        dtype: of the weights; default: that of the base on "cuda", float32 elsewhere.
     """
     base = BASES[name]
     torch.manual_seed(0)
@@ -81,8 +87,9 @@ def build(
     if side is not None and "image_size" in facts["vision_config"]:
         facts["vision_config"]["image_size"] = side * facts["vision_config"]["patch_size"]
     config = AutoConfig.for_model(facts.pop("model_type"), **facts)
+    dtype = dtype or (base.dtype if device == "cuda" else torch.float32)
     with torch.device(device):
-        model = AutoModelForImageTextToText.from_config(config, dtype=base.dtype if device == "cuda" else torch.float32)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     return model.eval(), base.processor(side)
 
 

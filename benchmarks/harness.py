@@ -90,6 +90,8 @@ class Stage:
         seconds: see `SECONDS`.
         tokens: see `TOKENS`.
         layers, side: of the base, where they are not those that its name says; as for `bases.build`.
+        dtype: of base, head and SAM alike; default: as `bases.build` makes the base, and float32 for the others.
+        sam: size of segment-anything, where it is not the one beside the base.
     """
 
     device: str
@@ -99,18 +101,22 @@ class Stage:
     tokens: Sequence[int] = TOKENS
     layers: int | None = None
     side: int | None = None
+    dtype: torch.dtype | None = None
+    sam: str | None = None
 
     @cached_property
     def pair(self) -> tuple[PreTrainedModel, ProcessorMixin]:
         """The base, on the device, and its processor."""
-        return bases.build(self.base, self.device, layers=self.layers, side=self.side)
+        return bases.build(self.base, self.device, layers=self.layers, side=self.side, dtype=self.dtype)
 
-    def adapter(self, fusion: str = "lite") -> LensAdapter:
-        """A fresh, untrained adapter attached to the base."""
+    def adapter(self, fusion: str = "lite", **fields: Any) -> LensAdapter:
+        """A fresh, untrained adapter attached to the base; `fields` of its config."""
         torch.manual_seed(0)
         model, processor = self.pair
-        sam = {**bases.BASES[self.base].sam, "include_image_encoder": True}
-        return LensAdapter.from_model(model, processor, load_sam=False, fusion=fusion, sam=sam).eval()
+        sam = bases.BASES[self.base].sam if self.sam is None else {"variant": self.sam}
+        sam = {**sam, "include_image_encoder": True}
+        adapter = LensAdapter.from_model(model, processor, load_sam=False, fusion=fusion, sam=sam, **fields)
+        return adapter.to(self.dtype).eval() if self.dtype else adapter.eval()
 
     def compare(
         self,
@@ -173,7 +179,9 @@ class Stage:
             "threads": torch.get_num_threads(),
             "base": self.base,
             "base_class": type(model).__name__,
-            "base_dtype": str(model.dtype).removeprefix("torch."),
+            "base_dtype": _name(model.dtype),
+            "adapter_dtype": _name(self.dtype or torch.float32),
+            "sam": self.sam or bases.BASES[self.base].sam["variant"],
             "attention": model.config._attn_implementation,
             "repeats": self.repeats,
             "versions": {
@@ -208,6 +216,10 @@ def proportions(
     ratios = {name: amount / amounts[reference] for name, amount in amounts.items()}
     rows = [Row(name, ratio, ratio, ratio) for name, ratio in ratios.items()]
     return Comparison(title, reference, rows, list(notes), quantity, dict(goals or {}))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _cpu_name() -> str:

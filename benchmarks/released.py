@@ -28,7 +28,8 @@ class ReleasedPipeline(nn.Module):
     Args:
         model, processor: the base; its decoder layers must be those of Llama or Qwen2 (norm, attention, norm, MLP).
         config: of a mirror head, for the tapped layer and all sizes.
-        sam: the image encoder and the mask decoder of the adapter that this is compared with.
+        sam: the image encoder and the mask decoder of the adapter that this is compared with; their dtype is that of
+            everything here.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, config: LensConfig, sam: SamDecoder):
@@ -38,9 +39,9 @@ class ReleasedPipeline(nn.Module):
         anatomy = find_anatomy(model)
         self.image_token, self.rotary = anatomy.image_token_id, anatomy.decoder.rotary_emb
         width, channels = config.hidden_size, config.sam["out_channels"]
-        like = {"device": model.device, "dtype": torch.float32}
+        like = {"device": model.device, "dtype": sam.dtype}
         self.fusion = copy.deepcopy(anatomy.layers[config.tap_layer : config.tap_layer + config.fusion_layers])
-        self.fusion.float()
+        self.fusion.to(sam.dtype)
         for layer in self.fusion:
             layer.self_attn.config._attn_implementation = "eager"
         heads = config.num_attention_heads
@@ -68,7 +69,9 @@ class ReleasedPipeline(nn.Module):
             embedding = sam.encode_images([image])
         inputs = build_inputs(processor, [image], [prompt], self.config.prompt_template, device=model.device)
         output = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-        hidden, attention = self.fuse(output.hidden_states[self.config.tap_layer].float())  # (1, T, D), (1, h, T, T)
+        hidden, attention = self.fuse(
+            output.hidden_states[self.config.tap_layer].to(sam.dtype)
+        )  # (1, T, D), (1, h, T, T)
         places = (inputs["input_ids"][0] == self.image_token).nonzero()[:, 0]  # (n,)
         height, width = self.grid(inputs, len(places))
         heat = attention.mean(dim=1)[0, -1, places].view(height, width)

@@ -74,6 +74,8 @@ def _goals(records: list[Record]) -> Iterator[str]:
 def _where(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
     base = f"{record['base']} ({record['base_class']}, {record['base_dtype']}, {record['attention']})"
+    if "sam" in record:  # older records do not say
+        base += f", head and SAM's {record['sam']} in {record['adapter_dtype']},"
     return f"{base} on {record['device']}, {record['threads']} threads, {record['repeats']} rounds; {versions}"
 
 

@@ -51,13 +51,13 @@ def size_of_adapter(base: str, fusion: str) -> Size:
 
 
 @torch.no_grad()
-def count_flops(base: str) -> dict[str, int]:
-    """Operations for one image and one prompt, by part.
+def count_flops(base: str, tap_layer: int | None = None) -> dict[str, int]:
+    """Operations for one image and one prompt, by part; of heads that read `tap_layer`, by default the middle one.
 
     "bare prefill" is without the output layer; "prefill for lite" and "... for mirror" end where the head reads.
     """
     model, processor = bases.build(base, "meta")
-    config, image = LensConfig.from_model(model, fusion="lite"), picture()
+    config, image = LensConfig.from_model(model, fusion="lite", tap_layer=tap_layer), picture()
     inputs = build_inputs(processor, [image], PROMPTS[:1], config.prompt_template)
     layouts = token_layouts(model, processor, inputs, [(image.height, image.width)])
     tokens = inputs["input_ids"].shape[1]

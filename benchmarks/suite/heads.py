@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks.bases import BASES
 from benchmarks.harness import Comparison, Stage, Work, proportions
 from benchmarks.suite import counting
-from benchmarks.suite.registry import ask, benchmark
+from benchmarks.suite.registry import ask, benchmark, paper_tap
 from benchmarks.suite.steps import Steps
 
 LARGE = ("llava-1.5-7b", "qwen2.5-vl-7b")  # what is counted
@@ -37,7 +37,7 @@ def counted(stage: Stage) -> Iterator[Comparison]:
     """Counted, not timed, at the dimensions of two released bases: parameters, the size of a checkpoint, and
     floating-point operations (by torch's FlopCounterMode, a multiplication and an addition being two; elementwise work
     is not in it; attention counts all pairs of tokens, causal or not). The base is on the meta device, where nothing
-    is computed."""
+    is computed. Heads read the middle layer, which is the default, or that of the paper."""
     for name in LARGE:
         sizes = {fusion: counting.size_of_adapter(name, fusion) for fusion in ("lite", "mirror")}
         for kind, of, limit in (
@@ -60,7 +60,9 @@ def _millions(sizes: dict[str, counting.Size], kind: str) -> list[str]:
 
 
 def _operations(name: str) -> Iterator[Comparison]:
-    flops = counting.count_flops(name)
+    layers = BASES[name].config["text_config"]["num_hidden_layers"]
+    by_tap = {tap: counting.count_flops(name, tap) for tap in (layers // 2, paper_tap(layers))}
+    flops = by_tap[layers // 2]
     variant = BASES[name].sam["variant"]
     whole, decoder = flops["bare prefill"], flops["SAM's mask decoder"]
     note = f"{whole / 1e12:.2f} TFLOP for the bare prefill, without the output layer: one image, one prompt."
@@ -72,8 +74,10 @@ def _operations(name: str) -> Iterator[Comparison]:
         *((f"with SAM's {name}", encoder, 0.7) for name, encoder in encoders.items()),
     ):
         amounts = {"released pipeline": released + extra}
-        for fusion in ("mirror", "lite"):
-            amounts[fusion] = flops[f"prefill for {fusion}"] + flops[f"{fusion} head"] + decoder + extra
+        for tap, counts in by_tap.items():
+            for fusion in ("mirror", "lite"):
+                ours = counts[f"prefill for {fusion}"] + counts[f"{fusion} head"] + decoder
+                amounts[f"{fusion} at layer {tap} of {layers}"] = ours + extra
         yield proportions(
             f"{name}: one prompt, end to end, {title}",
             amounts,
@@ -83,5 +87,5 @@ def _operations(name: str) -> Iterator[Comparison]:
                 "As `peer`, but counted: the released pipeline has the whole prefill, the mirror head, the same SAM "
                 f"and no logits; those of all tokens would add {flops[LOGITS] / amounts['released pipeline']:.1%}."
             ],
-            {"mirror": goal, "lite": goal},
+            dict.fromkeys(list(amounts)[1:], goal),
         )

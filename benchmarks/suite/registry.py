@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Benchmark] = {}
 
 PROMPTS = [f"the {color} {thing} on the {side}" for color in ("red", "small") for thing in ("car", "dog", "cup", "hat")
            for side in ("left", "right")]  # fmt: skip
+PAPER_TAP = 14 / 32  # the layer that the paper's heads read, of those of LLaVA-1.5-7B
 SEVERAL = (4, 16)  # prompts or images at once
 PICTURE = (480, 640)  # (H, W), as in COCO
 
@@ -27,6 +28,11 @@ def benchmark(function: Benchmark) -> Benchmark:
     """Register a function under its name. It yields a `Comparison` for each of its tables; nothing has gradients."""
     BENCHMARKS[function.__name__] = torch.no_grad()(function)
     return BENCHMARKS[function.__name__]
+
+
+def paper_tap(layers: int) -> int:
+    """The layer of a decoder with so many that is read by a head like the paper's."""
+    return round(PAPER_TAP * layers)
 
 
 def picture(seed: int = 0, size: tuple[int, int] = PICTURE) -> Image.Image:

@@ -10,17 +10,20 @@ from torch import Tensor
 
 from benchmarks.harness import Comparison, Stage, Work
 from benchmarks.released import ReleasedPipeline
-from benchmarks.suite.registry import PROMPTS, SEVERAL, benchmark, know, picture, segment
+from benchmarks.suite.registry import PROMPTS, SEVERAL, benchmark, know, paper_tap, picture, segment
+from lens_adapter.vlm.anatomy import find_anatomy
 
 
 @benchmark
 def peer(stage: Stage) -> Iterator[Comparison]:
     """The work of the paper's released pipeline, in our own words: for each prompt the whole base with the hidden
     states of all layers, an eager fusion, one SAM decode, and an embedding of the image. Same base, same SAM, same
-    dimensions of the mirror head. In the peer's favor, its base computes the logits of the last token only and keeps
-    no cache. Where SAM's image encoder is left out, both are given the embedding."""
+    dimensions of the mirror head. All read the layer that the paper reads: 14 of 32, or the same share of others. In
+    the peer's favor, its base computes the logits of the last token only and keeps no cache. Where SAM's image encoder
+    is left out, both are given the embedding."""
     model, processor = stage.pair
-    image, adapters = picture(), {fusion: stage.adapter(fusion) for fusion in ("mirror", "lite")}
+    tap = paper_tap(len(find_anatomy(model).layers))
+    image, adapters = picture(), {fusion: stage.adapter(fusion, tap_layer=tap) for fusion in ("mirror", "lite")}
     mirror = adapters["mirror"]
     released = ReleasedPipeline(model, processor, mirror.config, mirror.decoder)
     embedding = mirror.decoder.encode_images([image])

@@ -345,4 +345,10 @@ def arguments(description: str, minutes: float) -> argparse.ArgumentParser:
     parser.add_argument("--start", type=Path, help="folder of weights to start from, for example the shipped ones")
     parser.add_argument("--first", type=int, default=0, help="first scene: others than those that made the weights")
     parser.add_argument("--rate", type=float, default=1.0, help="times the learning rates; less to go on from weights")
+    parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16; far faster on some processors")
     return parser
+
+
+def multiplying(args: argparse.Namespace) -> torch.autocast:
+    """Within it, matrices are multiplied as `--bfloat16` says; weights and what heads read stay float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16)

@@ -35,6 +35,7 @@ from recipe import (
     fingerprint,
     flat_then_cosine,
     image_features,
+    multiplying,
     normalized,
     optimizers,
     random_filter,
@@ -85,6 +86,8 @@ EVERYTHING = {
     "description": 1,
     "routing": 0.5,
 }
+# What is answered worst at the end, and decides what the masks of spatial prompts are worth.
+HARDEST = EVERYTHING | {"where_spatial": 12, "where_ordinal": 5, "where_several": 4}
 # What comes after all that the heads read: the rest of the last layer, whose queries and keys make its attention.
 _LAST = "model.language_model.layers.3."
 UNREAD = (
@@ -96,7 +99,8 @@ LEVELS = (
     Level((2, 2), 10, {**SIMPLE, "relations": 3}, 0.85),
     Level((2, 3), 14, {**SIMPLE, **EASY}, 0.85),
     Level((2, 5), 18, {**SIMPLE, **EASY, **EASY_SPATIAL}, 0.82),
-    Level((2, 8), 22, EVERYTHING, 2.0),
+    Level((2, 8), 22, EVERYTHING, 0.87),
+    Level((2, 8), 22, HARDEST, 2.0),
 )
 
 
@@ -229,12 +233,13 @@ def main() -> None:
         batch = next(stream)
         embedded = decoder.embed_tokens(batch["ids"])
         embedded = torch.cat([embedded[:, :1], batch["image"], embedded[:, PREFIX:]], dim=1)
-        states = decoder(
-            inputs_embeds=embedded, attention_mask=block_mask(batch["owner"]), position_ids=batch["positions"]
-        ).last_hidden_state
         targets = batch["labels"][:, 1:]
         asked = targets != IGNORED
-        logits = model.lm_head(states[:, :-1][asked])
+        with multiplying(args):
+            states = decoder(
+                inputs_embeds=embedded, attention_mask=block_mask(batch["owner"]), position_ids=batch["positions"]
+            ).last_hidden_state
+            logits = model.lm_head(states[:, :-1][asked]).float()
         truth = targets[asked]
         weight = torch.where(truth == EOS, END_WEIGHT, 1.0)
         loss = (F.cross_entropy(logits, truth, reduction="none") * weight).sum() / weight.sum()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recipe import SHIPPED, Session, arguments, batches, flat_then_cosine, random_filter
+from recipe import SHIPPED, Session, arguments, batches, flat_then_cosine, multiplying, random_filter
 from torch import Tensor
 from transformers import (
     SamConfig,
@@ -137,7 +137,8 @@ def main() -> None:
         pictures, clicks, masks = next(stream)
         target = masks.flatten(0, 1)  # (N, 96, 96)
         sparse, _ = decoder.prompt_encoder(points=(clicks.flatten(0, 1)[:, None], label), boxes=None, masks=None)
-        embeddings = decoder.image_encoder(normalized(sam, pictures))
+        with multiplying(args):
+            embeddings = decoder.image_encoder(normalized(sam, pictures)).float()
         logits, quality = decoder(embeddings, index, sparse)
         bce = F.binary_cross_entropy_with_logits(logits, target, pos_weight=torch.tensor(2.0))
         dice = dice_loss(logits, target).mean()
