@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from transformers import ProcessorMixin
 
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
@@ -23,7 +22,7 @@ from lens_adapter.data.things import Scene, sample_scene
 from lens_adapter.evaluation import overlap
 from lens_adapter.signals import LensOutput
 from lens_adapter.visualize import Panel, contact_sheet
-from lens_adapter.vlm.inputs import build_inputs, load_image
+from lens_adapter.vlm.inputs import build_inputs, load_image, unread_words
 
 PICTURE_SIZE = 480
 ONLY_ITS_WORLD = (
@@ -162,8 +161,9 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
     pictures = [request.picture for request in requests]
     questions = [request.question for request in requests]
     model, processor = builtin.load_base()
-    if unknown := _unknown_words(processor, requests):
-        print(f"Words it has never read: {', '.join(unknown)}.", file=sys.stderr)
+    asked = [prompt for request in requests for prompt in request.prompts]
+    if unread := unread_words(processor, asked):
+        print(f"Words it has never read: {', '.join(unread)}.", file=sys.stderr)
     before = builtin.ask(model, processor, pictures, questions)
     with builtin.load_head(head).attach(model, processor) as adapter:
         outputs = adapter.segment(pictures, [request.prompts for request in requests])
@@ -224,12 +224,6 @@ def _scene_request(shown: Shown) -> Request:
     masks = scene.masks(PICTURE_SIZE)
     truths = {text: np.asarray(masks[list(targets)].any(axis=0)) for text, targets in shown.prompts.items()}
     return Request(scene.draw(PICTURE_SIZE), truths, shown.question)
-
-
-def _unknown_words(processor: ProcessorMixin, requests: Sequence[Request]) -> list[str]:
-    known = processor.tokenizer.get_vocab()
-    words = (word for request in requests for prompt in request.prompts for word in prompt.lower().split())
-    return sorted({word for word in words if word not in known})
 
 
 def _ious(out: LensOutput, request: Request) -> list[float | None]:

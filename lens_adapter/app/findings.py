@@ -19,7 +19,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import InputError
 from lens_adapter.signals import LensOutput
 from lens_adapter.visualize import PALETTE, heatmap_overlay, mask_overlay, plot_output
-from lens_adapter.vlm.inputs import build_inputs, load_image
+from lens_adapter.vlm.inputs import build_inputs, load_image, unread_words
 
 MASKS, HEATMAP, KEYPOINTS = LAYERS = ("Masks", "Heatmap", "Keypoints")
 ALL = -1  # every prompt, where one of them could be chosen
@@ -167,15 +167,6 @@ def read_prompts(text: str) -> list[str]:
     if len(prompts) > MOST_PROMPTS:
         raise InputError(f"At most {MOST_PROMPTS} prompts at a time; got {len(prompts)}. Take some out.")
     return prompts
-
-
-def unread_words(processor: Any, prompts: Collection[str]) -> list[str]:
-    """Words that the tokenizer has no token for. Most tokenizers spell such words out, and have none."""
-    tokenizer = processor.tokenizer
-    if tokenizer.unk_token_id is None:
-        return []
-    words = dict.fromkeys(word for prompt in prompts for word in prompt.split())
-    return [word for word in words if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]]
 
 
 def _file_name(prompt: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -332,3 +332,12 @@ def _refusal(processor: Any, images: Sequence[Image.Image], error: Exception) ->
             )
     sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
     return f"The processor refuses this batch (images of {sizes} pixels): {error}"
+
+
+def unread_words(processor: Any, prompts: Collection[str]) -> list[str]:
+    """Words that the tokenizer has no token for. Most tokenizers spell such words out, and have none."""
+    tokenizer = processor.tokenizer
+    if tokenizer.unk_token_id is None:
+        return []
+    words = dict.fromkeys(word for prompt in prompts for word in prompt.split())
+    return [word for word in words if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]]
