@@ -52,7 +52,7 @@ from lens_adapter.training.losses import HEAT_SIDE, Targets, lens_losses, reache
 SCENES = 6000
 BATCH = 12
 EXPRESSIONS = 3  # per scene
-WEIGHTS = {"attribute": 0.26, "spatial": 0.22, "ordinal": 0.1, "several": 0.12, "reasoning": 0.18, "absent": 0.12}
+WEIGHTS = {"attribute": 0.24, "spatial": 0.26, "ordinal": 0.1, "several": 0.12, "reasoning": 0.16, "absent": 0.12}
 LOSS_WEIGHTS = {"attention": 1, "bce": 2, "dice": 4, "quality": 1}
 TEMPLATE = "where is {prompt} ?"
 HEADS = {"mirror": {"fusion_layers": 2}, "lite": {"fusion_layers": 2, "fusion_width": 128, "tap_layer": 3}}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lens_adapter.data.things import (
     EXPRESSION_KINDS,
@@ -349,9 +350,15 @@ def test_the_one_in_the_middle_by_hand():
     assert not [text for text in made if re.match("the cup (to the )?(left|right) of the (dog|cat)", text)]  # both are
 
 
-def test_the_page_of_examples_shows_the_truth(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "builtin"))
+def test_the_page_of_examples_shows_the_truth(monkeypatch, tmp_path):
+    root = Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(str(root / "examples" / "builtin"))
     import show_things
+
+    monkeypatch.setattr("sys.argv", ["show_things.py", "--output", str(tmp_path / "things.png")])
+    show_things.main()
+    with Image.open(tmp_path / "things.png") as drawn, Image.open(root / "docs" / "things.png") as shown:
+        assert drawn.size == shown.size
 
     for index, text, targets in show_things.SHOWN:
         assert sorted(reading.read(sample_scene(index, "test"), text)[0]) == list(targets), text
