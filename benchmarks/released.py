@@ -52,6 +52,7 @@ class ReleasedPipeline(nn.Module):
         self.project = nn.Sequential(
             nn.Linear(width, channels, **like), nn.GELU(), nn.Linear(channels, channels, **like)
         )
+        self.places = copy.deepcopy(sam.prompt_encoder.pe_layer).float()  # half precision would blur where a point is
         self.text_vector = nn.Parameter(torch.zeros(channels, **like))
         self.eval()
 
@@ -74,7 +75,7 @@ class ReleasedPipeline(nn.Module):
         )  # (1, T, D), (1, h, T, T)
         places = (inputs["input_ids"][0] == self.image_token).nonzero()[:, 0]  # (n,)
         height, width = self.grid(inputs, len(places))
-        heat = attention.mean(dim=1)[0, -1, places].view(height, width)
+        heat = attention.float().mean(dim=1)[0, -1, places].view(height, width)
         points, valid = self.peaks((heat / heat.max()).clamp(1e-6, 1 - 1e-6))  # (K, 2), (K,)
         features = hidden[0, places].T.view(1, -1, height, width)
         tokens = self.describe(features, points, valid, hidden[:, -1])  # (1, K + 1, C)
@@ -125,7 +126,8 @@ class ReleasedPipeline(nn.Module):
         height, width = features.shape[-2:]
         step = torch.arange(-1.0, 2.0, device=points.device)
         around = torch.stack(torch.meshgrid(step / width, step / height, indexing="xy"), dim=-1).view(1, 9, 2)
-        samples = F.grid_sample(features, 2 * (points[:, None] + around)[None] - 1, align_corners=False)  # (1, D, K, 9)
+        places = 2 * (points[:, None] + around)[None] - 1  # (1, K, 9, 2)
+        samples = F.grid_sample(features.float(), places, align_corners=False).to(text.dtype)  # (1, D, K, 9)
         samples = samples[0].permute(1, 2, 0)  # (K, 9, D)
         query = text.expand(len(points), 1, -1)
         found = self.norms[0](query + self.attend(query, samples, samples, need_weights=False)[0])
@@ -140,17 +142,17 @@ class ReleasedPipeline(nn.Module):
         side, prompts = self.config.sam["image_size"], sam.prompt_encoder
         height, width = (round(length * side / max(size)) for length in size)
         pixels = points * torch.tensor([width, height], device=points.device)
-        places = prompts.pe_layer.forward_with_coords(pixels[None], (side, side))
+        places = self.places.forward_with_coords(pixels[None], (side, side)).to(tokens.dtype)
         spots = torch.where(valid[:, None], tokens[:, :-1] + places, sam.not_a_point)
         _, dense = prompts(points=None, boxes=None, masks=None)
         low, _ = sam.mask_decoder(
             image_embeddings=embedding,
-            image_pe=prompts.get_dense_pe(),
+            image_pe=self.places(prompts.image_embedding_size)[None].to(tokens.dtype),
             sparse_prompt_embeddings=torch.cat([spots, tokens[:, -1:] + self.text_vector], dim=1),
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
-        square = F.interpolate(low, (side, side), mode="bilinear", align_corners=False)
+        square = F.interpolate(low.float(), (side, side), mode="bilinear", align_corners=False)
         whole = F.interpolate(square[..., :height, :width], size, mode="bilinear", align_corners=False)
         return (whole[0, 0].sigmoid() > self.config.mask_threshold).cpu()
 

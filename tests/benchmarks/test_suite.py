@@ -221,6 +221,14 @@ def test_the_released_pipeline_is_the_mirrors_computation(stage):
     assert torch.equal(mask, released(image, PROMPTS[0]))
 
 
+def test_half_precision_goes_all_the_way(mini):
+    stage = Stage("cpu", mini, repeats=1, dtype=torch.bfloat16, sam="vit_b")
+    assert {parameter.dtype for parameter in stage.adapter("mirror").parameters()} == {torch.bfloat16}
+    for comparison in BENCHMARKS["peer"](stage):
+        assert all(isfinite(row.ratio) for row in comparison.rows)
+    assert stage.record()["adapter_dtype"] == stage.record()["base_dtype"] == "bfloat16"
+
+
 def test_the_released_pipelines_points_are_ours(stage):
     """Suppression and sub-pixel refinement, on a map with two peaks away from its border."""
     adapter = stage.adapter("mirror")
