@@ -12,6 +12,7 @@ from benchmarks.suite.registry import ask, benchmark, paper_tap
 from benchmarks.suite.steps import Steps
 
 LARGE = ("llava-1.5-7b", "qwen2.5-vl-7b")  # what is counted
+SAM_SIZES = ("vit_b", "vit_l", "vit_h")
 LOGITS = "logits of all tokens"
 LITE_PARAMETERS, CHECKPOINT_BYTES, LITE_SHARE = 10e6, 60e6, 0.05
 
@@ -63,15 +64,14 @@ def _operations(name: str) -> Iterator[Comparison]:
     layers = BASES[name].config["text_config"]["num_hidden_layers"]
     by_tap = {tap: counting.count_flops(name, tap) for tap in (layers // 2, paper_tap(layers))}
     flops = by_tap[layers // 2]
-    variant = BASES[name].sam["variant"]
     whole, decoder = flops["bare prefill"], flops["SAM's mask decoder"]
     note = f"{whole / 1e12:.2f} TFLOP for the bare prefill, without the output layer: one image, one prompt."
     yield proportions(f"{name}: parts", flops, "bare prefill", "counted operations", [note], {"lite head": LITE_SHARE})
     released = whole + flops["mirror head"] + decoder
-    encoders = {name: flops[f"SAM's {name}"] for name in (variant, "vit_b")}
+    encoders = {size: flops[f"SAM's {size}"] for size in SAM_SIZES}
     for title, extra, goal in (
         ("without SAM's image encoder", 0, 0.55),
-        *((f"with SAM's {name}", encoder, 0.7) for name, encoder in encoders.items()),
+        *((f"with SAM's {size}", encoder, 0.7) for size, encoder in encoders.items()),
     ):
         amounts = {"released pipeline": released + extra}
         for tap, counts in by_tap.items():
