@@ -219,8 +219,8 @@ Beside it the share of right answers that it left, which had no say.
 - One tiny model in one synthetic world: the figures rank nothing at 7 B. No author's code or weights were used.
 - Equal steps are not equal convergence. The shipped heads learned longer, and are better (see the README).
 - One seed each: the intervals are about scenes, not about seeds.
-- A rate is chosen by masks alone and after a few steps, few for LISA style, which starts slowly. A lower one would cost
-  LISA style fewer answers.
+- A rate is chosen by masks alone and after a few steps, few for LISA style, which starts slowly: where its three masks
+  above differ by hundredths, the choice is near chance. A lower rate would cost LISA style fewer answers.
 - LISA style's request holds "where is", as the prompts of the others do, after that word. That questions with
   these words suffer most is in part due to this; those without them are in the table of kinds.
 - The questions are of kinds that the base was taught, in few words. What a fine-tuned 7 B model forgets is another
