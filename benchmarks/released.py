@@ -70,9 +70,8 @@ class ReleasedPipeline(nn.Module):
             embedding = sam.encode_images([image])
         inputs = build_inputs(processor, [image], [prompt], self.config.prompt_template, device=model.device)
         output = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-        hidden, attention = self.fuse(
-            output.hidden_states[self.config.tap_layer].to(sam.dtype)
-        )  # (1, T, D), (1, h, T, T)
+        tapped = output.hidden_states[self.config.tap_layer].to(sam.dtype)  # (1, T, D)
+        hidden, attention = self.fuse(tapped)  # (1, T, D), (1, h, T, T)
         places = (inputs["input_ids"][0] == self.image_token).nonzero()[:, 0]  # (n,)
         height, width = self.grid(inputs, len(places))
         heat = attention.float().mean(dim=1)[0, -1, places].view(height, width)
