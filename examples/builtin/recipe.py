@@ -350,5 +350,5 @@ def arguments(description: str, minutes: float) -> argparse.ArgumentParser:
 
 
 def multiplying(args: argparse.Namespace) -> torch.autocast:
-    """Within it, matrices are multiplied as `--bfloat16` says; weights and what heads read stay float32."""
+    """Within it, matrices are multiplied as `--bfloat16` says; weights stay float32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16)
