@@ -4,9 +4,9 @@ TEST_FLAGS ?= -n 2
 SOURCES := $(wildcard lens_adapter tests examples benchmarks setup.py)
 BIN := .venv/bin
 # The part of the suite that touches transformers' inner workings.
-OLDEST_TESTS := $(wildcard tests/vlm tests/head/test_decoder.py tests/test_config.py tests/test_adapter.py \
-    tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py tests/test_shipped.py tests/test_zoo.py \
-    tests/test_traps.py tests/test_card.py tests/test_chat.py tests/test_pipeline.py tests/hub tests/training)
+OLDEST_TESTS := $(wildcard tests/vlm tests/sam tests/traps tests/zoo tests/hub tests/training tests/builtin/test_shipped.py \
+    tests/test_config.py tests/test_adapter.py tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py \
+    tests/test_chat.py tests/test_pipeline.py)
 
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false

@@ -32,8 +32,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from lens_adapter import LensConfig, builtin
 from lens_adapter.builtin.exam import PICTURE_SIZE
+from lens_adapter.builtin.world import Speaker, sample_scene
 from lens_adapter.data.examples import Example
-from lens_adapter.data.things import Speaker, sample_scene
 from lens_adapter.training import CachedFeatures, LensTrainer, LensTrainingArguments, cache_features
 from lens_adapter.training.losses import HEAT_SIDE, lens_losses
 

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from lens_adapter import LensAdapter, LensConfig, builtin
 from lens_adapter.builtin.exam import EXPRESSIONS, Exam, make_exam
+from lens_adapter.builtin.world import Speaker, sample_scene
 from lens_adapter.data.examples import Example
-from lens_adapter.data.things import Speaker, sample_scene
 from lens_adapter.evaluation import overlap
 from lens_adapter.signals import Keypoints, LensOutput
 from lens_adapter.training import CachedFeatures, LensTrainer, LensTrainingArguments, cache_features

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lens_adapter.config import LensConfig
-from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.inputs import build_inputs
 

@@ -10,7 +10,7 @@ from transformers import pipeline
 
 import lens_adapter.pipeline  # registers "lens-segmentation"
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.demo import SHOWN
+from lens_adapter.builtin.demo import SHOWN
 
 MODEL, HEAD = str(builtin.VLM), builtin.HEADS["lite"]
 image = SHOWN[0].scene().draw(480)

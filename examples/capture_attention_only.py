@@ -9,7 +9,7 @@ asked for are computed, so it does not run out of memory as `output_attentions=T
 import torch
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.demo import SHOWN
+from lens_adapter.builtin.demo import SHOWN
 from lens_adapter.vlm.inputs import build_inputs
 
 model, processor = builtin.load_base()

@@ -10,9 +10,9 @@ They are in lens_adapter/vlm/registry.py, and the families of layouts in windows
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.demo import SHOWN
+from lens_adapter.builtin.demo import SHOWN
+from lens_adapter.vlm.layout.single import fixed_grid
 from lens_adapter.vlm.registry import LayoutRow, register_layout
-from lens_adapter.vlm.windows import fixed_grid
 
 
 class MyConfig(LlavaConfig):

@@ -9,7 +9,7 @@ With LLaVA-1.5 or Qwen2.5-VL, loaded as in segment.py's docstring, ask in plain 
 import re
 
 from lens_adapter import builtin
-from lens_adapter.demo import SHOWN
+from lens_adapter.builtin.demo import SHOWN
 
 image = SHOWN[0].scene().draw(480)
 first, second, *_ = SHOWN[0].prompts

@@ -15,8 +15,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.demo import SHOWN
-from lens_adapter.visualize import heatmap_overlay, mask_overlay
+from lens_adapter.builtin.demo import SHOWN
+from lens_adapter.pictures.overlays import heatmap_overlay, mask_overlay
 from lens_adapter.vlm.inputs import build_inputs
 
 TITLES = (

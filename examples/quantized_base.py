@@ -17,7 +17,7 @@ everything about lite heads, works with either.
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from lens_adapter import builtin
-from lens_adapter.demo import SHOWN
+from lens_adapter.builtin.demo import SHOWN
 
 image, prompts = SHOWN[0].scene().draw(480), list(SHOWN[0].prompts)
 model, processor = builtin.load_base()

@@ -15,7 +15,7 @@ With LLaVA-1.5 or Qwen2.5-VL only the first three lines differ (a head for each 
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.demo import SHOWN
+from lens_adapter.builtin.demo import SHOWN
 
 model = AutoModelForImageTextToText.from_pretrained(builtin.VLM)
 processor = AutoProcessor.from_pretrained(builtin.VLM)

@@ -7,7 +7,7 @@ The models are those of segment.py, whose docstring shows LLaVA-1.5 and Qwen2.5-
 """
 
 from lens_adapter import builtin
-from lens_adapter.demo import SHOWN
+from lens_adapter.builtin.demo import SHOWN
 
 images = [shown.scene().draw(480) for shown in SHOWN]
 prompts = [list(shown.prompts) for shown in SHOWN]  # [["the dog", "every cup"], ["a chair"], ...]: one list per image

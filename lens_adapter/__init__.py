@@ -10,8 +10,8 @@ from lens_adapter import errors
 if TYPE_CHECKING:
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.config import LensConfig
-    from lens_adapter.head.embeddings import EmbeddingCache
-    from lens_adapter.probing import ProbeResult, probe
+    from lens_adapter.evaluation.probing import ProbeResult, probe
+    from lens_adapter.sam.embeddings import EmbeddingCache
     from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 
 __version__ = "0.1.0"
@@ -30,14 +30,14 @@ __all__ = [
 
 # torch and transformers take seconds to import: `lens-adapter --help` should not wait for them.
 _HOMES = {
-    "EmbeddingCache": "lens_adapter.head.embeddings",
+    "EmbeddingCache": "lens_adapter.sam.embeddings",
     "LensAdapter": "lens_adapter.adapter",
     "LensConfig": "lens_adapter.config",
     "LensOutput": "lens_adapter.signals",
     "LensSignals": "lens_adapter.signals",
-    "ProbeResult": "lens_adapter.probing",
+    "ProbeResult": "lens_adapter.evaluation.probing",
     "TokenLayout": "lens_adapter.signals",
-    "probe": "lens_adapter.probing",
+    "probe": "lens_adapter.evaluation.probing",
 }
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lens_adapter.errors import InputError
 from lens_adapter.signals import LensOutput
+from lens_adapter.vlm.hooks import state_kept
 from lens_adapter.vlm.inputs import build_inputs, load_image, text_inputs
-from lens_adapter.vlm.taps import state_kept
 
 if TYPE_CHECKING:
     from lens_adapter.adapter import LensAdapter
@@ -86,7 +86,7 @@ class GroundedText:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the text with its names in the colors of their masks, the picture, and a table."""
-        from lens_adapter.visualize import grounded_html
+        from lens_adapter.pictures.overlays import grounded_html
 
         return grounded_html(self.text, [(phrase.span, phrase.row) for phrase in self.phrases], self.output)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from lens_adapter.errors import InputError
 from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
 from lens_adapter.vlm.inputs import build_inputs, load_image
-from lens_adapter.vlm.prefix import can_share, share_inputs
+from lens_adapter.vlm.shared_prefix import can_share, share_inputs
 
 if TYPE_CHECKING:
     from lens_adapter.adapter import LensAdapter

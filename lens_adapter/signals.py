@@ -193,7 +193,7 @@ class LensOutput:
             >>> adapter.segment(image, "a cup").plot().size
             (640, 480)
         """
-        from lens_adapter.visualize import plot_output
+        from lens_adapter.pictures.overlays import plot_output
 
         return plot_output(self)
 
@@ -246,7 +246,7 @@ class LensOutput:
             >>> [len(outlines) > 0 for outlines in out.to_polygons()] == out.masks.any((1, 2)).tolist()
             True
         """
-        from lens_adapter.drawing import exact_outlines
+        from lens_adapter.pictures.drawing import exact_outlines
 
         return [[line[:-1] for line in exact_outlines(mask)] for mask in self.masks.cpu().numpy()]
 
@@ -255,13 +255,13 @@ class LensOutput:
 
         An empty mask has the box 0 0 0 0. Needs the extra `supervision`.
         """
-        from lens_adapter.visualize import to_detections
+        from lens_adapter.pictures.overlays import to_detections
 
         return to_detections(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture with the masks, and a table."""
-        from lens_adapter.visualize import to_html
+        from lens_adapter.pictures.overlays import to_html
 
         return to_html(self)
 

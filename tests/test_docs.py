@@ -50,7 +50,7 @@ def test_what_examples_import_exists_and_is_in_the_reference():
         if hasattr(home, "__path__") and find_spec(f"{module}.{name}"):
             continue  # a module
         assert hasattr(home, name), f"{module}.{name}"
-        own_page = module == "lens_adapter.data.things"  # docs/things.md
+        own_page = module == "lens_adapter.builtin.world"  # docs/things.md
         assert own_page or f"{module}.{name}" in _reference(), f"{module}.{name}"
 
 

@@ -17,13 +17,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.paper_claims.scenes import SIDE, Batch
 from lens_adapter import LensAdapter, LensConfig, builtin
-from lens_adapter.data.things import sample_scene
-from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.builtin.world import sample_scene
+from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.signals import TokenLayout
 from lens_adapter.training.losses import HEAT_SIDE, Targets, dice_loss, lens_losses
 from lens_adapter.vlm.anatomy import find_anatomy
+from lens_adapter.vlm.hooks import capture
 from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.taps import capture
 
 TEMPLATE = "where is {prompt} ?"  # the base knows how to answer it: with a place
 HEAD_FIELDS = (

@@ -16,8 +16,8 @@ from tqdm import trange
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lens_adapter.builtin.exam import QUESTIONS
-from lens_adapter.data.things import Question, Scene, Speaker, sample_scene
-from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.builtin.world import Question, Scene, Speaker, sample_scene
+from lens_adapter.sam.segment_anything import SamDecoder
 
 SIDE = 192  # pixels at which training scenes are drawn
 BATCH_SCENES = 8

@@ -21,8 +21,8 @@ from benchmarks.paper_claims.methods import LOSS_WEIGHTS, METHODS, QUESTION_STEP
 from benchmarks.paper_claims.scenes import Batch, Encoded, training_batch
 from lens_adapter import builtin
 from lens_adapter.builtin.baselines import with_target
-from lens_adapter.builtin.evaluation import mark
 from lens_adapter.builtin.exam import EXPRESSIONS, Exam, make_exam
+from lens_adapter.builtin.figures import mark
 from lens_adapter.evaluation import overlap
 
 # Of everything that a method learns, but SAM's mask decoder, which has half of it. Three tries each.

@@ -13,9 +13,9 @@ from benchmarks.harness import Comparison, Stage, Work, proportions
 from benchmarks.memory import available_bytes, in_words
 from benchmarks.suite.registry import PROMPTS, SEVERAL, ask, benchmark, know, one_by_one, picture, segment
 from lens_adapter import LensAdapter
-from lens_adapter.vlm import taps
+from lens_adapter.vlm import hooks
 from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.prefix import share_inputs
+from lens_adapter.vlm.shared_prefix import share_inputs
 
 PEER = "eager, all attentions and hidden states"
 OUTCOME = "what it hands over"
@@ -141,7 +141,7 @@ def early_exit(stage: Stage) -> Iterator[Comparison]:
         goals = {}
         for tap in sorted({count // 4, count // 2, 3 * count // 4}):
             name = f"up to layer {tap} of {count}"
-            ways[name] = partial(taps.prefill, anatomy, given, tap_layer=tap)
+            ways[name] = partial(hooks.prefill, anatomy, given, tap_layer=tap)
             goals[name] = tap / count + 0.05
         ways[lite] = partial(adapter.prefill, given)
         goals[lite] = config.tap_layer / count + 0.05

@@ -14,7 +14,7 @@ from transformers import AutoModel, SamConfig, SamModel
 from benchmarks.harness import Comparison, Stage, Work
 from benchmarks.suite.registry import benchmark, picture
 from benchmarks.suite.steps import Steps
-from lens_adapter.head.sam_weights import rename_from_sam_model
+from lens_adapter.sam.weights import rename_from_sam_model
 
 AS_IT_IS = "as it is"
 KERNELS = ("eager", "sdpa")  # of transformers' SamModel

@@ -15,13 +15,13 @@ from benchmarks import bases
 from benchmarks.suite.registry import PROMPTS, picture
 from lens_adapter import LensConfig
 from lens_adapter.config import SAM_VARIANTS
-from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.head.head import LensHead
 from lens_adapter.head.raster import rasterize
+from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.signals import Keypoints, LensSignals, TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.layout import token_layouts
+from lens_adapter.vlm.layout.tokens import token_layouts
 from lens_adapter.vlm.mirror import MirrorLayers
 
 

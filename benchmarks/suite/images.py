@@ -14,7 +14,7 @@ from benchmarks.memory import in_words
 from benchmarks.suite.registry import PICTURE, PROMPTS, SEVERAL, benchmark, know, one_by_one, picture, segment
 from lens_adapter import EmbeddingCache, LensAdapter, LensConfig, LensOutput
 from lens_adapter.config import SAM_VARIANTS
-from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.sam.segment_anything import SamDecoder
 
 SIZE_4K = (2160, 3840)  # (H, W)
 

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.data.things import sample_scene
-from lens_adapter.visualize import heatmap_overlay, mask_overlay
+from lens_adapter.builtin.world import sample_scene
+from lens_adapter.pictures.overlays import heatmap_overlay, mask_overlay
 from lens_adapter.vlm.inputs import build_inputs
 
 OUTPUT = Path(__file__).parents[2] / "docs" / "attention.png"

@@ -17,8 +17,8 @@ from recipe import WORK
 from tqdm import trange
 
 from lens_adapter import LensAdapter, builtin, probe
-from lens_adapter.builtin.evaluation import examine, head_figures
 from lens_adapter.builtin.exam import make_exam
+from lens_adapter.builtin.figures import examine, head_figures
 
 RESULTS = Path(__file__).parents[2] / "results" / "probe.json"
 SCENES = 200  # of the validation split

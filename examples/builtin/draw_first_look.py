@@ -8,8 +8,8 @@ To be run again when the models or the demo's scenes change.
 import sys
 
 from lens_adapter import builtin
-from lens_adapter.demo import PICTURE_SIZE, SHOWN
-from lens_adapter.visualize import Panel, contact_sheet
+from lens_adapter.builtin.demo import PICTURE_SIZE, SHOWN
+from lens_adapter.pictures.overlays import Panel, contact_sheet
 
 shown = SHOWN[0]
 picture = shown.scene().draw(PICTURE_SIZE)

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from lens_adapter.data.things.catalog import THINGS
-from lens_adapter.data.things.sprites import CELL, COLUMNS, SHEET
+from lens_adapter.builtin.world.catalog import THINGS
+from lens_adapter.builtin.world.sprites import CELL, COLUMNS, SHEET
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 BITMAPS = 109  # the only size at which the font holds pictures

@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lens_adapter.data.things import words
+from lens_adapter.builtin.world import words
 
 WORK = Path("build/builtin")  # checkpoints and logs of unfinished trainings
 SHIPPED = Path(__file__).parents[2] / "lens_adapter" / "builtin"  # the four finished folders

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from lens_adapter import LensConfig
-from lens_adapter.card import model_card
+from lens_adapter.hub.card import model_card
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "results" / "builtin.json"

@@ -41,11 +41,11 @@ from transformers import LlavaForConditionalGeneration
 
 from lens_adapter import LensAdapter
 from lens_adapter.builtin.exam import PICTURE_SIZE
+from lens_adapter.builtin.world import Expression, Scene, Speaker, sample_scene
+from lens_adapter.builtin.world.wording import ROUTING_QUESTION
 from lens_adapter.data.examples import Example
-from lens_adapter.data.things import Expression, Scene, Speaker, sample_scene
-from lens_adapter.data.things.wording import ROUTING_QUESTION
 from lens_adapter.evaluation import choose_score_threshold, examine
-from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.training.losses import HEAT_SIDE, Targets, lens_losses, reached_iou
 

@@ -43,7 +43,7 @@ from recipe import (
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration
 
-from lens_adapter.data.things import Question, Speaker, sample_scene
+from lens_adapter.builtin.world import Question, Speaker, sample_scene
 
 FIRST = 24_000  # the scenes before it are the tower's
 SCENES = 20_000

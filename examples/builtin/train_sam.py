@@ -21,10 +21,10 @@ from transformers import (
     SamVisionConfig,
 )
 
+from lens_adapter.builtin.world import sample_scene
 from lens_adapter.config import LensConfig
-from lens_adapter.data.things import sample_scene
-from lens_adapter.head.decoder import SamDecoder
-from lens_adapter.head.sam_weights import rename_from_sam_model
+from lens_adapter.sam.segment_anything import SamDecoder
+from lens_adapter.sam.weights import rename_from_sam_model
 from lens_adapter.training.losses import dice_loss, reached_iou
 
 BATCH = 12

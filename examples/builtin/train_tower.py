@@ -33,9 +33,9 @@ from recipe import (
 )
 from transformers import LlavaForConditionalGeneration
 
-from lens_adapter.data.things import sample_scene
-from lens_adapter.data.things.catalog import CATEGORIES, COLORFUL, COLORS, THINGS
-from lens_adapter.data.things.scenes import SIZES
+from lens_adapter.builtin.world import sample_scene
+from lens_adapter.builtin.world.catalog import CATEGORIES, COLORFUL, COLORS, THINGS
+from lens_adapter.builtin.world.scenes import SIZES
 
 SCENES = 24_000  # of "words"; each is met several times, in other light
 BATCH = 32

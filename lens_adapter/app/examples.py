@@ -1,6 +1,6 @@
 """The pictures a visitor can start from: test scenes of the built-in world, with prompts that are true of them."""
 
-from lens_adapter.demo import PICTURE_SIZE, SHOWN, Shown
+from lens_adapter.builtin.demo import PICTURE_SIZE, SHOWN, Shown
 
 EXAMPLES = (
     *SHOWN,

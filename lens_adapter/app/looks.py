@@ -10,7 +10,7 @@ import gradio as gr
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.app.findings import Finding
-from lens_adapter.visualize import color_of
+from lens_adapter.pictures.overlays import color_of
 
 TITLE = "Point at it · lens_adapter"
 ONE_LINE = (

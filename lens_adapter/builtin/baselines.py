@@ -15,9 +15,9 @@ from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.builtin.exam import Case, Exam
 from lens_adapter.evaluation import overlap
-from lens_adapter.head.decoder import SamDecoder
 from lens_adapter.head.keypoints import find_keypoints
 from lens_adapter.head.raster import rasterize
+from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.vlm.inputs import build_inputs
 
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from PIL.Image import Image
 
-from lens_adapter.data.things import REQUEST_KINDS, Expression, Question, Speaker, sample_scene
+from lens_adapter.builtin.world import REQUEST_KINDS, Expression, Question, Speaker, sample_scene
 
 PICTURE_SIZE = 384  # pixels at which scenes are drawn and masks are compared
 # One of each per scene.

@@ -67,6 +67,6 @@ def _foreseen() -> tuple[type[Exception], ...]:
     """What a user can do something about."""
     import torch
 
-    from lens_adapter.publishing import HTTP_ERRORS
+    from lens_adapter.hub.publishing import HTTP_ERRORS
 
     return (LensError, OSError, torch.OutOfMemoryError, *HTTP_ERRORS)

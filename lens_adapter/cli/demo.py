@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Result:
     if (args.image is None) != (not args.prompt):
         args.parser.error("--image and --prompt go together")
-    from lens_adapter.demo import run_demo
+    from lens_adapter.builtin.demo import run_demo
 
     make_room(args.output, args.json)
     shown = run_demo(args.image, args.prompt, args.output, args.head)

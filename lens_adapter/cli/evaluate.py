@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> Result | None:
     make_room(args.json, args.gallery)
     if not args.builtin:
         return _evaluate_head(args)
-    from lens_adapter.builtin.evaluation import evaluate_builtin
+    from lens_adapter.builtin.figures import evaluate_builtin
 
     return figures(evaluate_builtin(args.scenes))
 

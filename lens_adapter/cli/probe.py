@@ -60,7 +60,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from lens_adapter.data.formats import DataSource
-    from lens_adapter.probing import probe
+    from lens_adapter.evaluation.probing import probe
 
     data = DataSource.of(args.data).examples() if args.data else None  # before anything large is loaded
     device = checked_device(args.device)

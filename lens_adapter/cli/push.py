@@ -49,8 +49,8 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from lens_adapter.adapter import LensAdapter
-    from lens_adapter.card import is_hub_id
-    from lens_adapter.publishing import files_to_publish, publish
+    from lens_adapter.hub.card import is_hub_id
+    from lens_adapter.hub.publishing import files_to_publish, publish
     from lens_adapter.results import RESULTS_FILE, read_record, save_results
 
     make_room(args.json)

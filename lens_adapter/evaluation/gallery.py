@@ -16,7 +16,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example, Examples
 from lens_adapter.evaluation.metrics import Finding
 from lens_adapter.evaluation.record import Evaluation
-from lens_adapter.visualize import heatmap_overlay, mask_overlay
+from lens_adapter.pictures.overlays import heatmap_overlay, mask_overlay
 
 COUNT = 6  # of each kind
 SIDE = 300  # pixels of a picture on the page, at most

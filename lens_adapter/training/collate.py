@@ -15,7 +15,7 @@ from torch import Tensor
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example
 from lens_adapter.errors import InputError
-from lens_adapter.head.square import downsample_masks
+from lens_adapter.sam.square import downsample_masks
 from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.training.losses import HEAT_SIDE, Targets
 from lens_adapter.vlm.inputs import build_inputs

@@ -20,8 +20,8 @@ from lens_adapter.data.examples import Examples
 from lens_adapter.data.folder import digest_folder
 from lens_adapter.data.formats import DataSource
 from lens_adapter.errors import CalibrationError, LensConfigError
-from lens_adapter.training.cached import CachedFeatures
-from lens_adapter.training.features import cache_features
+from lens_adapter.training.cache.read import CachedFeatures
+from lens_adapter.training.cache.write import cache_features
 from lens_adapter.training.trainer import LensTrainer, LensTrainingArguments
 
 LoadBase = Callable[[str, str, torch.device], tuple[Any, Any]]

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from lens_adapter.adapter import LensAdapter, LensPrediction
-from lens_adapter.card import CARD_FILE, is_generated, write_model_card
 from lens_adapter.errors import CalibrationError, LensConfigError
 from lens_adapter.evaluation import Calibration, Finding, Overlap, choose_score_threshold, measure, overlap
-from lens_adapter.publishing import is_written_by_hand, remote_card
-from lens_adapter.training.cached import FeatureBatch, caches_in, collate_features
+from lens_adapter.hub.card import CARD_FILE, is_generated, write_model_card
+from lens_adapter.hub.publishing import is_written_by_hand, remote_card
+from lens_adapter.pictures.overlays import Panel, contact_sheet
+from lens_adapter.training.cache.read import FeatureBatch, caches_in, collate_features
 from lens_adapter.training.collate import Batch, LensCollator
 from lens_adapter.training.losses import lens_losses
 from lens_adapter.training.record import training_record
 from lens_adapter.training.tuning import TUNINGS, DecoderTuning
-from lens_adapter.visualize import Panel, contact_sheet
 
 GRID_SAMPLES = 6
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lens_adapter.errors import CheckpointMismatchError
-from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.sam.segment_anything import SamDecoder
 
 TUNINGS = ("full", "lora", "frozen")
 FACTORS_FILE = "decoder_lora.safetensors"  # beside the optimizer's state in a checkpoint

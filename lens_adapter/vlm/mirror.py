@@ -14,8 +14,8 @@ from lens_adapter.errors import LensConfigError, LensError, UnsupportedModelErro
 from lens_adapter.signals import SharedPrefix
 from lens_adapter.vlm.anatomy import Anatomy, find_attention
 from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows
-from lens_adapter.vlm.prefix import repeated
-from lens_adapter.vlm.taps import cache_argument, tap_attention
+from lens_adapter.vlm.hooks import cache_argument, tap_attention
+from lens_adapter.vlm.shared_prefix import repeated
 
 
 class MirrorLayers(nn.Module):

@@ -6,16 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lens_adapter.vlm.tiles import (
-    any_resolution,
-    class_led_tiles,
-    packed_tiles,
-    padded_tiles,
-    pooled_grids,
-    tiled,
-    tiles_then_whole,
-)
-from lens_adapter.vlm.windows import (
+from lens_adapter.vlm.layout.single import (
     Family,
     convolved_grid,
     fixed_grid,
@@ -27,6 +18,15 @@ from lens_adapter.vlm.windows import (
     square_grid,
     strided_grid,
     variable_grid,
+)
+from lens_adapter.vlm.layout.tiled import (
+    any_resolution,
+    class_led_tiles,
+    packed_tiles,
+    padded_tiles,
+    pooled_grids,
+    tiled,
+    tiles_then_whole,
 )
 
 

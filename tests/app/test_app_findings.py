@@ -16,11 +16,11 @@ from lens_adapter import LensAdapter, builtin
 from lens_adapter.app import findings
 from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE
 from lens_adapter.app.findings import ALL, HEATMAP, KEYPOINTS, LAYERS, MASKS, Files, answer, find
+from lens_adapter.builtin.world.truths import CLEAR_ORDER
 from lens_adapter.cli.evaluate import SCENES
-from lens_adapter.data.things.truths import CLEAR_ORDER
 from lens_adapter.errors import InputError
 from lens_adapter.evaluation import overlap
-from lens_adapter.visualize import color_of
+from lens_adapter.pictures.overlays import color_of
 from tests.tiny import things_reading as reading
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam

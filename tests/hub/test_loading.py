@@ -9,7 +9,7 @@ import torch
 
 from lens_adapter import LensAdapter
 from lens_adapter.errors import one_line
-from lens_adapter.publishing import HTTP_ERRORS, publish
+from lens_adapter.hub.publishing import HTTP_ERRORS, publish
 from tests.hub.conftest import PATIENT, offline
 from tests.hub.server import OWNER, READER, STRANGER, LocalHub
 

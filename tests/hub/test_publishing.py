@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from lens_adapter import LensAdapter
 from lens_adapter.errors import HubError, InputError
-from lens_adapter.publishing import publish
+from lens_adapter.hub.publishing import publish
 from tests.hub.conftest import PATIENT, offline
 from tests.hub.server import READER, STRANGER, LocalHub
 from tests.tiny.adapters import learn, same_output, tiny_trio

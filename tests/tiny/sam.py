@@ -12,7 +12,7 @@ from torch import nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
 from lens_adapter.config import LensConfig
-from lens_adapter.head.decoder import SamDecoder
+from lens_adapter.sam.segment_anything import SamDecoder
 
 
 def tiny_sam(**changes: Any) -> dict[str, Any]:

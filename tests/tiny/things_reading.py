@@ -9,10 +9,10 @@ import re
 from itertools import pairwise
 from math import dist, hypot, inf
 
-from lens_adapter.data.things.catalog import CATEGORIES, COLORS, OBJECT, THINGS, is_a
-from lens_adapter.data.things.facts import FACTS
-from lens_adapter.data.things.scenes import Scene, SceneObject
-from lens_adapter.data.things.sprites import proportions
+from lens_adapter.builtin.world.catalog import CATEGORIES, COLORS, OBJECT, THINGS, is_a
+from lens_adapter.builtin.world.facts import FACTS
+from lens_adapter.builtin.world.scenes import Scene, SceneObject
+from lens_adapter.builtin.world.sprites import proportions
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"]
 RANKS = ["first", "second", "third"]

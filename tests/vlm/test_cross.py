@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from lens_adapter import LensConfig
 from lens_adapter.errors import LensError, UnsupportedModelError
 from lens_adapter.vlm.anatomy import CROSS_ATTENTIONS, build_layers, find_anatomy
+from lens_adapter.vlm.hooks import capture, prefill
 from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.layout import token_layouts
-from lens_adapter.vlm.taps import capture, prefill
+from lens_adapter.vlm.layout.tokens import token_layouts
 from tests.zoo.checks import noise_image
 from tests.zoo.elsewhere import SPECIMENS
 

@@ -7,8 +7,8 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from lens_adapter.errors import UnsupportedModelError
+from lens_adapter.vlm.layout.single import ImageTokens, Window, fixed_grid, require_tensor
 from lens_adapter.vlm.registry import LAYOUTS, LayoutRow, register_layout
-from lens_adapter.vlm.windows import ImageTokens, Window, fixed_grid, require_tensor
 from tests.tiny.adapters import tiny_adapter
 from tests.tiny.pairs import tiny_pair
 from tests.zoo.checks import examine, noise_image

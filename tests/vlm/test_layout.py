@@ -15,9 +15,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
-from lens_adapter.vlm.frame import Frame, measure_frames
 from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.layout import token_layouts
+from lens_adapter.vlm.layout.frames import Frame, measure_frames
+from lens_adapter.vlm.layout.tokens import token_layouts
 from lens_adapter.vlm.registry import LAYOUTS, register_layout
 from tests.tiny.pairs import tiny_pair, tiny_processor
 from tests.tiny.processors import IMAGE_PAD, IMAGE_TOKEN

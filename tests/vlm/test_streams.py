@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from lens_adapter import LensConfig
 from lens_adapter.errors import UnsupportedModelError
 from lens_adapter.vlm.anatomy import STREAMS, build_layers, find_anatomy
-from lens_adapter.vlm.taps import prefill
+from lens_adapter.vlm.hooks import prefill
 from tests.zoo.elsewhere import SPECIMENS
 
 WHERE = {  # the streams of a layer's input (1, 5, 32) -> (streams, 1, 5, 32)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lens_adapter import LensAdapter
 from lens_adapter.signals import LensSignals, TokenLayout
-from lens_adapter.vlm.prefix import can_share
+from lens_adapter.vlm.shared_prefix import can_share
 from tests.tiny.adapters import hooks_in, tiny_adapter
 from tests.zoo.specimen import Specimen
 
@@ -217,7 +217,7 @@ def share_right(found: list[int | None], painted: TokenLayout, claimed: TokenLay
 @torch.no_grad()
 def first_embeddings(adapter: LensAdapter, inputs: dict[str, Tensor]) -> Tensor:
     """Input of decoder layer 0, (B, T, D)."""
-    from lens_adapter.vlm.taps import prefill
+    from lens_adapter.vlm.hooks import prefill
 
     return prefill(adapter.attachment.anatomy, inputs, tap_layer=0).hidden
 

@@ -1,0 +1,142 @@
+"""The models that ship with the package, measured on their test split."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from statistics import fmean
+
+from tqdm import tqdm
+
+from lens_adapter import builtin
+from lens_adapter.adapter import LensAdapter
+from lens_adapter.builtin.baselines import Baselines, with_target
+from lens_adapter.builtin.exam import EXPRESSIONS, REQUEST_SUBSETS, Exam, Request, make_exam
+from lens_adapter.builtin.world import Question
+from lens_adapter.data.examples import Example
+from lens_adapter.evaluation import Finding, by_subset, finding_of, measure, overlap
+
+VALIDATION_SCENES = 40  # to choose the baselines' layer and share of the peak on
+MASK_METRICS = ("giou", "ciou", "precision_at_50")
+# what it is called here -> in `lens_adapter.evaluation`
+JUDGEMENTS = {
+    "no_target_accuracy": "no_target_accuracy",
+    "target_accepted": "target_accuracy",
+    "keypoint_on_target": "first_keypoint_on_target",
+    "score_rank_correlation": "score_rank_correlation",
+    "score_error": "score_error",
+}
+
+
+def evaluate_builtin(scenes: int) -> dict[str, float]:
+    """Measure everything the package ships on its test split, scene by scene: memory does not grow with their number.
+
+    Args:
+        scenes: number of test scenes; the published figures use 1000.
+
+    Returns:
+        Figures by dotted name. Each is a fraction in [0, 1], but for `score_rank_correlation` in [-1, 1]; one of which
+        the scenes hold no case is left out.
+
+        - `answers.KIND`: of the frozen model, exactly right.
+        - `heads.HEAD.METRIC.KIND`, `baselines.NAME.METRIC.KIND`: KIND is a kind of expression that names something,
+          "all" of these together, or "held_out_fact", "held_out_phrasing", "held_out_template": expressions of which
+          one thing never named a mask in training. These are in no other figure.
+        - `heads.HEAD.JUDGEMENT`: whether it finds what is there, refuses what is not, and knows how good a mask is.
+        - `routing.taken_for_requests.KIND`: share that `adapter.route` takes for requests for a mask, as all but
+          "dialogue" are; `routing.balanced_accuracy`: dialogue against the others; `routing.held_out_template.*`: the
+          same where the mask is asked for in a way that was never taught.
+    """
+    model, processor = builtin.load_base()
+    answers: dict[str, list[bool]] = defaultdict(list)
+    findings: dict[str, list[Finding]] = defaultdict(list)
+    bare: dict[str, list[Finding]] = defaultdict(list)
+    routed: list[tuple[Request, bool]] = []
+    with ExitStack() as attached:
+        heads = {
+            name: attached.enter_context(builtin.load_head(name).attach(model, processor)) for name in builtin.HEADS
+        }
+        baselines = Baselines(heads["lite"])
+        tuning = tqdm(range(VALIDATION_SCENES), desc="baselines, validation scenes")
+        baselines.choose(make_exam(index, "validation") for index in tuning)
+        for index in tqdm(range(scenes), desc="test scenes"):
+            exam = make_exam(index, "test")
+            texts = [question.text for question in exam.questions]
+            said = builtin.ask(model, processor, [exam.picture] * len(texts), texts)
+            for question, answer in zip(exam.questions, said, strict=True):
+                for kind, right in mark(question, answer).items():
+                    answers[kind].append(right)
+            for request in exam.requests:
+                route = heads["lite"].route(request.text, exam.picture)  # the base decides, no head
+                routed.append((request, route.decision == "mask"))
+            for name, adapter in heads.items():
+                findings[name] += examine(adapter, exam)
+            for name, masks in baselines.masks(exam).items():
+                for case, mask in zip(with_target(exam), masks, strict=True):
+                    bare[name].append(Finding(overlap(mask, case.truth), score=1.0, subset=case.group))
+    figures = {f"answers.{kind}": fmean(right) for kind, right in answers.items()}
+    figures |= {f"routing.{key}": value for key, value in routing_figures(routed).items()}
+    for name, found in findings.items():
+        judged = head_figures(found, heads[name].config.score_threshold)
+        figures |= {f"heads.{name}.{key}": value for key, value in judged.items()}
+    for name, found in bare.items():
+        figures |= {f"baselines.{name}.{key}": value for key, value in mask_figures(found).items()}
+    return figures
+
+
+def mark(question: Question, answer: str) -> dict[str, bool]:
+    """Kind -> is the answer exactly right; for places also whether it is right to within one cell."""
+    marks = {question.kind: answer == question.answer}
+    if question.kind == "where":
+        marks["where_within_one_cell"] = are_near(answer, question.answer)
+    return marks
+
+
+def are_near(answer: str, truth: str) -> bool:
+    """Are two places ("x3 y5") at most one column and one row apart?"""
+    said, meant = answer.split(), truth.split()
+    if [word[0] for word in said] != [word[0] for word in meant] or not all(word[1:].isdigit() for word in said):
+        return False
+    return all(abs(int(a[1:]) - int(b[1:])) <= 1 for a, b in zip(said, meant, strict=True))
+
+
+def routing_figures(routed: Sequence[tuple[Request, bool]]) -> dict[str, float]:
+    """Figure -> value: of requests and whether each was taken for one for a mask."""
+    figures: dict[str, float] = {}
+    dialogue = [taken for request, taken in routed if not request.wants_mask]
+    if dialogue:
+        figures["taken_for_requests.dialogue"] = fmean(dialogue)
+    for subset in REQUEST_SUBSETS:
+        asked: dict[str, list[bool]] = defaultdict(list)
+        for request, taken in routed:
+            if request.wants_mask and request.subset == subset:
+                asked[request.kind].append(taken)
+        prefix = "" if subset == "seen" else f"{subset}."
+        figures |= {f"{prefix}taken_for_requests.{kind}": fmean(taken) for kind, taken in asked.items()}
+        if dialogue and asked:
+            rightly = fmean(taken for kind in asked.values() for taken in kind)
+            figures[f"{prefix}balanced_accuracy"] = (rightly + 1 - fmean(dialogue)) / 2
+    return figures
+
+
+def examine(adapter: LensAdapter, exam: Exam) -> list[Finding]:
+    """Let an attached head segment every case of an exam; the subset is the case's group."""
+    out = adapter.segment(exam.picture, exam.prompts, score_threshold=0.0)
+    examples = (Example(exam.picture, case.expression.text, case.truth, subset=case.group) for case in exam.cases)
+    return [finding_of(out, k, example) for k, example in enumerate(examples)]
+
+
+def head_figures(findings: Sequence[Finding], score_threshold: float) -> dict[str, float]:
+    """Figure -> value: `mask_figures` of the cases with targets, and how well the head judges itself on seen cases."""
+    figures = mask_figures([finding for finding in findings if finding.has_target], score_threshold)
+    judged = measure([finding for finding in findings if finding.subset in EXPRESSIONS], score_threshold)
+    return figures | {name: judged[metric] for name, metric in JUDGEMENTS.items() if metric in judged}
+
+
+def mask_figures(findings: Sequence[Finding], score_threshold: float = 0.0) -> dict[str, float]:
+    """Of cases with targets: `METRIC.GROUP`, and `METRIC.all` of the seen ones."""
+    groups = by_subset(findings)
+    groups["all"] = [finding for finding in findings if finding.subset in EXPRESSIONS]
+    measured = {group: measure(found, score_threshold) for group, found in groups.items() if found}
+    return {f"{metric}.{group}": values[metric] for group, values in measured.items() for metric in MASK_METRICS}

@@ -1,0 +1,62 @@
+"""Where the models that ship with the package lie, and how they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from lens_adapter.adapter import LensAdapter
+from lens_adapter.errors import LensError
+from lens_adapter.vlm.inputs import build_inputs
+
+FOLDER = Path(__file__).parent
+VLM = FOLDER / "vlm"
+SAM = FOLDER / "sam"
+HEADS = {"mirror": FOLDER / "lens-mirror", "lite": FOLDER / "lens-lite"}
+LONGEST_ANSWER = 24  # words: the places of eight objects
+
+
+def load_base() -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The frozen vision-language model, in eval mode, and its processor.
+
+    Raises:
+        LensError: it is not there.
+    """
+    folder = _shipped(VLM)
+    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
+    return model, AutoProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def load_head(name: str = "mirror") -> LensAdapter:
+    """One of the two LENS adapters, "mirror" or "lite", not attached.
+
+    Raises:
+        LensError: it is not there.
+    """
+    return LensAdapter.from_pretrained(_shipped(HEADS[name]), local_files_only=True)
+
+
+def ask(
+    model: PreTrainedModel, processor: ProcessorMixin, pictures: Sequence[Image], questions: Sequence[str]
+) -> list[str]:
+    """Greedy answers of a vision-language model to one question about each picture."""
+    inputs = build_inputs(processor, pictures, questions, "{prompt}", model.device)
+    speaker: Any = model  # `generate` is a mixin's, which PreTrainedModel does not know
+    with torch.no_grad():
+        tokens = speaker.generate(**inputs, do_sample=False, max_new_tokens=LONGEST_ANSWER)
+    answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [answer.strip() for answer in answers]
+
+
+def _shipped(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise LensError(
+            f"{folder} should hold one of the models that ship with lens_adapter, and does not. Install the package "
+            "again, or train the models with the scripts in examples/builtin."
+        )
+    return folder

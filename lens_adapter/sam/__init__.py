@@ -1,0 +1,1 @@
+"""SAM as the mask decoder."""

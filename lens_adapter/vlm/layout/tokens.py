@@ -1,0 +1,215 @@
+"""Where in the original image each image token looks.
+
+What differs between models is data: a row of `LAYOUTS` (registry.py) names a family (windows.py, tiles.py: how tokens
+tile the preprocessed pixels). What differs between processors (resizing, cropping, padding) is measured: see frame.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from lens_adapter.errors import InputError, UnsupportedModelError
+from lens_adapter.signals import TokenLayout
+from lens_adapter.vlm.anatomy import find_anatomy
+from lens_adapter.vlm.inputs import build_inputs
+from lens_adapter.vlm.layout.frames import MIN_SIDE, WHOLE, Frame, Line, is_enlarged, measure_frames
+from lens_adapter.vlm.layout.single import ImageTokens, require_tensor
+from lens_adapter.vlm.layout.tiled import joined
+from lens_adapter.vlm.registry import LAYOUTS
+
+
+def token_layouts(
+    model: PreTrainedModel,
+    processor: Any,
+    inputs: Mapping[str, Any],
+    image_sizes: Sequence[tuple[int, int]] | None = None,
+) -> list[TokenLayout]:
+    """Find the image tokens of a processed batch, and what each of them sees.
+
+    A token sees its own patch (for Qwen: its merge x merge patches); what attention mixes into it is not counted.
+
+    Args:
+        model: as `LensAdapter.attach` takes it.
+        processor: the processor (or image processor) that made `inputs`, with its settings of then.
+        inputs: what the processor returned: `input_ids` (B, T), `pixel_values`, grids.
+        image_sizes: (H, W) of every original image, in the batch's order. Without them, or without a processor, boxes
+            are fractions of the preprocessed picture instead.
+
+    Returns:
+        One layout per image, in order; of several images in one sequence, the first comes first. (Per tile, where
+        neither the inputs nor `image_sizes` say which tiles make an image.)
+
+    Raises:
+        UnsupportedModelError: the architecture's layout is not known.
+        InputError: the image tokens do not fit the images (text cut off, say), or `image_sizes` are not theirs.
+    """
+    anatomy = find_anatomy(model)
+    read = _reader(anatomy.architecture, anatomy.config)
+    images = read(inputs)
+    row = LAYOUTS[anatomy.architecture]
+    measurable = any(window.pixels is not None for image in images for window in image.windows)
+    if processor is None or image_sizes is None or not measurable:
+        frames = [[WHOLE] * len(image.windows) for image in images]
+    else:
+        sizes = [(int(height), int(width)) for height, width in image_sizes]
+        measured = [_measure(processor, row.from_text, read, size) for size in sizes]
+        counts = [one.pictures for one in measured]
+        if sum(counts) != len(images):
+            tiled = f" (by this processor, such images make {counts} of them)" if sum(counts) != len(sizes) else ""
+            raise InputError(
+                f"image_sizes: expected one (H, W) for each of {len(images)} images{' or tiles' if tiled else ''}, got "
+                f"{sizes}{tiled}. Give the sizes of the very images that were processed, in order"
+                + (f"; enlarge those thinner than {MIN_SIDE} pixels." if any(map(is_enlarged, sizes)) else ".")
+            )
+        ends = list(accumulate(counts, initial=0))
+        images = [joined(images[start:end]) for start, end in pairwise(ends)]
+        frames = [_frames_of(*parts) for parts in zip(images, sizes, measured, strict=True)]
+    lengths = [image.length for image in images]
+    if row.leads:
+        runs = [torch.arange(length) for length in lengths]
+    elif anatomy.image_token_id is None:
+        raise UnsupportedModelError(f"{anatomy.architecture}: its config names no image token, so none can be found.")
+    else:
+        runs = _token_runs(require_tensor(inputs, "input_ids"), anatomy.image_token_id, lengths)
+    return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a processor makes of images of one size.
+
+    Attributes:
+        pictures: what the family counts as images, each tile where the inputs do not say which belong together.
+        grids: (h, w) tokens of the windows, of all pictures in order.
+        frames: of the same windows.
+    """
+
+    pictures: int
+    grids: list[tuple[int, int]]
+    frames: list[Frame]
+
+
+MAX_CACHED = 1024  # image sizes per processor
+
+# {image processor: {(its settings, family, the family's values, image size): what was measured}}
+_cache: WeakKeyDictionary[Any, dict[Any, _Measured]] = WeakKeyDictionary()
+
+
+def _measure(processor: Any, from_text: bool, read: partial[list[ImageTokens]], size: tuple[int, int]) -> _Measured:
+    """Measure the frames of an image's windows, once per processor setting and image size."""
+    if min(size) < 1:
+        raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {size}.")
+    image_processor = getattr(processor, "image_processor", processor)
+    # A whole processor's settings beside its image processor's and tokenizer's: patch sizes and the like.
+    own = [item for item in vars(processor).items() if isinstance(item[1], (int, str))] if from_text else []
+    key = (image_processor.to_json_string(), str(own), read.func, str(read.keywords), size)
+    known = _cache.setdefault(image_processor, {})
+    if key not in known:
+        images: list[ImageTokens] = []
+
+        def show(picture: Image) -> list[Tensor]:
+            images[:] = read(_preprocess(processor, picture, from_text))
+            return [one.pixels for image in images for one in image.windows if one.pixels is not None]
+
+        if len(known) >= MAX_CACHED:
+            known.clear()
+        frames = measure_frames(show, size)
+        known[key] = _Measured(len(images), [window.grid for window in joined(images).windows], frames)
+    return known[key]
+
+
+def _frames_of(image: ImageTokens, size: tuple[int, int], measured: _Measured) -> list[Frame]:
+    """The frames of an image's windows, if they are what was measured."""
+    got = [window.grid for window in image.windows]
+    if measured.grids != got and (not is_enlarged(size) or len(measured.grids) != len(got)):
+        raise InputError(
+            f"image_sizes: an image of (H, W) = {size} has token grids {measured.grids} by this processor, but the "
+            f"inputs have {got}. Give the sizes of the very images that were processed, in order, and the same "
+            "processor."
+        )
+    return measured.frames
+
+
+def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:
+    """What the model sees of a picture: by the whole processor, if that is wanted and there is one."""
+    image_processor = getattr(processor, "image_processor", processor)
+    if from_text and image_processor is not processor:
+        return build_inputs(processor, [picture], ["?"], "{prompt}")
+    return image_processor(images=[picture], return_tensors="pt")
+
+
+def _reader(architecture: str, config: PretrainedConfig) -> partial[list[ImageTokens]]:
+    """The family's function with this model's values filled in."""
+    row = LAYOUTS.get(architecture)
+    if row is None:
+        raise UnsupportedModelError(
+            f"{architecture}: how its image tokens lie in the image is not known. Known: {sorted(LAYOUTS)}. If it is "
+            "laid out as one of these, register_layout(architecture, row) with that one's row teaches it."
+        )
+    values = dict(row.constants)
+    for name, path in row.fields.items():
+        value: Any = config
+        for part in path.split("."):
+            if not hasattr(value, part):
+                raise UnsupportedModelError(f"{architecture}: its layout needs config.{path}, which is not there.")
+            value = getattr(value, part)
+        values[name] = value
+    return partial(row.family, **values)
+
+
+def _token_runs(input_ids: Tensor, image_token_id: int, lengths: Sequence[int]) -> list[Tensor]:
+    """Positions (n,) of every image's tokens; a sequence holds any number of whole images."""
+    counts = (input_ids == image_token_id).sum(1).tolist()
+    runs: list[Tensor] = []
+    for ids in input_ids:
+        positions = (ids == image_token_id).nonzero().flatten()
+        while len(positions) and len(runs) < len(lengths) and lengths[len(runs)] <= len(positions):
+            length = lengths[len(runs)]
+            runs.append(positions[:length])
+            positions = positions[length:]
+        if len(positions):
+            break
+    if len(runs) < len(lengths) or sum(counts) != sum(lengths):
+        raise InputError(
+            f"input_ids: expected {sum(lengths)} image tokens (id {image_token_id}), {list(lengths)} for the images in "
+            f"order, each whole in one sequence; got {counts} per sequence. Were the texts truncated, or written "
+            "without the image token?"
+        )
+    return runs
+
+
+def _layout(image: ImageTokens, run: Tensor, frames: Sequence[Frame]) -> TokenLayout:
+    """Cut every window into its tokens' boxes; leave out those that see only padding."""
+    positions, boxes, grids = [], [], []
+    for window, (y_line, x_line) in zip(image.windows, frames, strict=True):
+        h, w = window.grid
+        top, bottom, rows = _cells(h, y_line)
+        left, right, columns = _cells(w, x_line)
+        y0, x0 = torch.meshgrid(top, left, indexing="ij")
+        y1, x1 = torch.meshgrid(bottom, right, indexing="ij")
+        boxes.append(torch.stack([x0, y0, x1, y1], dim=-1).reshape(-1, 4))
+        stride = window.stride or w
+        positions.append(run[(window.start + rows[:, None] * stride + columns).flatten().to(run.device)])
+        grids.append((len(rows), len(columns)))
+    grid = grids[0] if len(grids) == 1 else None
+    return TokenLayout(torch.cat(positions), torch.cat(boxes).to(run.device), grid)
+
+
+def _cells(count: int, line: Line) -> tuple[Tensor, Tensor, Tensor]:
+    """Along one axis: starts and ends of the cells that hold any of the image, in its fractions, and their indices."""
+    scale, offset = line
+    edges = scale * torch.arange(count + 1) / count + offset
+    clipped = edges.clamp(0, 1)
+    # A hundredth of a cell is less than a pixel: measuring noise, not image.
+    kept = (clipped.diff() > 0.01 * edges.diff()).nonzero().flatten()
+    return clipped[kept], clipped[kept + 1], kept

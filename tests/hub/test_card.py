@@ -1,0 +1,166 @@
+"""The model card: what it says, that its snippet runs, and whose word counts."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from lens_adapter import LensAdapter, LensConfig, builtin
+from lens_adapter.hub.card import is_generated, model_card
+from lens_adapter.training.record import training_record
+from tests.hub.server import metadata_errors
+from tests.test_results import RECORD
+from tests.tiny.adapters import tiny_adapter, tiny_trio
+from tests.tiny.pairs import tiny_pair
+from tests.tiny.sam import noise_image
+from tests.training.test_trainer import make_trainer, toy_samples
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A tiny base on disk."""
+    folder = tmp_path_factory.mktemp("base")
+    for part in tiny_pair("llava"):
+        part.save_pretrained(folder)
+    return folder
+
+
+def config(**fields: object) -> LensConfig:
+    return LensConfig(fusion="lite", base_model_name_or_path="llava-hf/llava-1.5-7b-hf", **fields)
+
+
+def run_snippet(card: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of a card, in a folder with a picture."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    noise_image(40, 50).save(folder / "picture.jpg")
+    monkeypatch.chdir(folder)
+    exec(compile(snippet, "card", "exec"), {})
+    with Image.open(folder / "overlay.png") as picture:
+        assert picture.size == (50, 40)
+
+
+def test_the_metadata(tmp_path):
+    model, processor = tiny_pair("llava")
+    model.config.name_or_path = "llava-hf/llava-1.5-7b-hf"
+    adapter = tiny_adapter(model, processor)
+    adapter.save_pretrained(tmp_path, license="apache-2.0")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "llava-hf/llava-1.5-7b-hf" and card.data.base_model_relation == "adapter"
+    assert card.data.library_name == "lens-adapter" and card.data.pipeline_tag == "image-segmentation"
+    assert {"lens", "adapter"} <= set(card.data.tags) and card.data.license == "apache-2.0"
+    assert "llava-hf/llava-1.5-7b-hf" in card.text and "{" not in card.text.replace("{prompt}", "")
+    assert adapter.config.prompt_template in card.text and not metadata_errors(str(card))
+
+
+@pytest.mark.parametrize("name", [None, "/home/me/llava", "lens_adapter/builtin/vlm", "not an id/at all"])
+def test_a_base_that_the_hub_does_not_know_is_no_metadata(name):
+    text = model_card(LensConfig(base_model_name_or_path=name))
+    card = ModelCard(text)
+    assert card.data.base_model is None and card.data.get("base_model_relation") is None and card.data.tags
+    assert not metadata_errors(text) and (name or "the base model") in card.text
+
+
+def test_nothing_is_invented():
+    text = model_card(config())
+    data = ModelCard(text).data.to_dict()
+    assert data.keys() == {"base_model", "base_model_relation", "library_name", "pipeline_tag", "tags"}
+    assert "No evaluation results are recorded" in text and "How it was trained is not recorded" in text
+    assert "apache" not in text
+
+
+def test_results_are_a_table_and_a_model_index_that_comes_back():
+    text = model_card(config(), [RECORD], location="me/lens-llava")
+    card = ModelCard(text)
+    assert card.data.model_name == "lens-llava" and "| all | 0.751 [0.700, 0.800] |" in text
+    figures = {(e.dataset_config, e.metric_type): e.metric_value for e in card.data.eval_results}
+    assert figures == {
+        (subset, metric): figure["value"]
+        for subset, metrics in RECORD["figures"].items()
+        for metric, figure in metrics.items()
+    }
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict() and not metadata_errors(str(card))
+    assert "No evaluation" not in text
+
+
+def test_the_snippet_of_a_saved_card_runs(base, tmp_path, monkeypatch):
+    model, processor = tiny_pair("llava")
+    model.config.name_or_path = str(base)
+    tiny_adapter(model, processor).save_pretrained(tmp_path / "head")
+    run_snippet((tmp_path / "head" / "README.md").read_text(), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", builtin.HEADS)
+def test_the_snippet_of_a_shipped_card_runs(name, tmp_path, monkeypatch):
+    (tmp_path / "lens_adapter").symlink_to(ROOT / "lens_adapter")
+    run_snippet((builtin.HEADS[name] / "README.md").read_text(), tmp_path, monkeypatch)
+
+
+def test_a_card_that_somebody_wrote_or_edited_stays(tmp_path):
+    adapter = tiny_trio()[0]
+    for text in ("mine", None):
+        if text is None:
+            (tmp_path / "README.md").unlink()
+            adapter.save_pretrained(tmp_path)
+            text = (tmp_path / "README.md").read_text() + "\nAnd mine.\n"
+        (tmp_path / "README.md").write_text(text)
+        assert not is_generated(text)
+        adapter.save_pretrained(tmp_path)
+        assert (tmp_path / "README.md").read_text() == text
+
+
+def test_our_own_card_is_written_anew_and_keeps_its_license(tmp_path):
+    adapter = tiny_trio()[0]
+    adapter.save_pretrained(tmp_path, license="mit")
+    assert is_generated((tmp_path / "README.md").read_text())
+    adapter.config.num_keypoints = 7
+    adapter.save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "up to 7" in text and ModelCard(text).data.license == "mit"
+
+
+# -- how it was trained
+
+
+def test_the_trainer_says_how(tmp_path):
+    trainer = make_trainer(
+        tmp_path, samples=toy_samples(4), max_steps=3, gradient_accumulation_steps=2, keypoint_dropout=0.25,
+        dice_weight=3.0, dataset_names=["org/refcoco", "our own pictures"], save_strategy="steps", save_steps=2,
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model()
+    for folder, steps in ((tmp_path / "checkpoint-2", 2), (tmp_path, 3)):
+        (run,) = LensConfig.from_pretrained(folder).training
+        assert (run["steps"], run["examples"], run["batch_size"]) == (steps, 4, 4)
+        text = (folder / "README.md").read_text()
+        for row in (f"steps | {steps}", "learning rate | 0.003", "dice weight | 3.0", "keypoint dropout | 0.25",
+                    "decoder tuning | full", "batch size | 4", "datasets | org/refcoco, our own pictures"):  # fmt: skip
+            assert f"| {row} |" in text
+        assert ModelCard(text).data.datasets == ["org/refcoco"] and not metadata_errors(text)
+    assert run["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert json.loads(json.dumps(run)) == run
+    assert run == training_record(trainer.args, trainer.state, trainer.train_dataset)
+
+
+def test_a_second_training_is_told_beside_the_first(tmp_path):
+    adapter = tiny_trio()[0]
+    make_trainer(tmp_path, adapter, max_steps=2).train()
+    trainer = make_trainer(tmp_path, adapter, max_steps=1)
+    trainer.train()
+    trainer.train()
+    adapter.save_pretrained(tmp_path / "a")
+    adapter = LensAdapter.from_pretrained(tmp_path / "a")
+    assert [run["steps"] for run in adapter.config.training] == [2, 1, 1]
+    assert (tmp_path / "a" / "README.md").read_text().count("| seed |") == 3
+
+
+def test_what_was_not_trained_notes_nothing(tmp_path):
+    make_trainer(tmp_path).save_model()
+    assert LensConfig.from_pretrained(tmp_path).training is None
