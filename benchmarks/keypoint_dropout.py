@@ -27,7 +27,8 @@ from lens_adapter.builtin.exam import EXPRESSIONS, Exam, make_exam
 from lens_adapter.builtin.world import Speaker, sample_scene
 from lens_adapter.data.examples import Example
 from lens_adapter.evaluation import overlap
-from lens_adapter.signals import Keypoints, LensOutput
+from lens_adapter.output import LensOutput
+from lens_adapter.signals import Keypoints
 from lens_adapter.training import CachedFeatures, LensTrainer, LensTrainingArguments, cache_features
 
 DROPOUTS = (0.0, 0.5, 0.9)

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.config import LensConfig
     from lens_adapter.evaluation.probing import ProbeResult, probe
+    from lens_adapter.output import LensOutput
     from lens_adapter.sam.embeddings import EmbeddingCache
-    from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
+from lens_adapter.signals import LensSignals, TokenLayout
 
 __version__ = "0.1.0"
 
@@ -33,7 +34,7 @@ _HOMES = {
     "EmbeddingCache": "lens_adapter.sam.embeddings",
     "LensAdapter": "lens_adapter.adapter",
     "LensConfig": "lens_adapter.config",
-    "LensOutput": "lens_adapter.signals",
+    "LensOutput": "lens_adapter.output",
     "LensSignals": "lens_adapter.signals",
     "ProbeResult": "lens_adapter.evaluation.probing",
     "TokenLayout": "lens_adapter.signals",

@@ -17,18 +17,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lens_adapter.attachment import Attachment, check_base
+from lens_adapter.attachment import Attachment
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, NotAttachedError
 from lens_adapter.head.head import HeadOutput, LensHead
 from lens_adapter.hub.card import write_model_card
 from lens_adapter.hub.publishing import publish
+from lens_adapter.output import LensOutput
 from lens_adapter.results import Record, save_results
 from lens_adapter.sam.embeddings import EmbeddingCache
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.segmentation import assemble, draft_all, read_requests, require_thresholds
-from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
+from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.vlm.anatomy import Anatomy, build_layers, find_anatomy
+from lens_adapter.vlm.compatibility import check_base
 from lens_adapter.vlm.hooks import Query, capture, prefill
 from lens_adapter.vlm.inputs import ImageInput
 from lens_adapter.vlm.layout.tokens import token_layouts

@@ -16,7 +16,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lens_adapter.errors import InputError
-from lens_adapter.signals import LensOutput
+from lens_adapter.output import LensOutput
 from lens_adapter.vlm.hooks import state_kept
 from lens_adapter.vlm.inputs import build_inputs, load_image, text_inputs
 

@@ -14,7 +14,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lens_adapter.errors import InputError
-from lens_adapter.signals import LensOutput, LensSignals, TokenLayout
+from lens_adapter.output import LensOutput
+from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.vlm.inputs import build_inputs, load_image
 from lens_adapter.vlm.shared_prefix import can_share, share_inputs
 

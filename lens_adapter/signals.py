@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from lens_adapter.errors import LensError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
-
-def _require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
+def require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
     """Raise unless `tensor` has `shape`; None matches any length."""
     got = tuple(tensor.shape)
     if len(got) != len(shape) or any(want is not None and want != have for want, have in zip(shape, got, strict=True)):
@@ -85,6 +79,7 @@ class TokenLayout:
         grid: (h, w) when the listed tokens are one row-major grid, else None.
 
     Examples:
+        >>> import torch
         >>> halves = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])
         >>> TokenLayout(positions=torch.tensor([5, 6]), boxes=halves, grid=(1, 2)).grid
         (1, 2)
@@ -99,8 +94,8 @@ class TokenLayout:
     grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        _require_shape("TokenLayout.positions", self.positions, None)
-        _require_shape("TokenLayout.boxes", self.boxes, len(self.positions), 4)
+        require_shape("TokenLayout.positions", self.positions, None)
+        require_shape("TokenLayout.boxes", self.boxes, len(self.positions), 4)
         if self.grid is not None and self.grid[0] * self.grid[1] != len(self.positions):
             raise LensError(f"TokenLayout.grid {self.grid} does not hold {len(self.positions)} tokens.")
 
@@ -120,165 +115,7 @@ class Keypoints:
     valid: Tensor
 
     def __post_init__(self) -> None:
-        _require_shape("Keypoints.points", self.points, None, None, 2)
+        require_shape("Keypoints.points", self.points, None, None, 2)
         n, k, _ = self.points.shape
-        _require_shape("Keypoints.scores", self.scores, n, k)
-        _require_shape("Keypoints.valid", self.valid, n, k)
-
-
-@dataclass(repr=False)
-class LensOutput:
-    """Masks of the N prompts of one image.
-
-    Attributes:
-        prompts: N texts.
-        image_size: (H, W) in pixels, as a viewer shows the image (EXIF orientation applied).
-        masks: bool (N, H, W).
-        scores: float (N,) in [0, 1], the decoder's own estimate of each mask's quality.
-        keypoints: N times float (K_i, 2), x then y, in pixels of the original image.
-        keypoint_scores: N times float (K_i,), in [0, 1].
-        heatmaps: float (N, h, w) in [0, 1], spread over the whole image.
-        logits: float (N, H, W) if asked for, else None.
-        image: the picture itself, for `plot`.
-
-    Examples:
-        >>> out = adapter.segment(image, ["the dog on the left", "a cup"])
-        >>> out.masks.shape, out.scores.shape, out.heatmaps.shape[0]
-        (torch.Size([2, 480, 640]), torch.Size([2]), 2)
-        >>> for prompt, score, points in zip(out.prompts, out.scores.tolist(), out.keypoints):
-        ...     print(f"{prompt}: score {score:.2f}, {len(points)} keypoints")  # doctest: +ELLIPSIS
-        the dog on the left: score ..., ... keypoints
-        a cup: score ..., ... keypoints
-    """
-
-    prompts: list[str]
-    image_size: tuple[int, int]
-    masks: Tensor
-    scores: Tensor
-    keypoints: list[Tensor]
-    keypoint_scores: list[Tensor]
-    heatmaps: Tensor
-    logits: Tensor | None = None
-    image: Image | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        n = len(self.prompts)
-        _require_shape("LensOutput.masks", self.masks, n, *self.image_size)
-        if self.masks.dtype != torch.bool:
-            raise LensError(f"LensOutput.masks: expected dtype bool, got {self.masks.dtype}.")
-        _require_shape("LensOutput.scores", self.scores, n)
-        _require_shape("LensOutput.heatmaps", self.heatmaps, n, None, None)
-        for name in ("keypoints", "keypoint_scores"):
-            if len(getattr(self, name)) != n:
-                raise LensError(f"LensOutput.{name}: expected {n} entries, got {len(getattr(self, name))}.")
-        for points, scores in zip(self.keypoints, self.keypoint_scores, strict=True):
-            _require_shape("LensOutput.keypoints", points, None, 2)
-            _require_shape("LensOutput.keypoint_scores", scores, len(points))
-        if self.logits is not None:
-            _require_shape("LensOutput.logits", self.logits, n, *self.image_size)
-        if self.image is not None and self.image.size[::-1] != tuple(self.image_size):
-            raise LensError(f"LensOutput.image: expected (H, W) {self.image_size}, got {self.image.size[::-1]}.")
-
-    def __repr__(self) -> str:
-        """One line, without the tensors."""
-        height, width = self.image_size
-        rows = zip(self.prompts, self.scores.tolist(), self.masks, strict=True)
-        found = [f"{prompt!r} {score:.2f}{'' if mask.any() else ' empty'}" for prompt, score, mask in rows]
-        return f"LensOutput({width} x {height} pixels, {len(found)} prompts: {', '.join(found)})"
-
-    def plot(self) -> Image:
-        """The image with every mask, its outline, keypoints and label drawn on it, at its own resolution.
-
-        Examples:
-            >>> adapter.segment(image, "a cup").plot().size
-            (640, 480)
-        """
-        from lens_adapter.pictures.overlays import plot_output
-
-        return plot_output(self)
-
-    def save(self, path: str | Path) -> None:
-        """Write `plot()` to `path`; the format follows the suffix."""
-        self.plot().save(path)
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """What was found as plain data, ready for JSON: a dict per prompt.
-
-        Its keys are `prompt`, `score`, `area` (pixels of the mask), `keypoints` (x then y, in pixels), their
-        `keypoint_scores`, and the mask as `segmentation` (see `to_coco_rle`).
-        """
-        columns = (
-            self.prompts,
-            self.scores.tolist(),
-            self.masks.flatten(1).sum(1).tolist(),
-            [points.tolist() for points in self.keypoints],
-            [scores.tolist() for scores in self.keypoint_scores],
-            self.to_coco_rle(),
-        )
-        keys = ("prompt", "score", "area", "keypoints", "keypoint_scores", "segmentation")
-        return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
-
-    def to_coco_rle(self) -> list[dict[str, Any]]:
-        """The masks as COCO run-length encodings: `{"size": [H, W], "counts": str}` each.
-
-        Examples:
-            >>> (rle,) = adapter.segment(image, "a cup").to_coco_rle()
-            >>> rle["size"]
-            [480, 640]
-        """
-        from pycocotools import mask as coco
-
-        masks = self.masks.cpu().numpy()
-        encoded = [coco.frPyObjects({"size": mask.shape, "counts": _run_lengths(mask)}, *mask.shape) for mask in masks]
-        return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in encoded]
-
-    def to_polygons(self) -> list[list[np.ndarray]]:
-        """Outlines of the masks: per prompt a list of float (P, 2), x then y in pixels, without the first point again.
-
-        A mask of several parts has several outlines, and each hole has one of its own. Outer ones run clockwise as seen
-        in the image (a positive area by the shoelace formula), holes counterclockwise. Filled by the even-odd rule they
-        give back every pixel: (x, y) is inside where its center (x + 0.5, y + 0.5) is. They run half-way between
-        centers, which cuts the corners of pixels. An empty mask has none. COCO's polygons (`polygon.ravel().tolist()`)
-        know no holes: where there may be some, `to_coco_rle` is exact.
-
-        Examples:
-            >>> out = adapter.segment(image, ["the dog on the left", "a cup"])
-            >>> [len(outlines) > 0 for outlines in out.to_polygons()] == out.masks.any((1, 2)).tolist()
-            True
-        """
-        from lens_adapter.pictures.drawing import exact_outlines
-
-        return [[line[:-1] for line in exact_outlines(mask)] for mask in self.masks.cpu().numpy()]
-
-    def to_supervision(self) -> Any:
-        """`supervision.Detections` with boxes, masks, confidences and the prompts as class names.
-
-        An empty mask has the box 0 0 0 0. Needs the extra `supervision`.
-        """
-        from lens_adapter.pictures.overlays import to_detections
-
-        return to_detections(self)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the picture with the masks, and a table."""
-        from lens_adapter.pictures.overlays import to_html
-
-        return to_html(self)
-
-
-def _run_lengths(mask: np.ndarray) -> np.ndarray:
-    """bool (H, W) -> lengths of runs down its columns, alternately outside and inside, the first one outside.
-
-    The columns themselves are never laid one after the other (a copy of the mask, across the memory): what begins and
-    ends runs is few pixels.
-    """
-    height, width = mask.shape
-    filled = np.flatnonzero(mask.any(axis=1))
-    if not len(filled):
-        return np.array([mask.size])
-    top = max(filled[0] - 1, 0)
-    band = mask[top : filled[-1] + 2]
-    y, x = np.divmod(np.flatnonzero(band[1:] != band[:-1]), width)
-    before = np.append(False, mask[-1, :-1])  # a column goes on from the bottom of the one to its left
-    starts = np.concatenate([x * height + top + 1 + y, np.flatnonzero(mask[0] != before) * height])
-    return np.diff(np.sort(starts), prepend=0, append=mask.size)
+        require_shape("Keypoints.scores", self.scores, n, k)
+        require_shape("Keypoints.valid", self.valid, n, k)

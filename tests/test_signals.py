@@ -10,7 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from lens_adapter.errors import LensError
-from lens_adapter.signals import Keypoints, LensOutput, LensSignals, TokenLayout
+from lens_adapter.output import LensOutput
+from lens_adapter.signals import Keypoints, LensSignals, TokenLayout
 
 
 def an_output(prompts: int = 2, height: int = 6, width: int = 8, **changed: Any) -> LensOutput:

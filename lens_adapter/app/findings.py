@@ -17,8 +17,8 @@ from PIL import Image
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import InputError
+from lens_adapter.output import LensOutput
 from lens_adapter.pictures.overlays import PALETTE, heatmap_overlay, mask_overlay, plot_output
-from lens_adapter.signals import LensOutput
 from lens_adapter.vlm.inputs import build_inputs, load_image, unread_words
 
 MASKS, HEATMAP, KEYPOINTS = LAYERS = ("Masks", "Heatmap", "Keypoints")

@@ -20,8 +20,8 @@ from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.builtin.world import Scene, sample_scene
 from lens_adapter.evaluation import overlap
+from lens_adapter.output import LensOutput
 from lens_adapter.pictures.overlays import Panel, contact_sheet
-from lens_adapter.signals import LensOutput
 from lens_adapter.vlm.inputs import build_inputs, load_image, unread_words
 
 PICTURE_SIZE = 480

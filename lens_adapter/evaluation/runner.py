@@ -17,8 +17,8 @@ from lens_adapter.data.examples import Example, Examples
 from lens_adapter.errors import InputError
 from lens_adapter.evaluation.metrics import Finding, by_subset, measure_with_intervals, overlap
 from lens_adapter.evaluation.record import PROTOCOL, Evaluation, package_versions
+from lens_adapter.output import LensOutput
 from lens_adapter.segmentation import require_thresholds
-from lens_adapter.signals import LensOutput
 
 BATCH_SIZE = 8
 

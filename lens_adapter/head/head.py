@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import LensConfigError, LensError
 from lens_adapter.head.descriptors import Descriptors
-from lens_adapter.head.heatmap import HEAD_WIDTH, LiteFusion, MirrorFusion
 from lens_adapter.head.keypoints import find_keypoints
+from lens_adapter.head.lite import HEAD_WIDTH, LiteFusion
+from lens_adapter.head.mirror import MirrorFusion
 from lens_adapter.head.raster import rasterize
 from lens_adapter.signals import Keypoints, LensSignals, TokenLayout
 

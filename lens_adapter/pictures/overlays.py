@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lens_adapter.errors import LensError
+from lens_adapter.output import LensOutput
 from lens_adapter.pictures.drawing import (
     GREY,
     HAIRLINE,
@@ -33,7 +34,6 @@ from lens_adapter.pictures.drawing import (
     stencil,
     wrap,
 )
-from lens_adapter.signals import LensOutput
 
 # Okabe and Ito's colours, told apart by nearly every eye (jfly.uni-koeln.de/color); black is left out.
 PALETTE: tuple[Color, ...] = (

@@ -25,7 +25,7 @@ from lens_adapter.builtin.figures import are_near, evaluate_builtin, examine, he
 from lens_adapter.builtin.world import REQUEST_KINDS, Question, sample_scene
 from lens_adapter.errors import LensError
 from lens_adapter.evaluation import Finding, Overlap, overlap
-from lens_adapter.signals import LensOutput
+from lens_adapter.output import LensOutput
 from tests.tiny import things_reading as reading
 
 METRICS = ("giou", "ciou", "precision_at_50")

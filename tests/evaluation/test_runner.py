@@ -35,8 +35,8 @@ from lens_adapter.evaluation import (
     overlap,
 )
 from lens_adapter.evaluation.gallery import choose, save_gallery
+from lens_adapter.output import LensOutput
 from lens_adapter.results import check_record
-from lens_adapter.signals import LensOutput
 from tests.tiny.adapters import tiny_trio
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image

@@ -14,6 +14,7 @@ from matplotlib.path import Path
 from PIL import Image
 
 from lens_adapter.errors import LensError
+from lens_adapter.output import LensOutput
 from lens_adapter.pictures import drawing
 from lens_adapter.pictures.drawing import fit, font, ink_on, outlines, wrap
 from lens_adapter.pictures.overlays import (
@@ -28,7 +29,6 @@ from lens_adapter.pictures.overlays import (
     plot_output,
     to_detections,
 )
-from lens_adapter.signals import LensOutput
 
 PAPER = (236, 232, 220)
 

@@ -1,12 +1,8 @@
-"""Signals of the frozen model -> heat on its image tokens, and features to describe keypoints with.
-
-Two fusions behind one interface, `forward(signals, raster) -> FusionOutput`, with the attribute `width` (d).
-"""
+"""Our own fusion: a small transformer over all tokens, which also reads captured attention rows."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,58 +10,13 @@ from torch import Tensor, nn
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import LensError
+from lens_adapter.head.fusion import FusionOutput, last_token, take
 from lens_adapter.head.raster import Raster
 from lens_adapter.signals import LensSignals
 
-HEAD_WIDTH = 32  # channels per attention head of the lite fusion
+HEAD_WIDTH = 32  # channels per attention head
 _FREQUENCIES = 8  # octaves of the Fourier features of a box
-_LEAST = 1e-12  # what no attention is divided by less than
 _ATTENTION_FLOOR = 1e-2  # of uniform attention; keeps the logarithm of an unattended token near
-
-
-@dataclass(frozen=True)
-class FusionOutput:
-    """What a fusion says about n image tokens.
-
-    Attributes:
-        heat: float32 (B, n) in [0, 1]; 0 for padded tokens.
-        features: (B, n, d), of the image tokens.
-        text: (B, d), of the query token (the last attended one).
-    """
-
-    heat: Tensor
-    features: Tensor
-    text: Tensor
-
-
-class MirrorFusion(nn.Module):
-    """The paper's fusion: trainable copies of the base's own decoder layers.
-
-    Heat is the head-mean attention of the first copy, row of the query token, as shares of the image
-    tokens, divided by its own detached peak: the hottest token always has 1. Method: LENS, arXiv 2510.16785.
-
-    Args:
-        layers: called as `layers(hidden (B, T, D) in the base's dtype, layer_kwargs, queries (B, Q), prefix)`, returns
-            the attention rows (B, heads, Q, T) of its first layer and its output (B, T, D) in its own dtype.
-        width: D, the base's hidden size.
-    """
-
-    def __init__(self, layers: nn.Module, width: int):
-        super().__init__()
-        self.layers = layers
-        self.width = width
-
-    def forward(self, signals: LensSignals, raster: Raster) -> FusionOutput:
-        query = last_token(signals)  # (B,)
-        # (B, heads, 1, T), (B, T, D)
-        rows, hidden = self.layers(signals.hidden, signals.layer_kwargs, query[:, None], signals.prefix)
-        row = rows[:, :, 0].float().mean(dim=1)  # (B, T)
-        row = row.gather(1, raster.positions).masked_fill(~raster.token_mask, 0.0)  # (B, n)
-        # First the share of each image token, which changes no value below but leaves training no gain in attending
-        # to the image less. All zero where no image is attended.
-        share = row / row.sum(dim=1, keepdim=True).clamp(min=_LEAST)
-        heat = share / share.detach().amax(dim=1, keepdim=True).clamp(min=_LEAST)  # in [0, 1]
-        return FusionOutput(heat, _take(hidden, raster.positions), _take(hidden, query[:, None])[:, 0])
 
 
 class EncoderLayer(nn.TransformerEncoderLayer):
@@ -131,7 +82,7 @@ class LiteFusion(nn.Module):
             x = layer(x, seen)
         x = self.norm(x)
 
-        features, text = _take(x, raster.positions), _take(x, query[:, None])[:, 0]  # (B, n, d), (B, d)
+        features, text = take(x, raster.positions), take(x, query[:, None])[:, 0]  # (B, n, d), (B, d)
         match = (self.key(features) @ self.query(text)[..., None])[..., 0].float() / math.sqrt(self.width)  # (B, n)
         heat = torch.sigmoid(self.scale.float() * match + self.bias.float())
         return FusionOutput(heat.masked_fill(~raster.token_mask, 0.0), features, text)
@@ -176,22 +127,9 @@ def fourier_features(boxes: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def last_token(signals: LensSignals) -> Tensor:
-    """Position of the last attended token of each row: long (B,), whichever side is padded."""
-    batch, length = signals.hidden.shape[:2]
-    if signals.attention_mask is None:
-        return torch.full((batch,), length - 1, device=signals.hidden.device)
-    return length - 1 - (signals.attention_mask != 0).long().flip(1).argmax(dim=1)
-
-
 def _attended(signals: LensSignals) -> Tensor:
     """Number of attended tokens of each row: (B,)."""
     batch, length = signals.hidden.shape[:2]
     if signals.attention_mask is None:
         return torch.full((batch,), length, device=signals.hidden.device)
     return (signals.attention_mask != 0).sum(dim=1)
-
-
-def _take(x: Tensor, positions: Tensor) -> Tensor:
-    """(B, T, D) at positions (B, n) -> (B, n, D)."""
-    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))

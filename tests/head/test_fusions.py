@@ -10,7 +10,9 @@ from torch import nn
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import LensError
-from lens_adapter.head.heatmap import EncoderLayer, LiteFusion, MirrorFusion, fourier_features, last_token
+from lens_adapter.head.fusion import last_token
+from lens_adapter.head.lite import EncoderLayer, LiteFusion, fourier_features
+from lens_adapter.head.mirror import MirrorFusion
 from lens_adapter.head.raster import rasterize
 from lens_adapter.signals import LensSignals
 from tests.tiny.largest import Largest
