@@ -4,7 +4,7 @@ TEST_FLAGS ?= -n 2
 SOURCES := $(wildcard lens_adapter tests examples benchmarks setup.py)
 BIN := .venv/bin
 # The part of the suite that touches transformers' inner workings.
-OLDEST_TESTS := $(wildcard tests/vlm tests/sam tests/traps tests/zoo tests/hub tests/training tests/builtin/test_shipped.py \
+OLDEST_TESTS := $(wildcard tests/vlm tests/sam tests/traps tests/zoo tests/hub tests/training tests/builtin/test_shipped.py tests/builtin/test_shipped_masks.py \
     tests/test_config.py tests/test_adapter.py tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py \
     tests/test_chat.py tests/test_pipeline.py)
 
