@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import Any, cast, overload
 
 import torch
 from huggingface_hub import CommitInfo
+from PIL.Image import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lens_adapter.attachment import Attachment
+from lens_adapter.chat import GroundedText, Messages, Route, Wanted, chat, ground, route
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, NotAttachedError
-from lens_adapter.head.head import HeadOutput, LensHead
-from lens_adapter.hub.card import write_model_card
-from lens_adapter.hub.publishing import publish
+from lens_adapter.head.head import LensHead
 from lens_adapter.output import LensOutput
 from lens_adapter.results import Record, save_results
 from lens_adapter.sam.embeddings import EmbeddingCache
 from lens_adapter.sam.segment_anything import SamDecoder
-from lens_adapter.segmentation import assemble, draft_all, read_requests, require_thresholds
-from lens_adapter.signals import LensSignals, TokenLayout
-from lens_adapter.vlm.anatomy import Anatomy, build_layers, find_anatomy
+from lens_adapter.segmentation import LensPrediction, assemble, read_requests, segment
+from lens_adapter.signals import LensSignals, Reading, TokenLayout
+from lens_adapter.vlm.anatomy import build_layers
+from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.compatibility import check_base
-from lens_adapter.vlm.hooks import Query, capture, prefill
+from lens_adapter.vlm.hooks import Query
 from lens_adapter.vlm.inputs import ImageInput
-from lens_adapter.vlm.layout.tokens import token_layouts
 from lens_adapter.vlm.mirror import MirrorLayers
-from lens_adapter.vlm.shared_prefix import SharedInputs, prefill_shared
-
-if TYPE_CHECKING:
-    from lens_adapter.chat import GroundedText, Messages, Route, Wanted
-
-
-@dataclass(frozen=True)
-class LensPrediction:
-    """What `LensAdapter.forward` says about N prompts.
-
-    Attributes:
-        logits: float32 (N, g, g), mask logits over SAM's padded square at the decoder's own resolution.
-        quality: float32 (N,), the decoder's estimate of each mask's IoU, not clamped.
-        head: heatmaps, keypoints and sparse prompts.
-    """
-
-    logits: Tensor
-    quality: Tensor
-    head: HeadOutput
+from lens_adapter.vlm.state import evaluation_mode
 
 
 class LensAdapter(PreTrainedModel):
@@ -86,11 +66,11 @@ class LensAdapter(PreTrainedModel):
     config: LensConfig
     config_class = LensConfig
     base_model_prefix = "lens"
-    main_input_name = "signals"
+    main_input_name = "reading"
 
     def __init__(self, config: LensConfig):
         super().__init__(config)
-        self._attachment: Attachment | None = None
+        self._base: FrozenBase | None = None
         self.embedding_cache: EmbeddingCache | None = EmbeddingCache()
         mirror = None
         if config.fusion == "mirror":
@@ -129,7 +109,7 @@ class LensAdapter(PreTrainedModel):
             adapter.decoder.load_weights()
         adapter.attach(model, processor)
         if adapter.config.fusion == "mirror":
-            adapter.mirror.warm_start(adapter.attachment.anatomy, adapter.config.tap_layer)
+            adapter.mirror.warm_start(adapter.base.anatomy, adapter.config.tap_layer)
         return adapter
 
     @classmethod
@@ -193,6 +173,9 @@ class LensAdapter(PreTrainedModel):
             repo_id: where to; default: the folder's own name.
             kwargs: as for `PreTrainedModel.save_pretrained`.
         """
+        from lens_adapter.hub.card import write_model_card
+        from lens_adapter.hub.publishing import publish
+
         folder = Path(save_directory)
         hub = {key: kwargs.pop(key) for key in ("private", "commit_message", "revision", "create_pr") if key in kwargs}
         self._keys_to_ignore_on_save = {f"decoder.{key}" for key in self.decoder.unsaved_keys}
@@ -225,39 +208,32 @@ class LensAdapter(PreTrainedModel):
         Raises:
             HubError: the Hub refuses, or cannot be reached.
         """
+        from lens_adapter.hub.publishing import publish
+
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, results=results, license=license)
             return publish(folder, repo_id, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are detached: they never take the base along."""
-        return {**vars(self), "_attachment": None}
+        return {**vars(self), "_base": None}
 
     # -- attaching ----------------------------------------------------------------------------------------------------
 
     @property
     def is_attached(self) -> bool:
-        return self._attachment is not None
+        return self._base is not None
 
     @property
-    def attachment(self) -> Attachment:
-        """The base: its anatomy, and its processor (None if it came without one).
+    def base(self) -> FrozenBase:
+        """The frozen model and its processor, and the way to read them.
 
         Raises:
             NotAttachedError: there is none.
         """
-        if self._attachment is None:
+        if self._base is None:
             raise NotAttachedError("This LensAdapter is not attached; call adapter.attach(model, processor) first.")
-        return self._attachment
-
-    @property
-    def processor(self) -> Any:
-        """The base's processor, or None if it came without one.
-
-        Raises:
-            NotAttachedError: there is no base.
-        """
-        return self.attachment.processor
+        return self._base
 
     def attach(self, model: Any, processor: Any = None) -> LensAdapter:
         """Get to know the frozen base. Checks everything first; installs no hook; moves the adapter to its device.
@@ -282,19 +258,16 @@ class LensAdapter(PreTrainedModel):
                 ...
             lens_adapter.errors.NotAttachedError: This LensAdapter is not attached; ...
         """
-        anatomy = find_anatomy(model)
-        if processor is None:
-            processor = getattr(model, "processor", None)
-        check_base(self.config, anatomy)
-        self._attachment = Attachment(anatomy, processor)
-        device = next(anatomy.layers[self.config.tap_layer].parameters()).device
-        if device.type != "meta":  # offloaded layers live nowhere between forwards
-            self.to(device)  # type: ignore[arg-type]  # as transformers wraps it, it has lost its `self`
+        base = FrozenBase(model, processor, self.config)
+        check_base(self.config, base.anatomy)
+        self._base = base
+        if base.tap_device is not None:
+            self.to(base.tap_device)  # type: ignore[arg-type]  # as transformers wraps it, it has lost its `self`
         return self
 
     def detach(self) -> None:
         """Let go of the base. Calling it again does nothing."""
-        self._attachment = None
+        self._base = None
 
     def __enter__(self) -> LensAdapter:
         return self
@@ -308,13 +281,6 @@ class LensAdapter(PreTrainedModel):
     def mirror(self) -> MirrorLayers:
         """The copies of the base's layers that a head with the "mirror" fusion is made of."""
         return cast(MirrorLayers, self.head.fusion.layers)
-
-    def _about_to_read(self) -> Anatomy:
-        """The base; the mirror follows the attention implementation that it has now, since recorded masks fit that."""
-        anatomy = self.attachment.anatomy
-        if self.config.fusion == "mirror":
-            self.mirror.set_attention_implementation(anatomy.attention_implementation(self.config.tap_layer))
-        return anatomy
 
     def capture(
         self, *, query: Query = "last", layers: Sequence[int] | None = None, attention: bool = True
@@ -347,9 +313,7 @@ class LensAdapter(PreTrainedModel):
             >>> len(signals.steps)  # the third new token was not read again
             2
         """
-        anatomy = self._about_to_read()
-        chosen = self._attention_layers(layers, fallback=[self.config.tap_layer]) if attention else []
-        return capture(anatomy, tap_layer=self.config.tap_layer, layers=chosen, query=query)
+        return self.base.capture(query=query, layers=layers, attention=attention)
 
     def prefill(self, inputs: Any, *, query: Query = "last", layers: Sequence[int] | None = None) -> LensSignals:
         """Run the base on processor inputs only as far as the signals need, without gradients, and return them.
@@ -365,34 +329,7 @@ class LensAdapter(PreTrainedModel):
             >>> signals.hidden.shape == (*inputs["input_ids"].shape, adapter.config.hidden_size)
             True
         """
-        _require_mapping(inputs)
-        anatomy, chosen = self._about_to_read(), self._attention_layers(layers, fallback=[])
-        with self.attachment.turn():
-            return prefill(anatomy, self._moved(inputs), tap_layer=self.config.tap_layer, layers=chosen, query=query)
-
-    def prefill_shared(self, inputs: SharedInputs) -> LensSignals | None:
-        """As `prefill`, of several prompts about one image, which runs through the base once for all of them.
-
-        Returns:
-            Rows padded on the right; None where the base cannot do this, which is said once in a warning.
-        """
-        anatomy, layers = self._about_to_read(), self._attention_layers(None, fallback=[])
-        moved = replace(inputs, **self._moved({"tails": inputs.tails, "tail_mask": inputs.tail_mask}))
-        moved = replace(moved, first=self._moved(inputs.first))
-        with self.attachment.turn():
-            return prefill_shared(anatomy, moved, tap_layer=self.config.tap_layer, layers=layers)
-
-    def _moved(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Tensors on the base's device; an offloaded base moves its inputs itself."""
-        device = self.attachment.anatomy.model.device
-        if device.type == "meta":
-            return inputs
-        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
-
-    def _attention_layers(self, layers: Sequence[int] | None, fallback: list[int]) -> list[int]:
-        if layers is not None:
-            return list(layers)
-        return list(self.config.attention_layers) or fallback
+        return self.base.prefill(inputs, query=query, layers=layers)
 
     def layout(self, inputs: Any, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[TokenLayout]:
         """Where each image token of a processed batch looks: one `TokenLayout` per image, in order.
@@ -408,38 +345,37 @@ class LensAdapter(PreTrainedModel):
             >>> layout.boxes.shape == (len(layout.positions), 4)
             True
         """
-        attached = self.attachment
-        _require_mapping(inputs)
-        return token_layouts(attached.anatomy.model, attached.processor, inputs, image_sizes)
+        return self.base.layout(inputs, image_sizes)
 
     # -- segmenting ---------------------------------------------------------------------------------------------------
 
     def forward(
-        self,
-        signals: LensSignals,
-        layouts: Sequence[TokenLayout],
-        image_embeddings: Tensor,
-        image_index: Tensor,
-        image_sizes: Sequence[tuple[int, int]],
-        keypoint_dropout: float = 0.0,
+        self, reading: Reading, image_embeddings: Tensor, image_index: Tensor, keypoint_dropout: float = 0.0
     ) -> LensPrediction:
-        """Signals of N prompts -> heatmaps, keypoints and masks; differentiable, for training too.
+        """A reading of N prompts -> heatmaps, keypoints and masks; differentiable, for training too.
 
         Args:
-            signals: one prefill of N rows, each one image and one prompt.
-            layouts: one per row.
+            reading: what `base.read(images, prompts)` returned.
             image_embeddings: (B, C, g, g), from `decoder.encode_images`.
-            image_index: long (N,), which of the B images each row is about.
-            image_sizes: (H, W) of each of the N rows' original image.
-            keypoint_dropout: in training, the probability that a row goes without its keypoint prompts.
+            image_index: long (N,), which of the B images each prompt is about.
+            keypoint_dropout: in training, the probability that a prompt goes without its keypoints.
         """
+        prompts = self.head(reading, keypoint_dropout)
+        sparse = self.decoder.sparse_prompts(prompts, reading.image_sizes)
+        logits, quality = self.decoder(image_embeddings, image_index, sparse)
+        return LensPrediction(logits, quality, prompts)
 
-        def encode_points(points: Tensor) -> Tensor:
-            return self.decoder.point_encoding(points, image_sizes)
+    def encode_images(self, images: Sequence[Image]) -> Sequence[Tensor]:
+        """The mask decoder's embeddings (C, g, g) of RGB pictures: kept ones, or new ones (see `embedding_cache`).
 
-        head = self.head(signals, layouts, encode_points, self.decoder.not_a_point, keypoint_dropout)
-        logits, quality = self.decoder(image_embeddings, image_index, head.sparse)
-        return LensPrediction(logits, quality, head)
+        The frozen image encoder is loaded if it has to be.
+        """
+        if self.decoder.image_encoder is None:
+            with torch.inference_mode(False):  # weights made in it could never learn or be written again
+                self.decoder.load_image_encoder()
+        if self.embedding_cache is None:
+            return list(self.decoder.encode_images(images))
+        return self.embedding_cache.encode(self.decoder, images)
 
     @overload
     def segment(
@@ -503,35 +439,18 @@ class LensAdapter(PreTrainedModel):
             >>> first.masks.shape, second.masks.shape
             (torch.Size([1, 480, 640]), torch.Size([2, 64, 64]))
         """
-        attached = self.attachment
-        if attached.processor is None:
-            raise InputError(
-                "segment needs the base's processor. Call adapter.attach(model, processor) with "
-                "AutoProcessor.from_pretrained(...) of the same repository."
-            )
-        mask_threshold = self.config.mask_threshold if mask_threshold is None else mask_threshold
-        score_threshold = self.config.score_threshold if score_threshold is None else score_threshold
-        require_thresholds(mask_threshold=mask_threshold, score_threshold=score_threshold)
+        self.base.require_processor()
+        thresholds = self.config.thresholds(mask_threshold, score_threshold)
         if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
             raise InputError(f"batch_size must be an integer of at least 1; got {batch_size!r}.")
-        single = not isinstance(images, (list, tuple))
         requests = read_requests(images, prompts)
-        with attached.turn():
-            if self.decoder.image_encoder is None:
-                with torch.inference_mode(False):  # weights made in it could never learn or be written again
-                    self.decoder.load_image_encoder()
-            modes = [(module, module.training) for module in self.modules()]
-            self.eval()
-            try:
-                drafts = draft_all(self, requests, batch_size)
-            finally:
-                for module, training in modes:
-                    module.training = training
+        with self.base.turn(), evaluation_mode(self):
+            drafts = segment(requests, self.base, self.encode_images, self, batch_size)
         outputs = [
-            assemble(self, request, drafts[i], mask_threshold, score_threshold, return_logits)
-            for i, request in enumerate(requests)
+            assemble(request, drafted, self.decoder, thresholds, keep_logits=return_logits)
+            for request, drafted in zip(requests, drafts, strict=True)
         ]
-        return outputs[0] if single else outputs
+        return outputs if isinstance(images, (list, tuple)) else outputs[0]
 
     # -- chatting -----------------------------------------------------------------------------------------------------
 
@@ -553,9 +472,7 @@ class LensAdapter(PreTrainedModel):
             NotAttachedError: there is no base.
             InputError: no processor or chat template; messages or an image that cannot be used.
         """
-        from lens_adapter.chat import chat
-
-        return chat(self, image, messages, phrases, **generate_kwargs)
+        return chat(self.base, self.segment, image, messages, phrases, **generate_kwargs)
 
     def ground(self, image: Any, text: str, phrases: Wanted = None) -> GroundedText:
         """As `chat`, for a text that is there already.
@@ -565,9 +482,7 @@ class LensAdapter(PreTrainedModel):
             >>> [(phrase.text, phrase.span, phrase.mask.shape) for phrase in grounded.phrases]
             [('A dog', (0, 5), torch.Size([480, 640])), ('the table', (17, 26), torch.Size([480, 640]))]
         """
-        from lens_adapter.chat import ground
-
-        return ground(self, image, text, phrases)
+        return ground(self.base, self.segment, image, text, phrases)
 
     def route(self, text: str, image: Any = None, question: str | None = None) -> Route:
         """Ask the base itself whether a request wants a mask or an answer in words, by one forward and no sampling.
@@ -585,11 +500,4 @@ class LensAdapter(PreTrainedModel):
             NotAttachedError: there is no base.
             InputError: no processor; a text or question that cannot be used; "yes" and "no" look the same.
         """
-        from lens_adapter.chat import route
-
-        return route(self, text, image, question)
-
-
-def _require_mapping(inputs: Any) -> None:
-    if not isinstance(inputs, Mapping):
-        raise InputError(f"inputs must be what the processor returned, a mapping; got {type(inputs).__name__}.")
+        return route(self.base, text, image, question)

@@ -1,15 +1,15 @@
 """Chat that points: the frozen model's own words, and masks for the things they name.
 
-`LensAdapter.chat`, `.ground` and `.route` are these functions.
+`LensAdapter.chat`, `.ground` and `.route` are these functions, given its base and its `segment`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
@@ -17,15 +17,14 @@ from torch import Tensor
 
 from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
-from lens_adapter.vlm.hooks import state_kept
-from lens_adapter.vlm.inputs import build_inputs, load_image, text_inputs
-
-if TYPE_CHECKING:
-    from lens_adapter.adapter import LensAdapter
+from lens_adapter.vlm.base import GREEDY, FrozenBase
+from lens_adapter.vlm.inputs import load_image, text_inputs
+from lens_adapter.vlm.state import state_kept
 
 Messages = str | Sequence[dict[str, Any]]
 Wanted = str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
 Span = tuple[int, int]  # text[start:end]
+Segment = Callable[[Image, list[str]], LensOutput]  # one picture and its prompts
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _RUN = re.compile(rf"{_WORD.pattern}(?: {_WORD.pattern})*")  # words between punctuation
@@ -105,38 +104,41 @@ class Route:
 
 
 def chat(
-    adapter: LensAdapter, image: Any, messages: Messages, phrases: Wanted = None, **generate_kwargs: Any
+    base: FrozenBase,
+    segment: Segment,
+    image: Any,
+    messages: Messages,
+    phrases: Wanted = None,
+    **generate_kwargs: Any,
 ) -> GroundedText:
     """See `LensAdapter.chat`."""
-    attached, picture = adapter.attachment, load_image(image)
-    model: Any = attached.anatomy.model  # `generate` is a mixin's, which PreTrainedModel does not know
-    inputs = _conversation_inputs(adapter, picture, messages)
-    with attached.turn():
-        made = model.generate(**inputs, **generate_kwargs)
+    picture = load_image(image)
+    inputs = _conversation_inputs(base, picture, messages)
+    made = base.generate(inputs, **generate_kwargs)
     sequences = made if isinstance(made, Tensor) else made.sequences  # (1, T)
     if len(sequences) != 1:
         raise InputError(f"chat grounds one answer; got {len(sequences)}. Leave num_return_sequences at 1.")
     asked, tokens = inputs.get("input_ids", inputs.get("decoder_input_ids"))[0], sequences[0]
     if torch.equal(tokens[: len(asked)], asked):  # encoder-decoders return the answer alone
         tokens = tokens[len(asked) :]
-    text = adapter.processor.tokenizer.decode(tokens, skip_special_tokens=True)
-    return _grounded(adapter, picture, text, phrases, tokens)
+    text = base.require_processor().tokenizer.decode(tokens, skip_special_tokens=True)
+    return _grounded(segment, picture, text, phrases, tokens)
 
 
-def ground(adapter: LensAdapter, image: Any, text: str, phrases: Wanted = None) -> GroundedText:
+def ground(base: FrozenBase, segment: Segment, image: Any, text: str, phrases: Wanted = None) -> GroundedText:
     """See `LensAdapter.ground`."""
     if not isinstance(text, str):
         raise InputError(f"The text to be grounded must be a str; got {type(text).__name__}.")
-    _processor(adapter)  # needed even where this text names nothing
-    return _grounded(adapter, load_image(image), text, phrases, token_ids=None)
+    base.require_processor()  # needed even where this text names nothing
+    return _grounded(segment, load_image(image), text, phrases, token_ids=None)
 
 
-def route(adapter: LensAdapter, text: str, image: Any = None, question: str | None = None) -> Route:
+def route(base: FrozenBase, text: str, image: Any = None, question: str | None = None) -> Route:
     """See `LensAdapter.route`."""
-    question = adapter.config.routing_question if question is None else question
+    question = base.config.routing_question if question is None else question
     if not isinstance(question, str) or "{prompt}" not in question:
         raise InputError(f"question must be a text with {{prompt}} where the request goes; got {question!r}.")
-    attached, processor, device = adapter.attachment, _processor(adapter), _device(adapter)
+    processor = base.require_processor()
     yes, no = (_first_tokens(processor.tokenizer, word) for word in ("yes", "no"))
     yes, no = yes - no, no - yes  # a space that stands alone says nothing
     if not yes or not no:
@@ -145,20 +147,11 @@ def route(adapter: LensAdapter, text: str, image: Any = None, question: str | No
             "so they cannot be compared. This base cannot route; decide by other means."
         )
     if image is None:
-        inputs = text_inputs(processor, text, question, device)
+        inputs = text_inputs(processor, text, question)
     else:
-        inputs = build_inputs(processor, [load_image(image)], [text], question, device, attached.max_length)
-    model: Any = attached.anatomy.model
-    greedy = {
-        "max_new_tokens": 1,
-        "do_sample": False,
-        "num_beams": 1,
-        "temperature": None,
-        "top_p": None,
-        "top_k": None,
-    }
-    with attached.turn(), state_kept(attached.anatomy):
-        made = model.generate(**inputs, **greedy, output_logits=True, return_dict_in_generate=True)
+        inputs = base.build_inputs([load_image(image)], [text], template=question)
+    with base.turn(), state_kept(base.anatomy):
+        made = base.generate(inputs, **GREEDY, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
     logits = made.logits[0][0].double()  # (vocabulary,)
     yes_logit, no_logit = (logits[sorted(ids)].logsumexp(0) for ids in (yes, no))
     probability = float(torch.sigmoid(yes_logit - no_logit))
@@ -218,14 +211,12 @@ def _is_name(words: list[str]) -> bool:
     return letters and len(words) <= _LONGEST_NAME and not {*words} & (_ARTICLES | _STOPS)
 
 
-def _grounded(
-    adapter: LensAdapter, picture: Image, text: str, wanted: Wanted, token_ids: Tensor | None
-) -> GroundedText:
+def _grounded(segment: Segment, picture: Image, text: str, wanted: Wanted, token_ids: Tensor | None) -> GroundedText:
     found = list(find_phrases(text, wanted))
     prompts: dict[str, str] = {}
     for name, _ in found:
         prompts.setdefault(name.casefold(), name)  # "The dog" and "the dog" are one
-    output = adapter.segment(picture, list(prompts.values())) if prompts else _nothing(picture)
+    output = segment(picture, list(prompts.values())) if prompts else _nothing(picture)
     rows = {key: row for row, key in enumerate(prompts)}
     phrases = [
         Phrase(name, span, row := rows[name.casefold()], output.masks[row], float(output.scores[row]))
@@ -240,24 +231,23 @@ def _nothing(picture: Image) -> LensOutput:
     return LensOutput([], size, masks, torch.zeros(0), [], [], torch.zeros(0, 1, 1), image=picture)
 
 
-def _conversation_inputs(adapter: LensAdapter, picture: Image, messages: Messages) -> Any:
+def _conversation_inputs(base: FrozenBase, picture: Image, messages: Messages) -> Any:
     """What the base is called with; a list goes through its own chat template, as its user would have it."""
-    processor, device = _processor(adapter), _device(adapter)
+    processor = base.require_processor()
     if isinstance(messages, str):
-        return build_inputs(processor, [picture], [messages], "{prompt}", device, adapter.attachment.max_length)
+        return base.build_inputs([picture], [messages], template="{prompt}")
     if not getattr(processor, "chat_template", None):
         raise InputError(
             f"This {type(processor).__name__} has no chat template, so there is no telling how it writes a "
             "conversation. Pass one question as a text, or set processor.chat_template."
         )
-    inputs = processor.apply_chat_template(
+    return processor.apply_chat_template(
         _with_image(messages, picture),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
     )
-    return inputs if device is None else inputs.to(device)
 
 
 def _with_image(messages: Sequence[dict[str, Any]], picture: Image) -> list[dict[str, Any]]:
@@ -285,21 +275,6 @@ def _parts(content: Any, here: dict[str, Any]) -> Any:
 
 def _parts_of_text(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _processor(adapter: LensAdapter) -> Any:
-    if adapter.processor is None:
-        raise InputError(
-            "Chat needs the base's processor. Call adapter.attach(model, processor) with "
-            "AutoProcessor.from_pretrained(...) of the same repository."
-        )
-    return adapter.processor
-
-
-def _device(adapter: LensAdapter) -> torch.device | None:
-    """Where the base wants its inputs; None: it is offloaded and moves them itself."""
-    device = adapter.attachment.anatomy.model.device
-    return None if device.type == "meta" else device
 
 
 def _first_tokens(tokenizer: Any, word: str) -> set[int]:

@@ -6,12 +6,12 @@ import inspect
 from copy import deepcopy
 from math import isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
-from lens_adapter.errors import LensConfigError
+from lens_adapter.errors import InputError, LensConfigError
 
 if TYPE_CHECKING:
     from lens_adapter.vlm.anatomy import Anatomy
@@ -86,6 +86,18 @@ SAM_VARIANTS: dict[str, dict[str, Any]] = {
         "weights": "nielsr/slimsam-77-uniform",
     },
 }
+
+
+class Thresholds(NamedTuple):
+    """What counts as found.
+
+    Attributes:
+        mask: a pixel is foreground where the mask's probability is above this.
+        score: a prompt whose score is below this names nothing.
+    """
+
+    mask: float
+    score: float
 
 
 class LensConfig(PretrainedConfig):
@@ -194,6 +206,19 @@ class LensConfig(PretrainedConfig):
     def base_model_type(self) -> str | None:
         """`model_type` of the base, e.g. "llava"; None when the config was not made from a model."""
         return None if self.base_config is None else self.base_config.get("model_type")
+
+    def thresholds(self, mask_threshold: float | None = None, score_threshold: float | None = None) -> Thresholds:
+        """The thresholds of a call: those given, else this config's.
+
+        Raises:
+            InputError: one that no probability or score can be compared with.
+        """
+        given = {"mask_threshold": mask_threshold, "score_threshold": score_threshold}
+        for key, value in given.items():
+            if value is not None and not (isinstance(value, Real) and 0 <= float(value) < 1):
+                raise InputError(f"{key} must be a number in [0, 1); got {value!r}.")
+        mask, score = (getattr(self, key) if value is None else float(value) for key, value in given.items())
+        return Thresholds(mask, score)
 
     def require_base_config(self) -> dict[str, Any]:
         """`base_config`, which a mirror cannot do without.

@@ -1,32 +1,46 @@
-"""From what a user asks to `LensOutput`: pairing, batching, decoding, and back to each image's own size."""
+"""From what a user asks to `LensOutput`: pairing, batching, the road from base to mask, and each picture's own size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from numbers import Real
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from lens_adapter.config import Thresholds
 from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
-from lens_adapter.signals import LensSignals, TokenLayout
-from lens_adapter.vlm.inputs import build_inputs, load_image
-from lens_adapter.vlm.shared_prefix import can_share, share_inputs
-
-if TYPE_CHECKING:
-    from lens_adapter.adapter import LensAdapter
+from lens_adapter.sam.segment_anything import SamDecoder
+from lens_adapter.sam.square import logit
+from lens_adapter.signals import Reading, SparsePrompts
+from lens_adapter.vlm.base import FrozenBase
+from lens_adapter.vlm.inputs import load_image
 
 Request = tuple[Image, list[str]]  # an RGB image and its prompts
 
 # Prompts of one image that run together if nothing else is asked. Each has a copy of the image's keys and values in
 # every layer up to the tap (of LLaVA-1.5-7B: 140 MB), and that the image runs anew for the next ones is little by then.
 PROMPTS_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class LensPrediction:
+    """What `LensAdapter.forward` says about N prompts.
+
+    Attributes:
+        logits: float32 (N, g, g), mask logits over SAM's padded square at the decoder's own resolution.
+        quality: float32 (N,), the decoder's estimate of each mask's IoU, not clamped.
+        prompts: heatmaps, keypoints and the vectors that the decoder was given.
+    """
+
+    logits: Tensor
+    quality: Tensor
+    prompts: SparsePrompts
 
 
 @dataclass(frozen=True)
@@ -61,66 +75,69 @@ def read_requests(images: Any, prompts: Any) -> list[Request]:
     return pairs
 
 
-def require_thresholds(**thresholds: Any) -> None:
-    """Refuse what no probability or score can be compared with."""
-    for key, value in thresholds.items():
-        if not isinstance(value, Real) or not 0 <= float(value) < 1:
-            raise InputError(f"{key} must be a number in [0, 1); got {value!r}.")
+def segment(
+    requests: Sequence[Request],
+    base: FrozenBase,
+    encode: Callable[[list[Image]], Sequence[Tensor]],
+    predict: Callable[[Reading, Tensor, Tensor], LensPrediction],
+    batch_size: int | None = None,
+) -> list[list[Draft]]:
+    """The whole road, once per batch of prompts.
 
+    Args:
+        requests: what is asked.
+        base: the frozen model.
+        encode: pictures -> the mask decoder's embeddings (C, g, g) of them.
+        predict: a reading of N prompts, embeddings (B, C, g, g), and which of these each prompt is about, long (N,)
+            -> what head and mask decoder make of it.
+        batch_size: prompts that run together, of several pictures too; None: those of one picture.
 
-def draft_all(adapter: LensAdapter, requests: Sequence[Request], batch_size: int | None) -> list[list[Draft]]:
-    """Every prompt's result, by image; each image goes through SAM's encoder once at most."""
-    rows = [(i, prompt) for i, (_, prompts) in enumerate(requests) for prompt in prompts]
+    Returns:
+        A draft for every prompt, by request.
+    """
     drafts: list[list[Draft]] = [[] for _ in requests]
+    rows = [(k, prompt) for k, (_, prompts) in enumerate(requests) for prompt in prompts]
     embeddings: dict[int, Tensor] = {}
     for batch in _batches(rows, batch_size):
-        used = list(dict.fromkeys(i for i, _ in batch))
-        if new := [i for i in used if i not in embeddings]:
-            embeddings.update(zip(new, _encode(adapter, [requests[i][0] for i in new]), strict=True))
-        embeddings = {i: embeddings[i] for i in used}  # rows are in order: earlier images are done
-        stacked = torch.stack(list(embeddings.values()))  # (images, C, g, g)
-        for run in _runs(adapter, batch):
-            index = torch.tensor([used.index(i) for i, _ in run], device=adapter.device)
-            pictures, texts = [requests[i][0] for i, _ in run], [text for _, text in run]
-            for (i, _), draft in zip(run, _draft_run(adapter, pictures, texts, stacked, index), strict=True):
-                drafts[i].append(draft)
+        embeddings = _embeddings_of(batch, requests, embeddings, encode)
+        stacked, places = torch.stack(list(embeddings.values())), list(embeddings)  # (B, C, g, g)
+        pictures, prompts = [requests[k][0] for k, _ in batch], [prompt for _, prompt in batch]
+        for run in base.runs(pictures):
+            reading = base.read([pictures[row] for row in run], [prompts[row] for row in run])
+            index = torch.tensor([places.index(batch[row][0]) for row in run], device=stacked.device)
+            prediction = predict(reading, stacked, index)
+            for row, draft in zip(run, _drafts(prediction), strict=True):
+                drafts[batch[row][0]].append(draft)
     return drafts
 
 
-def _encode(adapter: LensAdapter, pictures: list[Image]) -> Iterable[Tensor]:
-    """SAM's embedding (C, g, g) of each picture."""
-    if adapter.embedding_cache is None:
-        return adapter.decoder.encode_images(pictures)
-    return adapter.embedding_cache.encode(adapter.decoder, pictures)
+def _embeddings_of(
+    batch: Sequence[tuple[int, str]],
+    requests: Sequence[Request],
+    known: Mapping[int, Tensor],
+    encode: Callable[[list[Image]], Sequence[Tensor]],
+) -> dict[int, Tensor]:
+    """{request: embedding (C, g, g) of its picture}, of a batch; those of earlier batches are let go when done."""
+    used = list(dict.fromkeys(k for k, _ in batch))
+    new = [k for k in used if k not in known]
+    encoded = encode([requests[k][0] for k in new]) if new else []
+    found = {**known, **dict(zip(new, encoded, strict=True))}
+    return {k: found[k] for k in used}
 
 
-def _runs(adapter: LensAdapter, batch: list[tuple[int, str]]) -> list[list[tuple[int, str]]]:
-    """The rows that run through the base together: several prompts of one image share its tokens if they can."""
-    by_image = [list(group) for _, group in groupby(batch, key=itemgetter(0))]
-    if not _can_share(adapter):
-        return [batch]
-    alone = [row for group in by_image if len(group) == 1 for row in group]
-    return [group for group in by_image if len(group) > 1] + ([alone] if alone else [])
-
-
-def _draft_run(
-    adapter: LensAdapter, pictures: list[Image], texts: list[str], embeddings: Tensor, index: Tensor
-) -> list[Draft]:
-    sizes = [(picture.height, picture.width) for picture in pictures]
-    signals, layouts = _read_shared(adapter, pictures, texts) or _read_each(adapter, pictures, texts)
-    found = adapter(signals, layouts, embeddings, index, sizes)
+def _drafts(prediction: LensPrediction) -> list[Draft]:
     # Few numbers, all at once: on an accelerator every look at a single one would wait.
-    head = found.head
+    found = prediction.prompts
     points, scores, valid, heat, size, quality = (
         tensor.cpu()
         for tensor in (
-            *(head.keypoints.points, head.keypoints.scores, head.keypoints.valid),
-            *(head.heatmap, head.size, found.quality),
+            *(found.keypoints.points, found.keypoints.scores, found.keypoints.valid),
+            *(found.heatmap, found.size, prediction.quality),
         )
     )
     return [
         Draft(
-            logits=found.logits[k],
+            logits=prediction.logits[k],
             score=quality[k].clamp(0, 1),
             points=points[k][valid[k]],
             point_scores=scores[k][valid[k]],
@@ -130,52 +147,17 @@ def _draft_run(
     ]
 
 
-def _read_each(adapter: LensAdapter, pictures: list[Image], texts: list[str]) -> tuple[LensSignals, list[TokenLayout]]:
-    """The base reads every prompt with its image."""
-    base = adapter.attachment
-    inputs = build_inputs(base.processor, pictures, texts, adapter.config.prompt_template, max_length=base.max_length)
-    layouts = adapter.layout(inputs, [(picture.height, picture.width) for picture in pictures])
-    return adapter.prefill(inputs), layouts
-
-
-def _read_shared(
-    adapter: LensAdapter, pictures: list[Image], texts: list[str]
-) -> tuple[LensSignals, list[TokenLayout]] | None:
-    """The base reads one image, then the prompts; None where these are about several images, or it cannot."""
-    if len(texts) == 1 or any(picture is not pictures[0] for picture in pictures) or not _can_share(adapter):
-        return None
-    processor, max_length, template = adapter.processor, adapter.attachment.max_length, adapter.config.prompt_template
-    first = build_inputs(processor, pictures[:1], texts[:1], template, max_length=max_length)
-    (layout,) = adapter.layout(first, [(pictures[0].height, pictures[0].width)])
-    shared = share_inputs(processor, first, int(layout.positions.max()), texts, template, max_length)
-    signals = None if shared is None else adapter.prefill_shared(shared)
-    return None if signals is None else (signals, [layout] * len(texts))
-
-
-def _can_share(adapter: LensAdapter) -> bool:
-    config = adapter.config
-    return can_share(adapter.attachment.anatomy, tap_layer=config.tap_layer, layers=config.attention_layers)
-
-
 def assemble(
-    adapter: LensAdapter,
-    request: Request,
-    drafts: Sequence[Draft],
-    mask_threshold: float,
-    score_threshold: float,
-    keep_logits: bool,
+    request: Request, drafts: Sequence[Draft], decoder: SamDecoder, thresholds: Thresholds, *, keep_logits: bool = False
 ) -> LensOutput:
-    """The results of one image's prompts, at its own size; a score below its threshold empties the mask."""
+    """The results of one picture's prompts, at its own size; a score below its threshold empties the mask."""
     picture, prompts = request
     size = (picture.height, picture.width)
-    low_res, cut = (
-        torch.stack([draft.logits for draft in drafts]),
-        torch.logit(torch.tensor(float(mask_threshold))).item(),
-    )
-    logits = adapter.decoder.upsample(low_res, size).cpu() if keep_logits else None  # (N, H, W)
-    masks = adapter.decoder.masks(low_res, size, cut) if logits is None else logits > cut
+    low_res = torch.stack([draft.logits for draft in drafts])
+    logits = decoder.upsample(low_res, size).cpu() if keep_logits else None  # (N, H, W)
+    masks = decoder.masks(low_res, size, thresholds.mask) if logits is None else logits > logit(thresholds.mask)
     scores = torch.stack([draft.score for draft in drafts]).float()
-    masks[scores.double() < score_threshold] = False
+    masks[scores.double() < thresholds.score] = False
     scale = torch.tensor([picture.width, picture.height])
     return LensOutput(
         prompts=prompts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,8 @@ class LensSignals:
         attention_mask: (B, T) or None (nothing is padded).
         position_ids: (..., B, T), the positions that the decoder was given; None where it counts by itself.
         queries: long (B, Q), positions in the sequence of the rows in `attention`.
+        kernel: name of the attention implementation that the tapped layer ran, e.g. "sdpa": the masks in `layer_kwargs`
+            are made for it. None: not known.
         prefix: where several prompts shared the forward of their first tokens. Then `layer_kwargs` are those of the
             tokens behind these, and `position_ids` too.
         steps: what later forwards of the same `capture` saw, in order (`generate`: one per new token).
@@ -64,6 +67,7 @@ class LensSignals:
     attention_mask: Tensor | None = None
     position_ids: Tensor | None = None
     queries: Tensor | None = None
+    kernel: str | None = None
     prefix: SharedPrefix | None = None
     steps: list[LensSignals] = field(default_factory=list)
 
@@ -119,3 +123,58 @@ class Keypoints:
         n, k, _ = self.points.shape
         require_shape("Keypoints.scores", self.scores, n, k)
         require_shape("Keypoints.valid", self.valid, n, k)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read off the frozen base about N prompts, each about one picture: all that a head is given.
+
+    Attributes:
+        signals: of one prefill of N rows.
+        layouts: N, where the image tokens of each row look.
+        image_sizes: N times (H, W) in pixels, of each row's original picture.
+    """
+
+    signals: LensSignals
+    layouts: Sequence[TokenLayout]
+    image_sizes: Sequence[tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        rows = len(self.signals.hidden)
+        if len(self.layouts) != rows or len(self.image_sizes) != rows:
+            raise LensError(
+                f"Reading: expected a layout and an image size for each of {rows} rows; "
+                f"got {len(self.layouts)} layouts and {len(self.image_sizes)} sizes."
+            )
+
+
+@dataclass(frozen=True)
+class SparsePrompts:
+    """What a head hands to a mask decoder about N prompts: K points each, with a vector, and a vector for the text.
+
+    Points are fractions of the original picture, and vectors know nothing of places: a decoder adds its own positional
+    encodings, and fills what is not shown.
+
+    Attributes:
+        keypoints: K of each prompt, the hottest first.
+        shown: bool (N, K), those that the decoder is to see: the valid ones, but for what training drops.
+        point_vectors: (N, K, C).
+        text_vector: (N, C).
+        heatmap: float32 (N, H, W) in [0, 1], over the original picture; 0 beyond `size`.
+        size: long (N, 2), rows and columns (h, w) of each prompt's own heatmap.
+    """
+
+    keypoints: Keypoints
+    shown: Tensor
+    point_vectors: Tensor
+    text_vector: Tensor
+    heatmap: Tensor
+    size: Tensor
+
+    def __post_init__(self) -> None:
+        n, k = self.keypoints.valid.shape
+        require_shape("SparsePrompts.shown", self.shown, n, k)
+        require_shape("SparsePrompts.point_vectors", self.point_vectors, n, k, None)
+        require_shape("SparsePrompts.text_vector", self.text_vector, n, self.point_vectors.shape[-1])
+        require_shape("SparsePrompts.heatmap", self.heatmap, n, None, None)
+        require_shape("SparsePrompts.size", self.size, n, 2)

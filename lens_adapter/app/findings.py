@@ -19,7 +19,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
 from lens_adapter.pictures.overlays import PALETTE, heatmap_overlay, mask_overlay, plot_output
-from lens_adapter.vlm.inputs import build_inputs, load_image, unread_words
+from lens_adapter.vlm.inputs import load_image, unread_words
 
 MASKS, HEATMAP, KEYPOINTS = LAYERS = ("Masks", "Heatmap", "Keypoints")
 ALL = -1  # every prompt, where one of them could be chosen
@@ -123,7 +123,7 @@ def find(adapter: LensAdapter, file: str | Path | None, text: str) -> Finding:
     out = adapter.segment(picture, prompts)
     scores, threshold = out.scores.tolist(), adapter.config.score_threshold
     absent = [score < threshold or not mask.any() for score, mask in zip(scores, out.masks, strict=True)]
-    return Finding(picture, out, absent, unread_words(adapter.processor, prompts))
+    return Finding(picture, out, absent, unread_words(adapter.base.processor, prompts))
 
 
 def answer(adapter: LensAdapter, file: str | Path | None, question: str) -> str:
@@ -132,15 +132,10 @@ def answer(adapter: LensAdapter, file: str | Path | None, question: str) -> str:
     Raises:
         InputError: no picture, or one that cannot be used; no question, or one that is too long.
     """
-    base, picture = adapter.attachment, open_picture(file)
+    picture = open_picture(file)
     if not question.strip():
         raise InputError("Type a question about the picture.")
-    model: Any = base.anatomy.model  # `generate` is a mixin's, which PreTrainedModel does not know
-    inputs = build_inputs(base.processor, [picture], [question], "{prompt}", model.device, base.max_length)
-    with base.turn(), torch.no_grad():  # no other visitor's taps are on the model meanwhile
-        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=LONGEST_ANSWER)
-    start = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-    return base.processor.batch_decode(tokens[:, start:], skip_special_tokens=True)[0].strip()
+    return adapter.base.answers([picture], [question], max_new_tokens=LONGEST_ANSWER)[0]
 
 
 def open_picture(file: str | Path | None) -> Image.Image:

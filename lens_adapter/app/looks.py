@@ -68,7 +68,7 @@ LEGEND = (
 
 def head(adapter: LensAdapter) -> str:
     """What the page is, in one line, and which models are at work."""
-    base, config = adapter.attachment.anatomy, adapter.config
+    base, config = adapter.base.anatomy, adapter.config
     name = base.config.name_or_path
     is_builtin = Path(name or "") == builtin.VLM
     learned = sum(p.numel() for p in adapter.head.parameters())

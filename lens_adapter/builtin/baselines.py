@@ -18,7 +18,6 @@ from lens_adapter.evaluation import overlap
 from lens_adapter.head.keypoints import find_keypoints
 from lens_adapter.head.raster import rasterize
 from lens_adapter.sam.segment_anything import SamDecoder
-from lens_adapter.vlm.inputs import build_inputs
 
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
@@ -76,25 +75,22 @@ class Baselines:
 
     def _attention(self, exam: Exam, cases: Sequence[Case], layers: Sequence[int]) -> dict[int, Tensor]:
         """Layer -> (N, h, w), each map divided by its peak."""
-        config, count = self.adapter.config, len(cases)
         texts = [case.expression.text for case in cases]
-        inputs = build_inputs(self.adapter.processor, [exam.picture] * count, texts, config.prompt_template)
-        raster = rasterize(self.adapter.layout(inputs, [(exam.picture.height, exam.picture.width)] * count))
-        attention = self.adapter.prefill(inputs, layers=layers).attention
+        reading = self.adapter.base.read([exam.picture] * len(cases), texts, layers=layers)
+        raster = rasterize(reading.layouts)
         heat = {}
         for layer in layers:
-            rows = attention[layer][:, :, 0].mean(1)  # (N, T), over heads
+            rows = reading.signals.attention[layer][:, :, 0].mean(1)  # (N, T), over heads
             spread = raster.spread(rows.gather(1, raster.positions))
             heat[layer] = spread / spread.amax(dim=(1, 2), keepdim=True)
         return heat
 
     def _click(self, exam: Exam, embedding: Tensor, points: Tensor) -> list[np.ndarray]:
         """SAM's masks for one click each: points (N, 2) in fractions of the picture."""
-        clicks = points[:, None].float() * self.sam.sam["image_size"]  # a square picture fills SAM's square
-        labels = torch.ones(clicks.shape[:2], dtype=torch.int)
-        sparse, _ = self.sam.prompt_encoder(points=(clicks, labels), boxes=None, masks=None)
+        size = (exam.picture.height, exam.picture.width)
+        sparse = self.sam.clicks(points[:, None], [size] * len(points))
         logits, _ = self.sam(embedding, torch.zeros(len(points), dtype=torch.long), sparse)
-        return list((self.sam.upsample(logits, (exam.picture.height, exam.picture.width)) > 0).numpy())
+        return list((self.sam.upsample(logits, size) > 0).numpy())
 
 
 def with_target(exam: Exam) -> list[Case]:

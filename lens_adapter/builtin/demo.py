@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL.Image import Image
-from torch import Tensor
 
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
@@ -22,7 +21,7 @@ from lens_adapter.builtin.world import Scene, sample_scene
 from lens_adapter.evaluation import overlap
 from lens_adapter.output import LensOutput
 from lens_adapter.pictures.overlays import Panel, contact_sheet
-from lens_adapter.vlm.inputs import build_inputs, load_image, unread_words
+from lens_adapter.vlm.inputs import load_image, unread_words
 
 PICTURE_SIZE = 480
 ONLY_ITS_WORLD = (
@@ -80,7 +79,7 @@ SHOWN = (
 
 
 @dataclass(frozen=True)
-class Request:
+class DemoPicture:
     """A picture, what to find in it with the true masks (bool (H, W), or None), and a question about it."""
 
     picture: Image
@@ -104,7 +103,7 @@ class Demonstration:
         seconds: part of a call -> what it takes, for the first request.
     """
 
-    requests: list[Request]
+    requests: list[DemoPicture]
     outputs: list[LensOutput]
     ious: list[list[float | None]]
     before: list[str]
@@ -157,7 +156,7 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
         requests = [_scene_request(shown) for shown in SHOWN]
     else:
         print(ONLY_ITS_WORLD, file=sys.stderr)
-        requests = [Request(load_image(image), dict.fromkeys(prompts), "how many objects ?")]
+        requests = [DemoPicture(load_image(image), dict.fromkeys(prompts), "how many objects ?")]
     pictures = [request.picture for request in requests]
     questions = [request.question for request in requests]
     model, processor = builtin.load_base()
@@ -191,7 +190,6 @@ def time_parts(adapter: LensAdapter, picture: Image, prompts: Sequence[str], rep
 @torch.no_grad()
 def _timed_parts(adapter: LensAdapter, picture: Image, prompts: Sequence[str]) -> dict[str, float]:
     count, decoder = len(prompts), adapter.decoder
-    sizes = [(picture.height, picture.width)] * count
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -200,33 +198,27 @@ def _timed_parts(adapter: LensAdapter, picture: Image, prompts: Sequence[str]) -
         yield
         seconds[part] = perf_counter() - start
 
-    def encode_points(points: Tensor) -> Tensor:
-        return decoder.point_encoding(points, sizes)
-
-    with timed("inputs (processor, layout)"):
-        template = adapter.config.prompt_template
-        inputs = build_inputs(adapter.processor, [picture] * count, prompts, template, adapter.device)
-        layouts = adapter.layout(inputs, sizes)
-    with timed("prefill of the frozen model, early exit"):
-        signals = adapter.prefill(inputs)
+    with timed("frozen model: inputs, prefill with early exit"):
+        reading = adapter.base.read([picture] * count, prompts)
     with timed("LENS head"):
-        found = adapter.head(signals, layouts, encode_points, decoder.not_a_point)
+        found = adapter.head(reading)
     with timed("SAM image encoder, once per image"):
         embedding = decoder.encode_images([picture])
     with timed("SAM mask decoder"):
-        logits, _ = decoder(embedding, torch.zeros(count, dtype=torch.long, device=adapter.device), found.sparse)
-        decoder.upsample(logits, sizes[0])
+        sparse = decoder.sparse_prompts(found, reading.image_sizes)
+        logits, _ = decoder(embedding, torch.zeros(count, dtype=torch.long, device=adapter.device), sparse)
+        decoder.masks(logits, (picture.height, picture.width), adapter.config.mask_threshold)
     return seconds
 
 
-def _scene_request(shown: Shown) -> Request:
+def _scene_request(shown: Shown) -> DemoPicture:
     scene = shown.scene()
     masks = scene.masks(PICTURE_SIZE)
     truths = {text: np.asarray(masks[list(targets)].any(axis=0)) for text, targets in shown.prompts.items()}
-    return Request(scene.draw(PICTURE_SIZE), truths, shown.question)
+    return DemoPicture(scene.draw(PICTURE_SIZE), truths, shown.question)
 
 
-def _ious(out: LensOutput, request: Request) -> list[float | None]:
+def _ious(out: LensOutput, request: DemoPicture) -> list[float | None]:
     """IoU per prompt, None where the truth is not known."""
     pairs = zip(out.masks.numpy(), request.truths.values(), strict=True)
     return [None if truth is None else overlap(mask, truth).iou for mask, truth in pairs]

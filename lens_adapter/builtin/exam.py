@@ -11,6 +11,7 @@ import numpy as np
 from PIL.Image import Image
 
 from lens_adapter.builtin.world import REQUEST_KINDS, Expression, Question, Speaker, sample_scene
+from lens_adapter.data.examples import Example
 
 PICTURE_SIZE = 384  # pixels at which scenes are drawn and masks are compared
 # One of each per scene.
@@ -108,6 +109,15 @@ def make_exam(index: int, split: str) -> Exam:
         questions=[question for kind in QUESTIONS for question in _different(partial(asking.question, kind), 1)],
         requests=list(_requests(telling)),
     )
+
+
+def labelled_scenes(count: int) -> Iterator[Example]:
+    """What is named in the first validation scenes, with its masks."""
+    for index in range(count):
+        exam = make_exam(index, "validation")
+        for case in exam.cases:
+            if case.has_target:
+                yield Example(exam.picture, case.expression.text, case.truth)
 
 
 def _expressions(speaker: Speaker) -> Iterator[Expression]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL.Image import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import LensError
-from lens_adapter.vlm.inputs import build_inputs
+from lens_adapter.vlm.base import FrozenBase
 
 FOLDER = Path(__file__).parent
 VLM = FOLDER / "vlm"
@@ -45,12 +43,7 @@ def ask(
     model: PreTrainedModel, processor: ProcessorMixin, pictures: Sequence[Image], questions: Sequence[str]
 ) -> list[str]:
     """Greedy answers of a vision-language model to one question about each picture."""
-    inputs = build_inputs(processor, pictures, questions, "{prompt}", model.device)
-    speaker: Any = model  # `generate` is a mixin's, which PreTrainedModel does not know
-    with torch.no_grad():
-        tokens = speaker.generate(**inputs, do_sample=False, max_new_tokens=LONGEST_ANSWER)
-    answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [answer.strip() for answer in answers]
+    return FrozenBase(model, processor).answers(pictures, questions, max_new_tokens=LONGEST_ANSWER)
 
 
 def _shipped(folder: Path) -> Path:

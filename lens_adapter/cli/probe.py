@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from lens_adapter.cli.arguments import (
     BUILTIN,
@@ -59,14 +60,33 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    from lens_adapter.data.formats import DataSource
     from lens_adapter.evaluation.probing import probe
 
-    data = DataSource.of(args.data).examples() if args.data else None  # before anything large is loaded
+    data, template = _labelled(args)  # before anything large is loaded
     device = checked_device(args.device)
     make_room(args.output, args.json)
     base = load_base(args.model, args.dtype, device)
-    result = probe(*base, data, prompt_template=args.template, scenes=args.scenes)
+    result = probe(*base, data, prompt_template=template)
     result.save(args.output)
     note(f"Wrote {args.output}")
     return Result(result.summary(), result.to_dict())
+
+
+def _labelled(args: argparse.Namespace) -> tuple[Any, str | None]:
+    """Examples, and what is to be asked; the built-in model brings its own of both."""
+    if args.model != BUILTIN:
+        if not args.data:
+            args.parser.error("--model needs --data: labelled images of the kind that the model is for")
+        return _examples(args.data), args.template
+    from lens_adapter import LensConfig, builtin
+    from lens_adapter.builtin.exam import labelled_scenes
+
+    taught = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
+    examples = _examples(args.data) if args.data else labelled_scenes(args.scenes)
+    return examples, args.template or taught
+
+
+def _examples(source: Any) -> Any:
+    from lens_adapter.data.formats import DataSource
+
+    return DataSource.of(source).examples()

@@ -15,7 +15,7 @@ where two layers are close, train a head on each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -27,19 +27,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lens_adapter import builtin
-from lens_adapter.attachment import Attachment
-from lens_adapter.builtin.exam import make_exam
 from lens_adapter.config import LensConfig
 from lens_adapter.data.examples import Example
 from lens_adapter.data.formats import DataSource
 from lens_adapter.errors import InputError, LensError
-from lens_adapter.vlm.anatomy import find_anatomy
-from lens_adapter.vlm.hooks import prefill
-from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.layout.tokens import token_layouts
+from lens_adapter.vlm.base import FrozenBase
 
-SCENES = 100  # of the built-in world
 _LEAST = 1e-12  # what no attention is divided by less than
 
 
@@ -143,41 +136,35 @@ def probe(
     data: str | Path | Mapping[str, Any] | Iterable[Example] | None = None,
     *,
     prompt_template: str | None = None,
-    scenes: int = SCENES,
 ) -> ProbeResult:
     """Rank the layers and heads of a frozen model by how well its own attention points; nothing is trained or changed.
 
     Args:
         model: as `LensAdapter.attach` takes it.
         processor: as `LensAdapter.attach` takes it.
-        data: a source as `lens_adapter.data.formats` describes it, or examples; default, for the built-in model only:
-            validation scenes of its world. Some hundred examples tell layers apart.
-        prompt_template: what is asked; default: that of `LensConfig`, or of the shipped heads for the built-in model.
-        scenes: how many scenes that default has.
+        data: a source as `lens_adapter.data.formats` describes it, or examples; some hundred tell layers apart.
+        prompt_template: what is asked; default: that of `LensConfig`.
 
     Raises:
         UnsupportedModelError: the model cannot be read.
         LensConfigError: a template without {prompt}.
-        InputError: no data for a model that is not the built-in one; data that cannot be used, or has no target at all.
+        InputError: no processor, no data; data that cannot be used, or has no target at all.
     """
-    anatomy = find_anatomy(model)
-    base = Attachment(anatomy, getattr(model, "processor", None) if processor is None else processor)
-    shipped = _is_builtin(base)
-    if prompt_template is None and shipped:
-        prompt_template = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-    given = {} if prompt_template is None else {"prompt_template": prompt_template}
-    config = LensConfig.from_model(model, fusion="lite", **given)
-    if data is None and not shipped:
+    if data is None:
         raise InputError(
             "probe needs labelled images of the kind that the model is for: data, a folder with images/, masks/ and "
-            "prompts.jsonl. Only the built-in model brings its own."
+            "prompts.jsonl."
         )
     if isinstance(data, (str, Path, Mapping)):
         data = DataSource.of(data).examples()
+    given = {} if prompt_template is None else {"prompt_template": prompt_template}
+    config = LensConfig.from_model(model, fusion="lite", **given)
+    base = FrozenBase(model, processor, config)
+    base.require_processor()
     tally, skipped = Tally(), 0
-    for example in builtin_examples(scenes) if data is None else tqdm(data, desc="examples"):
+    for example in tqdm(data, desc="examples"):
         if example.mask.any():
-            tally.add(*_look(base, example, config.prompt_template))
+            tally.add(*_look(base, example))
         else:
             skipped += 1
     if not tally.even:
@@ -197,30 +184,12 @@ def probe(
     )
 
 
-def builtin_examples(scenes: int = SCENES) -> Iterator[Example]:
-    """What is named in validation scenes of the built-in world, with a progress bar."""
-    for index in tqdm(range(scenes), desc="validation scenes"):
-        exam = make_exam(index, "validation")
-        for case in exam.cases:
-            if case.has_target:
-                yield Example(exam.picture, case.expression.text, case.truth)
-
-
-def _is_builtin(base: Attachment) -> bool:
-    name = base.anatomy.config.name_or_path or "none"
-    return Path(name).resolve() == builtin.VLM.resolve()
-
-
-def _look(base: Attachment, example: Example, template: str) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+def _look(base: FrozenBase, example: Example) -> tuple[dict[int, Tensor], Tensor, Tensor]:
     """{layer: (heads, n) attention of the last token to the image tokens}, and `tokens_in` of the mask."""
-    model, image = base.anatomy.model, example.image
-    device = None if model.device.type == "meta" else model.device  # an offloaded base moves its inputs itself
-    inputs = build_inputs(base.processor, [image], [example.prompt], template, device, base.max_length)
-    (layout,) = token_layouts(model, base.processor, inputs, [(image.height, image.width)])
     readable = [layer for layer, attention in enumerate(base.anatomy.attentions) if attention is not None]
-    with base.turn():
-        signals = prefill(base.anatomy, inputs, tap_layer=readable[0], layers=readable)
-    rows = {layer: rows[0, :, 0].cpu()[:, layout.positions.cpu()] for layer, rows in signals.attention.items()}
+    reading = base.read([example.image], [example.prompt], layers=readable)
+    (layout,), attention = reading.layouts, reading.signals.attention
+    rows = {layer: heads[0, :, 0].cpu()[:, layout.positions.cpu()] for layer, heads in attention.items()}
     return rows, *tokens_in(layout.boxes.cpu(), example.mask)
 
 

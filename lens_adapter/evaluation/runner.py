@@ -18,7 +18,6 @@ from lens_adapter.errors import InputError
 from lens_adapter.evaluation.metrics import Finding, by_subset, measure_with_intervals, overlap
 from lens_adapter.evaluation.record import PROTOCOL, Evaluation, package_versions
 from lens_adapter.output import LensOutput
-from lens_adapter.segmentation import require_thresholds
 
 BATCH_SIZE = 8
 
@@ -49,11 +48,9 @@ def evaluate(
         NotAttachedError: the adapter has no base.
         InputError: there is nothing to measure, an impossible threshold, or a mask that does not fit its picture.
     """
-    config, base = adapter.config, adapter.attachment.anatomy.config
-    mask_threshold = config.mask_threshold if mask_threshold is None else mask_threshold
-    score_threshold = config.score_threshold if score_threshold is None else score_threshold
-    require_thresholds(mask_threshold=mask_threshold, score_threshold=score_threshold)
-    findings = _all_findings(adapter, examples, batch_size, mask_threshold)
+    config, base = adapter.config, adapter.base.anatomy.config
+    thresholds = config.thresholds(mask_threshold, score_threshold)
+    findings = _all_findings(adapter, examples, batch_size, thresholds.mask)
     if not findings:
         raise InputError(f"There is nothing to measure: none of the {len(examples)} examples can be used.")
     return Evaluation(
@@ -64,10 +61,10 @@ def evaluate(
         dataset={"name": "", "split": None, "revision": None, **(dataset or {})},
         prompts=len(findings),
         images=len({finding.picture for finding in findings}),
-        mask_threshold=float(mask_threshold),
-        score_threshold=float(score_threshold),
+        mask_threshold=thresholds.mask,
+        score_threshold=thresholds.score,
         figures={
-            subset: measure_with_intervals(group, score_threshold) for subset, group in by_subset(findings).items()
+            subset: measure_with_intervals(group, thresholds.score) for subset, group in by_subset(findings).items()
         },
         versions=package_versions(),
         findings=findings,

@@ -1,4 +1,4 @@
-"""Features around keypoints -> sparse prompts of a SAM mask decoder."""
+"""Features around keypoints -> a vector for each, and one for the text."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from lens_adapter.head.raster import Raster
-from lens_adapter.signals import Keypoints
 
 
 class Descriptors(nn.Module):
-    """One vector per keypoint and one for the expression, in the space of SAM's prompts.
+    """One vector per keypoint and one for the text, in the space of a mask decoder's prompts.
 
     The query token attends to 3x3 samples of the feature grid around each keypoint; an encoder layer lets keypoints
-    and query token see each other; an MLP leads to `out_channels`. Keypoints then get the positional encoding of
-    their place, without SAM's foreground or background label. Method: LENS, arXiv 2510.16785.
+    and query token see each other; an MLP leads to `out_channels`. Method: LENS, arXiv 2510.16785.
 
     Args:
         width: d, of the features.
-        out_channels: C, width of SAM's prompts.
+        out_channels: C, width of the decoder's prompts.
         num_heads: attention heads; divides `width`.
     """
 
@@ -36,33 +34,35 @@ class Descriptors(nn.Module):
         self.text_vector = nn.Parameter(0.02 * torch.randn(out_channels))
 
     def forward(
-        self, raster: Raster, features: Tensor, keypoints: Keypoints, text: Tensor, encoding: Tensor, filler: Tensor
-    ) -> Tensor:
-        """Sparse prompts (B, K + 1, C): the keypoints in their order, then the query token.
+        self, raster: Raster, features: Tensor, points: Tensor, shown: Tensor, text: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Describe K points of each sample.
 
         Args:
             raster: where the image tokens lie in the original image.
             features: (B, n, d), of the image tokens.
-            keypoints: K of each sample, in fractions of the original image.
+            points: (B, K, 2), x then y, in fractions of the original image.
+            shown: bool (B, K); the others are seen by no point and no text, and their vectors mean nothing.
             text: (B, d), features of the query token.
-            encoding: (B, K, C), SAM's positional encoding of the keypoints.
-            filler: (C,), stands in for every keypoint that is not valid (SAM's not-a-point embedding).
+
+        Returns:
+            point_vectors: (B, K, C).
+            text_vector: (B, C).
         """
-        samples = self.norm_samples(sample_neighborhoods(raster, features, keypoints.points))  # (B, K, 9, d)
+        samples = self.norm_samples(sample_neighborhoods(raster, features, points))  # (B, K, 9, d)
         text = self.norm_text(text)  # (B, d)
         batch, count, _, width = samples.shape
 
         query = text[:, None].expand(-1, count, -1)  # (B, K, d)
         samples = samples.flatten(0, 1)  # (B * K, 9, d)
         attended, _ = self.attention(query.reshape(-1, 1, width), samples, samples, need_weights=False)
-        points = self.norm_attention(query + attended.view(batch, count, width))
-        points = self.norm_feed_forward(points + self.feed_forward(points))  # (B, K, d)
+        described = self.norm_attention(query + attended.view(batch, count, width))
+        described = self.norm_feed_forward(described + self.feed_forward(described))  # (B, K, d)
 
-        ignored = torch.cat([~keypoints.valid, keypoints.valid.new_zeros(batch, 1)], dim=1)  # never the query token
-        tokens = self.encoder(torch.cat([points, text[:, None]], dim=1), src_key_padding_mask=ignored)
+        ignored = torch.cat([~shown, shown.new_zeros(batch, 1)], dim=1)  # never the query token
+        tokens = self.encoder(torch.cat([described, text[:, None]], dim=1), src_key_padding_mask=ignored)
         tokens = self.project(tokens)  # (B, K + 1, C)
-        points = torch.where(keypoints.valid[..., None], tokens[:, :-1] + encoding, filler)
-        return torch.cat([points, tokens[:, -1:] + self.text_vector], dim=1)
+        return tokens[:, :-1], tokens[:, -1] + self.text_vector
 
 
 def sample_neighborhoods(raster: Raster, features: Tensor, points: Tensor) -> Tensor:

@@ -1,39 +1,21 @@
-"""The trainable head: signals of the frozen model -> heatmap, keypoints, sparse prompts."""
+"""The trainable head: what was read off the frozen base -> heatmap, keypoints, and vectors for a mask decoder."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import LensConfigError, LensError
+from lens_adapter.errors import LensConfigError
 from lens_adapter.head.descriptors import Descriptors
 from lens_adapter.head.keypoints import find_keypoints
 from lens_adapter.head.lite import HEAD_WIDTH, LiteFusion
 from lens_adapter.head.mirror import MirrorFusion
 from lens_adapter.head.raster import rasterize
-from lens_adapter.signals import Keypoints, LensSignals, TokenLayout
-
-
-@dataclass(frozen=True)
-class HeadOutput:
-    """What the head says about B prompts.
-
-    Attributes:
-        heatmap: float32 (B, H, W) in [0, 1], over the original image; 0 beyond `size`.
-        size: long (B, 2), rows and columns (h, w) of each sample's own heatmap.
-        keypoints: K of each sample, as found (whatever `keypoint_dropout` does to the prompts).
-        sparse: (B, K + 1, C), prompts for SAM's mask decoder: the keypoints, then the query token.
-    """
-
-    heatmap: Tensor
-    size: Tensor
-    keypoints: Keypoints
-    sparse: Tensor
+from lens_adapter.signals import LensSignals, Reading, SparsePrompts
 
 
 class LensHead(nn.Module):
@@ -64,37 +46,22 @@ class LensHead(nn.Module):
             num_heads = config.fusion_width // HEAD_WIDTH
         self.descriptors = Descriptors(self.fusion.width, config.sam["out_channels"], num_heads)
 
-    def forward(
-        self,
-        signals: LensSignals,
-        layouts: Sequence[TokenLayout],
-        encode_points: Callable[[Tensor], Tensor],
-        filler: Tensor,
-        keypoint_dropout: float = 0.0,
-    ) -> HeadOutput:
-        """Read one prefill of B prompts.
+    def forward(self, reading: Reading, keypoint_dropout: float = 0.0) -> SparsePrompts:
+        """Heat, keypoints and their vectors, of N prompts.
 
         Args:
-            signals: of the frozen model; hidden states in its own dtype, on any device (a sharded base has several).
-            layouts: one per row of the batch.
-            encode_points: points (B, K, 2), x then y in fractions of the original image, -> positional encoding
-                (B, K, C) in the frame of the mask decoder.
-            filler: (C,), the prompt that stands in for a missing keypoint.
-            keypoint_dropout: in training, the probability that a sample goes without its keypoint prompts, leaving the
-                query token alone.
+            reading: of the frozen base; hidden states in its own dtype, on any device (a sharded base has several).
+            keypoint_dropout: in training, the probability that a prompt goes without its keypoints, which leaves the
+                text alone.
 
         Raises:
-            LensError: not one layout per row, or the signals lack what the fusion reads.
+            LensError: the signals lack what the fusion reads.
             InputError: a row without image tokens.
         """
-        batch = len(signals.hidden)
-        if len(layouts) != batch:
-            raise LensError(f"Expected {batch} layouts, one per row of the batch; got {len(layouts)}.")
         device = self.descriptors.text_vector.device
-        signals = _to(signals, device)
-        raster = rasterize(layouts, device)
-        fused = self.fusion(signals, raster)
-        heatmap = raster.spread(fused.heat).clamp(0, 1)  # (B, H, W); rounding can take a weighted mean past 1
+        raster = rasterize(reading.layouts, device)
+        fused = self.fusion(_to(reading.signals, device), raster)
+        heatmap = raster.spread(fused.heat).clamp(0, 1)  # (N, H, W); rounding can take a weighted mean past 1
         keypoints = find_keypoints(
             heatmap,
             raster.size,
@@ -102,19 +69,11 @@ class LensHead(nn.Module):
             radius=self.config.suppression_radius,
             threshold=self.config.keypoint_threshold,
         )
-        shown = keypoints
+        shown = keypoints.valid
         if self.training and keypoint_dropout > 0:
-            kept = torch.rand(batch, device=device) >= keypoint_dropout
-            shown = replace(keypoints, valid=keypoints.valid & kept[:, None])
-        sparse = self.descriptors(
-            raster,
-            fused.features,
-            shown,
-            fused.text,
-            encode_points(keypoints.points),
-            filler,
-        )
-        return HeadOutput(heatmap, raster.size, keypoints, sparse)
+            shown = shown & (torch.rand(len(shown), device=device) >= keypoint_dropout)[:, None]
+        points, text = self.descriptors(raster, fused.features, keypoints.points, shown, fused.text)
+        return SparsePrompts(keypoints, shown, points, text, heatmap, raster.size)
 
 
 def _to(signals: LensSignals, device: torch.device) -> LensSignals:

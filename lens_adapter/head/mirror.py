@@ -18,8 +18,8 @@ class MirrorFusion(nn.Module):
     tokens, divided by its own detached peak: the hottest token always has 1. Method: LENS, arXiv 2510.16785.
 
     Args:
-        layers: called as `layers(hidden (B, T, D) in the base's dtype, layer_kwargs, queries (B, Q), prefix)`, returns
-            the attention rows (B, heads, Q, T) of its first layer and its output (B, T, D) in its own dtype.
+        layers: called as `layers(signals, queries (B, Q))`, returns the attention rows (B, heads, Q, T) of its first
+            layer and its output (B, T, D) in its own dtype.
         width: D, the base's hidden size.
     """
 
@@ -30,8 +30,7 @@ class MirrorFusion(nn.Module):
 
     def forward(self, signals: LensSignals, raster: Raster) -> FusionOutput:
         query = last_token(signals)  # (B,)
-        # (B, heads, 1, T), (B, T, D)
-        rows, hidden = self.layers(signals.hidden, signals.layer_kwargs, query[:, None], signals.prefix)
+        rows, hidden = self.layers(signals, query[:, None])  # (B, heads, 1, T), (B, T, D)
         row = rows[:, :, 0].float().mean(dim=1)  # (B, T)
         row = row.gather(1, raster.positions).masked_fill(~raster.token_mask, 0.0)  # (B, n)
         # First the share of each image token, which changes no value below but leaves training no gain in attending

@@ -17,8 +17,9 @@ from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
 from lens_adapter.errors import InputError, LensConfigError, LensError
-from lens_adapter.sam.square import downsample_masks, fit, threshold_masks, upsample_logits
+from lens_adapter.sam.square import downsample_masks, logit, size_in_square, threshold_masks, upsample_logits
 from lens_adapter.sam.weights import load_parts, load_sam_weights
+from lens_adapter.signals import SparsePrompts
 
 # Prompts decoded together, by device. Each takes tens of megabytes in a SAM of the published sizes: a CPU is fastest
 # while they fit its caches (measured: 4 at once take up to 1.1 times, 16 at once 1.8 times as long as one by one), an
@@ -74,11 +75,6 @@ class SamDecoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.mask_decoder.iou_token.weight.dtype
-
-    @property
-    def not_a_point(self) -> Tensor:
-        """(C,), the vector SAM fills unused places among the prompts with."""
-        return self.prompt_encoder.not_a_point_embed.weight[0]
 
     @property
     def unsaved_keys(self) -> set[str]:
@@ -154,7 +150,7 @@ class SamDecoder(nn.Module):
         pixels, sizes = [], []
         for image in map(_as_pil, images):
             sizes.append((image.height, image.width))
-            height, width = fit(sizes[-1], side)
+            height, width = size_in_square(sizes[-1], side)
             resized = np.array(image.resize((width, height), Image.Resampling.BILINEAR))  # (h, w, 3)
             colors = torch.from_numpy(resized).to(self.device).permute(2, 0, 1)  # (3, h, w)
             pixels.append(F.pad((colors - mean) / std, (0, side - width, 0, side - height)))
@@ -194,13 +190,35 @@ class SamDecoder(nn.Module):
             raise InputError(
                 f"Expected points (N, K, 2) and N image sizes; got {tuple(points.shape)} and {len(image_sizes)} sizes."
             )
-        resized = torch.tensor([fit(size, self.sam["image_size"]) for size in image_sizes], device=self.device).reshape(
-            -1, 1, 2
-        )
-        pixels = points.to(self.device, torch.float32) * resized.flip(-1) + 0.5  # (N, K, 2), in the square
+        pixels = points.to(self.device, torch.float32) * self._resized(image_sizes) + 0.5  # (N, K, 2), in the square
         with torch.autocast(self.device.type, enabled=False):
             encoding = self._position_layer().forward_with_coords(pixels, self.prompt_encoder.input_image_size)
         return encoding.to(self.dtype)
+
+    def sparse_prompts(self, prompts: SparsePrompts, image_sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
+        """What a head says -> the vectors that the mask decoder reads: (N, K + 1, C), the points and then the text.
+
+        A point gets the encoding of its place, without SAM's label for foreground or background; one that is not shown
+        is SAM's "not a point".
+
+        Args:
+            image_sizes: as for `point_encoding`.
+        """
+        placed = prompts.point_vectors + self.point_encoding(prompts.keypoints.points, image_sizes)
+        points = torch.where(prompts.shown[..., None], placed, self.prompt_encoder.not_a_point_embed.weight[0])
+        return torch.cat([points, prompts.text_vector[:, None]], dim=1)
+
+    def clicks(self, points: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """SAM's own sparse prompts for foreground clicks: (N, K + 1, C), the last one "not a point".
+
+        Args:
+            points: (N, K, 2), x then y, in fractions of the original image.
+            image_sizes: N times (H, W).
+        """
+        pixels = points.to(self.device, torch.float32) * self._resized(image_sizes)
+        labels = torch.ones(pixels.shape[:2], dtype=torch.int, device=self.device)
+        sparse, _ = self.prompt_encoder(points=(pixels, labels), boxes=None, masks=None)
+        return sparse
 
     def forward(self, image_embeddings: Tensor, image_index: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
         """Decode the masks of several images and several prompts per image.
@@ -208,7 +226,7 @@ class SamDecoder(nn.Module):
         Args:
             image_embeddings: (B, C, g, g), from `encode_images`.
             image_index: long (N,), the image each prompt is about.
-            sparse: (N, P, C), the prompt vectors; unused places hold `not_a_point`.
+            sparse: (N, P, C), from `sparse_prompts` or `clicks`.
 
         Returns:
             low_res_logits: float32 (N, 4g, 4g), of the padded square; `upsample` brings them to an image's own pixels.
@@ -247,21 +265,26 @@ class SamDecoder(nn.Module):
         """
         return upsample_logits(low_res_logits, image_size, self.sam)
 
-    def masks(self, low_res_logits: Tensor, image_size: tuple[int, int], threshold: float) -> Tensor:
-        """`upsample(...) > threshold` but for rounding, in less time and memory; see `threshold_masks`.
+    def masks(self, low_res_logits: Tensor, image_size: tuple[int, int], mask_threshold: float) -> Tensor:
+        """`upsample(...) > logit(mask_threshold)` but for rounding, in less time and memory; see `threshold_masks`.
 
         Args:
             low_res_logits, image_size: as for `upsample`.
-            threshold: a logit.
+            mask_threshold: a probability.
 
         Returns:
             bool (N, H, W), on the CPU.
         """
-        return threshold_masks(low_res_logits, image_size, threshold, self.sam)
+        return threshold_masks(low_res_logits, image_size, logit(mask_threshold), self.sam)
 
     def downsample(self, masks: Tensor) -> Tensor:
         """The reverse of `upsample`: masks of ONE image, as the decoder is to put them out; see `downsample_masks`."""
         return downsample_masks(masks, self.sam)
+
+    def _resized(self, image_sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
+        """Width and height (N, 1, 2) of each image within the square, in its pixels."""
+        sizes = [size_in_square(size, self.sam["image_size"]) for size in image_sizes]
+        return torch.tensor(sizes, device=self.device).reshape(-1, 1, 2).flip(-1)
 
     def _at_once(self, limits: dict[str, int]) -> int:
         return limits.get(self.device.type, limits["other"])

@@ -26,11 +26,16 @@ TILE = 128
 _NOTHING, _PART, _ALL = range(3)  # what of a tile is above the threshold, as far as low-resolution logits tell
 
 
-def fit(image_size: Sequence[int] | Tensor, side: int) -> tuple[int, int]:
+def size_in_square(image_size: Sequence[int] | Tensor, side: int) -> tuple[int, int]:
     """(height, width) of the image within the square; at least one pixel, however thin the image."""
     height, width = (int(length) for length in image_size)
     height, width = ResizeLongestSide.get_preprocess_shape(height, width, side)
     return max(height, 1), max(width, 1)
+
+
+def logit(mask_threshold: float) -> float:
+    """A probability as the logit that masks are cut at: in float32, as they are."""
+    return torch.logit(torch.tensor(float(mask_threshold))).item()
 
 
 def upsample_logits(low_res_logits: Tensor, image_size: tuple[int, int], sam: dict[str, Any]) -> Tensor:
@@ -40,7 +45,7 @@ def upsample_logits(low_res_logits: Tensor, image_size: tuple[int, int], sam: di
         float32 (N, H, W)
     """
     side = sam["image_size"]
-    height, width = fit(image_size, side)
+    height, width = size_in_square(image_size, side)
     logits = low_res_logits.new_empty((len(low_res_logits), *image_size), dtype=torch.float32)
     for i, low_res in enumerate(low_res_logits.float()):  # one by one: only the result is large
         logits[i] = _resize(_resize(low_res, (side, side))[:height, :width], image_size)
@@ -60,7 +65,9 @@ def threshold_masks(
         bool (N, H, W), on the CPU.
     """
     side, cell = sam["image_size"], sam["patch_size"] // 4
-    rows, columns = (_Axis(length, out, cell) for length, out in zip(fit(image_size, side), image_size, strict=True))
+    rows, columns = (
+        _Axis(length, out, cell) for length, out in zip(size_in_square(image_size, side), image_size, strict=True)
+    )
     # Memory that numpy gives is not touched before it is written to: most of most masks never is.
     masks = torch.from_numpy(np.zeros((len(low_res_logits), *image_size), dtype=bool))
     tiles = _tiles(low_res_logits, threshold, rows, columns)
@@ -88,7 +95,7 @@ def downsample_masks(masks: Tensor, sam: dict[str, Any]) -> Tensor:
         float32 (N, 4g, 4g), the covered fraction of each cell of the padded square; 0 in the padding.
     """
     side, cell = sam["image_size"], sam["patch_size"] // 4
-    height, width = fit(masks.shape[-2:], side)
+    height, width = size_in_square(masks.shape[-2:], side)
     covered = F.interpolate(masks[:, None].float(), (height, width), mode="area")  # (N, 1, h, w)
     square = F.pad(covered, (0, side - width, 0, side - height))
     return F.avg_pool2d(square, cell)[:, 0]

@@ -16,9 +16,8 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example
 from lens_adapter.errors import InputError
 from lens_adapter.sam.square import downsample_masks
-from lens_adapter.signals import LensSignals, TokenLayout
+from lens_adapter.signals import Reading
 from lens_adapter.training.losses import HEAT_SIDE, Targets
-from lens_adapter.vlm.inputs import build_inputs
 
 
 @dataclass
@@ -39,14 +38,10 @@ class Batch:
     targets: Targets
     samples: list[Example]
 
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(H, W) of each prompt's picture."""
-        return [(sample.image.height, sample.image.width) for sample in self.samples]
-
-    def read_base(self, adapter: LensAdapter) -> tuple[LensSignals, list[TokenLayout]]:
-        """Signals and layouts of the N rows, from the adapter's base."""
-        return adapter.prefill(self.inputs), adapter.layout(self.inputs, self.sizes)
+    def read(self, adapter: LensAdapter) -> Reading:
+        """What the adapter's base says about the N prompts."""
+        images, prompts = [sample.image for sample in self.samples], [sample.prompt for sample in self.samples]
+        return adapter.base.read(images, prompts, inputs=self.inputs)
 
     def encode_images(self, adapter: LensAdapter) -> Tensor:
         """SAM's embeddings (B, C, g, g) of the pictures."""
@@ -63,15 +58,14 @@ class LensCollator:
     """
 
     def __init__(self, adapter: LensAdapter):
-        self.processor, self.max_length = adapter.processor, adapter.attachment.max_length
-        self.template, self.sam = adapter.config.prompt_template, adapter.config.sam
+        self.build_inputs, self.sam = adapter.base.build_inputs, adapter.config.sam
 
     def __call__(self, samples: Sequence[Example]) -> dict[str, Any]:
         for sample in samples:
             check_example(sample)
         images = [sample.image for sample in samples]
         prompts = [sample.prompt for sample in samples]
-        inputs = build_inputs(self.processor, images, prompts, self.template, max_length=self.max_length)
+        inputs = self.build_inputs(images, prompts)
         pictures = {id(image): image for image in images}
         index = torch.tensor([list(pictures).index(id(image)) for image in images])
         batch = Batch(inputs, list(pictures.values()), index, self._targets(samples), list(samples))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lens_adapter.adapter import LensPrediction
+from lens_adapter.segmentation import LensPrediction
 
 HEAT_SIDE = 128  # the heatmap is compared with the mask at this size, as in the paper
 
@@ -59,7 +59,7 @@ def lens_losses(found: LensPrediction, targets: Targets, *, heat_needs_target: b
         if targets.ignored is None
         else tuple((~ignored).float() for ignored in targets.ignored)
     )
-    heat = heat_square(found.head.heatmap, found.head.size).clamp(1e-6, 1 - 1e-6)
+    heat = heat_square(found.prompts.heatmap, found.prompts.size).clamp(1e-6, 1 - 1e-6)
     attention = F.binary_cross_entropy(heat, (targets.heat >= 0.5).float(), reduction="none")
     attention = weighted_mean(attention, counted_heat)
     bce = F.binary_cross_entropy_with_logits(found.logits, targets.masks, reduction="none")

@@ -13,12 +13,14 @@ from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
-from lens_adapter.adapter import LensAdapter, LensPrediction
+from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import CalibrationError, LensConfigError
 from lens_adapter.evaluation import Calibration, Finding, Overlap, choose_score_threshold, measure, overlap
 from lens_adapter.hub.card import CARD_FILE, is_generated, write_model_card
 from lens_adapter.hub.publishing import is_written_by_hand, remote_card
 from lens_adapter.pictures.overlays import Panel, contact_sheet
+from lens_adapter.sam.square import logit
+from lens_adapter.segmentation import LensPrediction
 from lens_adapter.training.cache.read import FeatureBatch, caches_in, collate_features
 from lens_adapter.training.collate import Batch, LensCollator
 from lens_adapter.training.losses import lens_losses
@@ -184,12 +186,12 @@ class LensTrainer(Trainer):
         """Through `model`, which several processes wrap; the base and SAM's image encoder, if any, run outside it."""
         adapter = self.adapter
         with torch.autocast(self.args.device.type, enabled=False):  # the base keeps its own precision
-            signals, layouts = batch.read_base(adapter)
+            reading = batch.read(adapter)
         dropout = self.args.keypoint_dropout if model.training else 0.0
         with self.accelerator.autocast():
             embeddings = batch.encode_images(adapter)
             index = batch.image_index.to(embeddings.device)
-            found: LensPrediction = model(signals, layouts, embeddings, index, batch.sizes, keypoint_dropout=dropout)
+            found: LensPrediction = model(reading, embeddings, index, keypoint_dropout=dropout)
         return found
 
     # -- judging ------------------------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ class LensTrainer(Trainer):
         loss, found = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss, None, None
-        threshold = torch.logit(torch.tensor(self.adapter.config.mask_threshold)).item()
+        threshold = logit(self.adapter.config.mask_threshold)
         overlaps = []
         for logits, sample in zip(found.logits, inputs["batch"].samples, strict=True):
             mask = self.adapter.decoder.upsample(logits[None], sample.mask.shape)[0].cpu().numpy() > threshold

@@ -17,6 +17,7 @@ from lens_adapter.errors import InputError, LensConfigError, LensError, Unsuppor
 from lens_adapter.signals import LensSignals
 from lens_adapter.vlm.anatomy import Anatomy, CrossAttention
 from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, watched_config
+from lens_adapter.vlm.state import state_kept
 
 Query = Literal["last", "all"] | Sequence[int]
 
@@ -240,6 +241,7 @@ class _Recorder:
             attention_mask=_detached(mask),
             position_ids=_detached(self._noted("position_ids")),
             queries=positions[:, computed],
+            kernel=self.anatomy.attention_implementation(self.tap_layer),
         )
 
     def _positions(self, mask: Tensor | None, batch: int, device: torch.device) -> Tensor:
@@ -353,30 +355,6 @@ def _compiled_code_rests() -> Iterator[None]:
             _resting -= 1
             if not _resting:
                 _stance.close()
-
-
-@contextmanager
-def state_kept(anatomy: Anatomy) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module's mode, and the tensors the model remembers, as before.
-
-    Some models keep tensors between calls in plain attributes around the decoder (Qwen2-VL: rope_deltas), on which a
-    `generate` that is under way depends.
-    """
-    modes = [(module, module.training) for module in anatomy.model.modules()]
-    attributes = [(module, dict(vars(module))) for module in anatomy.path]
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for module, before in attributes:
-            for name, value in dict(vars(module)).items():
-                if name not in before and isinstance(value, Tensor):
-                    delattr(module, name)
-                elif isinstance(value, Tensor) or isinstance(before.get(name), Tensor):
-                    setattr(module, name, before[name])
 
 
 def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
 
 
-def text_inputs(processor: Any, prompt: str, template: str, device: torch.device | str | None = None) -> BatchFeature:
+def text_inputs(processor: Any, prompt: str, template: str) -> BatchFeature:
     """As `build_inputs`, of one prompt without an image."""
     _check_prompt(prompt, processor)
     question = template.replace("{prompt}", prompt)
@@ -119,16 +119,14 @@ def text_inputs(processor: Any, prompt: str, template: str, device: torch.device
     elif processor.tokenizer.chat_template:
         owner, content = processor.tokenizer, question
     else:
-        inputs = processor.tokenizer(question, return_tensors="pt")
-        return inputs if device is None else inputs.to(device)
-    inputs = owner.apply_chat_template(
+        return processor.tokenizer(question, return_tensors="pt")
+    return owner.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
     )
-    return inputs if device is None else inputs.to(device)
 
 
 def build_inputs(
@@ -136,7 +134,6 @@ def build_inputs(
     images: Sequence[Image.Image],
     prompts: Sequence[str],
     template: str,
-    device: torch.device | str | None = None,
     max_length: int | None = None,
 ) -> BatchFeature:
     """One image and one prompt per row, asked the way the model was taught to be asked.
@@ -147,7 +144,6 @@ def build_inputs(
         images: B RGB images, as `load_image` returns them.
         prompts: B texts.
         template: the question; `{prompt}` in it is replaced by the prompt.
-        device: where the tensors go.
         max_length: tokens that the model has positions for, if that is known.
 
     Returns:
@@ -185,7 +181,7 @@ def build_inputs(
             "and tokenizer."
         )
     require_length(processor, prompts, ids.shape[1], max_length)
-    return inputs if device is None else inputs.to(device)
+    return inputs
 
 
 def tokenize(processor: Any, prompts: Sequence[str], template: str) -> list[list[int]]:

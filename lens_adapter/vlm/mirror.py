@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 
 from lens_adapter.errors import LensConfigError, LensError, UnsupportedModelError
-from lens_adapter.signals import SharedPrefix
+from lens_adapter.signals import LensSignals
 from lens_adapter.vlm.anatomy import Anatomy, find_attention
 from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows
 from lens_adapter.vlm.hooks import cache_argument, tap_attention
@@ -43,23 +43,25 @@ class MirrorLayers(nn.Module):
         for module in self._configured():
             module.config = copy.deepcopy(module.config, copies)
 
-    def forward(
-        self, hidden: Tensor, layer_kwargs: dict[str, Any], queries: Tensor, prefix: SharedPrefix | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, signals: LensSignals, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Refine hidden states; gradients flow through both results.
 
+        The layers run under the attention implementation that the signals were read under, since their masks are made
+        for it.
+
         Args:
-            hidden: (B, T, D), `LensSignals.hidden`; any float dtype.
-            layer_kwargs: `LensSignals.layer_kwargs` of the same record.
-            queries: long (B, Q), positions in the sequence.
-            prefix: `LensSignals.prefix`: what the rows share runs once here, too. The queries are behind it.
+            signals: hidden states in any float dtype. What rows share (`prefix`) runs once here, too.
+            queries: long (B, Q), positions in the sequence, behind any shared prefix.
 
         Returns:
             rows: float32 (B, heads, Q, T), the first layer's softmax rows of the queries over all keys.
             hidden: (B, T, D), what the last layer puts out.
         """
+        if signals.kernel is not None:
+            self._run_kernel(signals.kernel)
         parameter = next(self.parameters())
-        hidden = hidden.to(parameter.device, parameter.dtype)  # (B, T, D)
+        hidden = signals.hidden.to(parameter.device, parameter.dtype)  # (B, T, D)
+        layer_kwargs, prefix = signals.layer_kwargs, signals.prefix
         rows: list[Tensor] = []
 
         def watch(call: AttentionCall) -> None:
@@ -125,8 +127,7 @@ class MirrorLayers(nn.Module):
                 )
             layer.load_state_dict(theirs)
 
-    def set_attention_implementation(self, name: str) -> None:
-        """Run the kernel called `name`; recorded masks fit the one that the base ran."""
+    def _run_kernel(self, name: str) -> None:
         for module in self._configured():
             module.config._attn_implementation = name
 

@@ -10,7 +10,7 @@ look at, which positions they have.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -52,6 +52,10 @@ class SharedInputs:
     length: int
     tails: Tensor
     tail_mask: Tensor
+
+    def moved(self, move: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> SharedInputs:
+        """The same with all tensors where `move` brings those of a mapping."""
+        return replace(self, first=move(self.first), **move({"tails": self.tails, "tail_mask": self.tail_mask}))
 
 
 class _CannotShare(Exception):

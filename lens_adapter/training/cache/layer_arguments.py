@@ -133,9 +133,7 @@ def _seen(signals: LensSignals, anatomy: Anatomy, layer: int) -> Tensor:
     everything = torch.ones(1, total, total, dtype=torch.bool)
     if mask is None:
         # sdpa leaves it to its kernel to hide what comes later; eager has no other way than a mask.
-        causal = anatomy.attention_implementation(layer) == "sdpa" and getattr(
-            anatomy.attentions[layer], "is_causal", True
-        )
+        causal = signals.kernel == "sdpa" and getattr(anatomy.attentions[layer], "is_causal", True)
         return everything.tril() if causal else everything
     if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[1:] != (1, total, total):
         raise _refusal(anatomy, "attention_mask", mask)

@@ -19,7 +19,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example
 from lens_adapter.data.shapes import fill_runs
 from lens_adapter.errors import InputError, LensConfigError, StaleFeaturesError
-from lens_adapter.signals import LensSignals, TokenLayout
+from lens_adapter.signals import LensSignals, Reading, TokenLayout
 from lens_adapter.training.cache.layer_arguments import pad_left, put_together
 from lens_adapter.training.cache.store import FeatureStore
 from lens_adapter.training.losses import Targets
@@ -134,11 +134,11 @@ def feature_key(adapter: LensAdapter) -> dict[str, Any]:
     if adapter.decoder.image_encoder is not None:
         key["sam_weights"] = fingerprint(adapter.decoder.image_encoder)
     if adapter.is_attached:
-        anatomy = adapter.attachment.anatomy
+        anatomy = adapter.base.anatomy
         key["base"] = anatomy.architecture
         key["base_revision"] = getattr(anatomy.config, "_commit_hash", None)
         key["base_weights"] = fingerprint(anatomy.model)
-        key["processor"] = _processor_fingerprint(adapter.processor)
+        key["processor"] = _processor_fingerprint(adapter.base.processor)
         key["attention"] = anatomy.attention_implementation(config.tap_layer) if mirror else None
     return key
 
@@ -214,7 +214,6 @@ class FeatureBatch:
         signals: padded on the left.
         layouts: one per row.
         embeddings: (B, C, g, g).
-        kernel: the attention implementation that `signals.layer_kwargs` are for; None for a head without mirror.
         image_index, targets, sizes: as those of `Batch`.
         truths: of each row, what `samples` are made of.
     """
@@ -222,7 +221,6 @@ class FeatureBatch:
     signals: LensSignals
     layouts: list[TokenLayout]
     embeddings: Tensor
-    kernel: str | None
     image_index: Tensor
     targets: Targets
     sizes: list[tuple[int, int]]
@@ -233,11 +231,9 @@ class FeatureBatch:
         """The examples, with their masks at full size, but without their pictures: `image` is None."""
         return [_example(truth, size) for truth, size in zip(self.truths, self.sizes, strict=True)]
 
-    def read_base(self, adapter: LensAdapter) -> tuple[LensSignals, list[TokenLayout]]:
-        """Signals and layouts of the N rows."""
-        if self.kernel is not None:
-            adapter.mirror.set_attention_implementation(self.kernel)
-        return self.signals, self.layouts
+    def read(self, adapter: LensAdapter) -> Reading:
+        """What the base said about the N prompts when the cache was made."""
+        return Reading(self.signals, self.layouts, self.sizes)
 
     def encode_images(self, adapter: LensAdapter) -> Tensor:
         """SAM's embeddings (B, C, g, g) of the pictures."""
@@ -258,13 +254,12 @@ def collate_features(rows: Sequence[Features]) -> dict[str, Any]:
     names = [(str(row.cache.store.folder), row.image) for row in rows]
     pictures = {name: row.embedding for name, row in zip(names, rows, strict=True)}
     index = torch.tensor([list(pictures).index(name) for name in names])
-    signals, kernel = _signals(rows)
+    signals = _signals(rows)
     total = signals.hidden.shape[1]
     batch = FeatureBatch(
         signals=signals,
         layouts=[_layout(row.tensors, total) for row in rows],
         embeddings=torch.stack(list(pictures.values())),
-        kernel=kernel,
         image_index=index,
         targets=_targets([row.tensors for row in rows]),
         sizes=[row.size for row in rows],
@@ -273,7 +268,7 @@ def collate_features(rows: Sequence[Features]) -> dict[str, Any]:
     return {"attention_mask": signals.attention_mask, "batch": batch}
 
 
-def _signals(rows: Sequence[Features]) -> tuple[LensSignals, str | None]:
+def _signals(rows: Sequence[Features]) -> LensSignals:
     key, tensors = rows[0].cache.key, [row.tensors for row in rows]
     lengths = [len(row["hidden"]) for row in tensors]
     total = max(lengths)
@@ -288,7 +283,9 @@ def _signals(rows: Sequence[Features]) -> tuple[LensSignals, str | None]:
         arguments = put_together(samples, rows[0].cache.layer_constants, key["attention"], lengths, hidden.dtype)
     mask = torch.arange(total) >= total - torch.tensor(lengths)[:, None]
     queries = torch.full((len(rows), 1), total - 1)
-    return LensSignals(hidden, attention, arguments, attention_mask=mask.long(), queries=queries), key["attention"]
+    return LensSignals(
+        hidden, attention, arguments, attention_mask=mask.long(), queries=queries, kernel=key["attention"]
+    )
 
 
 def _layer_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

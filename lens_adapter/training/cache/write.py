@@ -147,7 +147,7 @@ def _image_encoder(decoder: SamDecoder, wanted: bool) -> Iterator[None]:
 
 
 def _require_whole_base(adapter: LensAdapter) -> None:
-    if any(isinstance(parameter, DTensor) for parameter in adapter.attachment.anatomy.model.parameters()):
+    if any(isinstance(parameter, DTensor) for parameter in adapter.base.model.parameters()):
         raise LensConfigError(
             "Every process writes features by itself, with a base of its own; this one is sharded over processes. Load "
             "it whole, in fewer bits, or with device_map='auto' in one process."
@@ -264,7 +264,8 @@ def _finish(batches: Iterator[Any]) -> None:
 
 def _take(adapter: LensAdapter, batch: Batch) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
     """What to store of each row of a batch, and the arguments of the tapped layer that are the same for all."""
-    signals, layouts = batch.read_base(adapter)
+    reading = batch.read(adapter)
+    signals = reading.signals
     mask = signals.attention_mask
     count, total = signals.hidden.shape[:2]
     mask = torch.ones(count, total, dtype=torch.bool) if mask is None else mask.cpu() != 0
@@ -273,13 +274,13 @@ def _take(adapter: LensAdapter, batch: Batch) -> tuple[list[dict[str, Tensor]], 
     layers: list[dict[str, Tensor]] = [{} for _ in tokens]
     same: dict[str, Any] = {}
     if config.fusion == "mirror":
-        layers = take_apart(signals, adapter.attachment.anatomy, config.tap_layer, tokens)
+        layers = take_apart(signals, adapter.base.anatomy, config.tap_layer, tokens)
         same = constants(signals)
     attended = [signals.attention[layer][:, :, -1] for layer in dict.fromkeys(config.attention_layers)]  # (B, heads, T)
     samples = []
     for row, kept in enumerate(tokens):
         place = mask[row].cumsum(0) - 1  # of each token among those that are kept
-        layout, example = layouts[row], batch.samples[row]
+        layout, example = reading.layouts[row], batch.samples[row]
         masks, heat = batch.targets.masks[row], batch.targets.heat[row]
         ignored = masks[:0] > 0, heat[:0] > 0
         if example.ignore is not None and batch.targets.ignored is not None:
@@ -289,7 +290,7 @@ def _take(adapter: LensAdapter, batch: Batch) -> tuple[list[dict[str, Tensor]], 
             "positions": place[layout.positions.cpu()].int(),
             "boxes": layout.boxes.float().cpu(),
             "grid": torch.tensor(layout.grid or (), dtype=torch.int32),
-            "size": torch.tensor(batch.sizes[row], dtype=torch.int32),
+            "size": torch.tensor(reading.image_sizes[row], dtype=torch.int32),
             "masks": masks,
             "heat": heat,
             "ignored.masks": ignored[0],

@@ -1,0 +1,233 @@
+"""`FrozenBase`: the frozen model and its processor between `attach` and `detach`, and the one way to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import groupby
+from threading import RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedModel
+
+from lens_adapter.config import LensConfig
+from lens_adapter.errors import InputError
+from lens_adapter.signals import LensSignals, Reading, TokenLayout
+from lens_adapter.vlm.anatomy import Anatomy, find_anatomy
+from lens_adapter.vlm.compatibility import text_config
+from lens_adapter.vlm.hooks import Query, capture, prefill
+from lens_adapter.vlm.inputs import build_inputs
+from lens_adapter.vlm.layout.tokens import token_layouts
+from lens_adapter.vlm.shared_prefix import can_share, prefill_shared, share_inputs
+
+# The model's likeliest words, whatever its own generation config prefers.
+GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+
+# Hooks are state of the model: threads that share one take turns, through whatever adapter they read it.
+_turns: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
+
+
+class FrozenBase:
+    """A vision-language model that is read and never changed. Holds references; no module of anybody's.
+
+    Args:
+        model: as `LensAdapter.attach` takes it.
+        processor: of the model; None: that of a `Pipeline`, or none: then pictures and prompts cannot be read.
+        config: what is read: `tap_layer`, `attention_layers`, `prompt_template`. Default: that of a new lite head.
+
+    Attributes:
+        anatomy: the model's parts.
+        processor: or None.
+        config: as given; a change of it counts from the next reading on.
+
+    Raises:
+        UnsupportedModelError: the model cannot be read.
+    """
+
+    def __init__(self, model: Any, processor: Any = None, config: LensConfig | None = None) -> None:
+        self.anatomy: Anatomy = find_anatomy(model)
+        self.processor: Any = getattr(model, "processor", None) if processor is None else processor
+        self.config: LensConfig = LensConfig.from_model(model, fusion="lite") if config is None else config
+
+    @property
+    def model(self) -> Any:
+        """The model without wrappers. (Any: `generate` is a mixin's, which `PreTrainedModel` does not know.)"""
+        return self.anatomy.model
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the model wants its inputs; None: it is offloaded, and moves them itself."""
+        device = self.anatomy.model.device
+        return None if device.type == "meta" else device
+
+    @property
+    def tap_device(self) -> torch.device | None:
+        """Where the tapped layer is; None: it is offloaded, and nowhere between forwards."""
+        device = next(self.anatomy.layers[self.config.tap_layer].parameters()).device
+        return None if device.type == "meta" else device
+
+    def turn(self) -> RLock:
+        """To be held while hooks are on the model."""
+        return _turns.setdefault(self.anatomy.model, RLock())
+
+    def require_processor(self) -> Any:
+        """The processor.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.processor is None:
+            raise InputError(
+                "Pictures and prompts need the base's processor. Call adapter.attach(model, processor) with "
+                "AutoProcessor.from_pretrained(...) of the same repository."
+            )
+        return self.processor
+
+    # -- from pictures and prompts to a reading ------------------------------------------------------------------------
+
+    @property
+    def build_inputs(self) -> Callable[..., BatchFeature]:
+        """(images, prompts) -> what the model is called with, as `inputs.build_inputs`; can be sent to other processes.
+
+        `template="{prompt}"` asks the prompts as they are.
+
+        Raises:
+            InputError: there is no processor.
+        """
+        processor, template = self.require_processor(), self.config.prompt_template
+        return partial(build_inputs, processor, template=template, max_length=self._max_length)
+
+    def read(
+        self,
+        images: Sequence[Image],
+        prompts: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Reading:
+        """Read the model about N prompts, as far as a head needs it, without gradients; nothing is generated.
+
+        Prompts about one picture (the very same object) share its tokens, if the model can do that.
+
+        Args:
+            images: N RGB pictures, as `load_image` returns them.
+            prompts: N texts.
+            layers: whose attention rows are read; default: those of the config.
+            inputs: what `build_inputs(images, prompts)` made of them before, in another process say: then they are read
+                row by row.
+
+        Raises:
+            InputError: no processor, or a picture or prompt that cannot be used.
+            UnsupportedModelError: how its image tokens lie in the picture is not known.
+        """
+        sizes = [(image.height, image.width) for image in images]
+        if inputs is None:
+            about_one = len(images) > 1 and all(image is images[0] for image in images)
+            if about_one and self._can_share(layers) and (shared := self._read_shared(images[0], prompts, layers)):
+                return shared
+            inputs = self.build_inputs(images, prompts)
+        layouts = self.layout(inputs, sizes)
+        return Reading(self.prefill(inputs, layers=layers), layouts, sizes)
+
+    def runs(self, images: Sequence[Image]) -> list[list[int]]:
+        """Rows that are best read together: several prompts about one picture where they can share its tokens.
+
+        Args:
+            images: of each row; those of one picture stand next to each other.
+        """
+        rows = list(range(len(images)))
+        if not self._can_share(None):
+            return [rows]
+        groups = [list(group) for _, group in groupby(rows, key=lambda row: id(images[row]))]
+        alone = [row for group in groups if len(group) == 1 for row in group]
+        return [group for group in groups if len(group) > 1] + ([alone] if alone else [])
+
+    def _can_share(self, layers: Sequence[int] | None) -> bool:
+        return can_share(self.anatomy, tap_layer=self.config.tap_layer, layers=self._layers(layers))
+
+    def _read_shared(self, image: Image, prompts: Sequence[str], layers: Sequence[int] | None) -> Reading | None:
+        """The model reads the picture once, then the prompts; None where this shows that it cannot."""
+        processor, template = self.require_processor(), self.config.prompt_template
+        first, sizes = self.build_inputs([image], prompts[:1]), [(image.height, image.width)]
+        (layout,) = self.layout(first, sizes)
+        last_image_token = int(layout.positions.max())
+        inputs = share_inputs(processor, first, last_image_token, prompts, template, self._max_length)
+        if inputs is None:
+            return None
+        with self.turn():
+            signals = prefill_shared(
+                self.anatomy,
+                inputs.moved(self.moved),
+                tap_layer=self.config.tap_layer,
+                layers=self._layers(layers),
+            )
+        return None if signals is None else Reading(signals, [layout] * len(prompts), sizes * len(prompts))
+
+    # -- its steps, for whoever has processor inputs already -----------------------------------------------------------
+
+    def layout(
+        self, inputs: Mapping[str, Any], image_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[TokenLayout]:
+        """As `LensAdapter.layout`."""
+        _require_mapping(inputs)
+        return token_layouts(self.anatomy.model, self.processor, inputs, image_sizes)
+
+    def prefill(
+        self, inputs: Mapping[str, Any], *, query: Query = "last", layers: Sequence[int] | None = None
+    ) -> LensSignals:
+        """As `LensAdapter.prefill`."""
+        _require_mapping(inputs)
+        tap, chosen = self.config.tap_layer, self._layers(layers)
+        with self.turn():
+            return prefill(self.anatomy, self.moved(inputs), tap_layer=tap, layers=chosen, query=query)
+
+    def capture(
+        self, *, query: Query = "last", layers: Sequence[int] | None = None, attention: bool = True
+    ) -> AbstractContextManager[LensSignals]:
+        """As `LensAdapter.capture`."""
+        tap = self.config.tap_layer
+        wanted = [tap] if layers is None and not self.config.attention_layers else self._layers(layers)
+        return capture(self.anatomy, tap_layer=tap, layers=wanted if attention else [], query=query)
+
+    def generate(self, inputs: Mapping[str, Any], **options: Any) -> Any:
+        """What the model's own `generate` returns, with no hook of ours on it meanwhile."""
+        with self.turn():
+            return self.model.generate(**self.moved(inputs), **options)
+
+    def answers(self, images: Sequence[Image], questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+        """The model's greedy answers to one question about each picture, in its own words."""
+        inputs = self.build_inputs(images, questions, template="{prompt}")
+        tokens = self.generate(inputs, **GREEDY, max_new_tokens=max_new_tokens)
+        start = 0 if self.anatomy.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        said = self.require_processor().batch_decode(tokens[:, start:], skip_special_tokens=True)
+        return [answer.strip() for answer in said]
+
+    def moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """`inputs` with their tensors where the model wants them."""
+        device = self.device
+        return {name: value if device is None else _on(device, value) for name, value in inputs.items()}
+
+    @property
+    def _max_length(self) -> int | None:
+        """Tokens that the model has positions for, where its config says so."""
+        return getattr(text_config(self.anatomy.config), "max_position_embeddings", None)
+
+    def _layers(self, layers: Sequence[int] | None) -> list[int]:
+        return list(self.config.attention_layers if layers is None else layers)
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    """A tensor, or a list of them, on a device; all else as it is."""
+    if isinstance(value, list | tuple):
+        return type(value)(_on(device, item) for item in value)
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _require_mapping(inputs: Any) -> None:
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs must be what the processor returned, a mapping; got {type(inputs).__name__}.")
