@@ -194,7 +194,7 @@ def time_parts(trainer: LensTrainer, data: Any, batch_size: int) -> dict[str, fl
         with timed("reading and collating"):
             batch = trainer.data_collator([data[index] for index in shuffled[start : start + batch_size]])["batch"]
         with timed("base"):
-            signals, layouts = batch.read_base(adapter)
+            reading = batch.read(adapter)
         with timed("SAM's image encoder"):
             embeddings = batch.encode_images(adapter)
         with timed("head and mask decoder, forward"):

@@ -35,7 +35,7 @@ def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> 
     out = adapter.segment(image, prompts)
     layer = adapter.config.attention_layers[-1]
     for row, prompt in zip(range(len(prompts)), prompts, strict=True):
-        inputs = build_inputs(adapter.processor, [image], [prompt], adapter.config.prompt_template)
+        inputs = build_inputs(adapter.base.processor, [image], [prompt], adapter.config.prompt_template)
         (layout,) = adapter.layout(inputs, [(image.height, image.width)])
         attention = adapter.prefill(inputs, layers=[layer]).attention[layer]  # (1, heads, 1, T)
         raw = attention[0, :, 0].mean(0)[layout.positions].view(layout.grid)

@@ -229,7 +229,7 @@ def test_the_base_may_be_edited_while_attached():
     with pytest.raises(LensError, match="did not pass the attention of layer 1"):
         adapter.segment(IMAGES[0], "the cat")
     assert not hooks_in(model)
-    adapter.attach(model, adapter.processor).segment(IMAGES[0], "the cat")
+    adapter.attach(model, adapter.base.processor).segment(IMAGES[0], "the cat")
 
 
 def test_threads_take_turns():
@@ -373,7 +373,7 @@ def test_attach_and_detach():
     adapter.detach()
     assert not adapter.is_attached
     with adapter.attach(model, processor) as same:
-        assert same is adapter and adapter.is_attached and adapter.processor is processor
+        assert same is adapter and adapter.is_attached and adapter.base.processor is processor
         inside = adapter.segment(IMAGES[0], "the cat", return_logits=True)
     assert not adapter.is_attached
     with pytest.raises(RuntimeError, match="boom"), adapter.attach(model, processor):
@@ -386,7 +386,7 @@ def test_attach_and_detach():
 def test_attach_without_a_processor_is_enough_to_capture():
     adapter, model, processor = tiny_trio()
     adapter.attach(model)
-    assert adapter.processor is None
+    assert adapter.base.processor is None
     inputs = ready_inputs(processor)
     assert torch.equal(adapter.prefill(inputs).hidden, adapter.attach(model, processor).prefill(inputs).hidden)
 
@@ -412,12 +412,12 @@ def test_pipeline():
     say = {"text": message, "max_new_tokens": 3, "do_sample": False, "return_full_text": False}
     answer = chat(**say)
     adapter.attach(chat)
-    assert adapter.processor is processor
+    assert adapter.base.processor is processor
     assert same_output(adapter.segment(IMAGES[0], "the cat", return_logits=True), expected)
     with adapter.capture() as signals:
         assert chat(**say) == answer
     assert signals.hidden is not None and len(signals.steps) == 2 and not hooks_in(model)
-    assert LensAdapter.from_model(chat, load_sam=False, fusion="lite", sam=tiny_sam()).processor is processor
+    assert LensAdapter.from_model(chat, load_sam=False, fusion="lite", sam=tiny_sam()).base.processor is processor
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

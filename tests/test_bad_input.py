@@ -58,7 +58,7 @@ def test_bases_that_cannot_work(make, reason):
     wrong = make()
     with pytest.raises(UnsupportedModelError, match=reason):
         adapter.attach(wrong)
-    assert adapter.attachment.anatomy.model is model  # the earlier attachment holds
+    assert adapter.base.model is model  # the earlier attachment holds
     with pytest.raises(UnsupportedModelError, match=reason):
         LensAdapter.from_model(wrong, fusion="lite", sam=tiny_sam())
 
@@ -115,7 +115,7 @@ def test_a_processor_of_another_model():
         lambda adapter: adapter.capture(),
         lambda adapter: adapter.prefill({}),
         lambda adapter: adapter.layout({}),
-        lambda adapter: adapter.processor,
+        lambda adapter: adapter.base.processor,
     ],
     ids=["segment", "capture", "prefill", "layout", "processor"],
 )

@@ -194,7 +194,7 @@ def test_another_build_of_the_same_architecture_is_refused(architecture, key, va
     adapter = tiny_adapter(right)
     with pytest.raises(CheckpointMismatchError, match=rf"{key} \d+ \(got {value}\)"):
         adapter.attach(wrong)
-    assert adapter.attachment.anatomy.model is right  # the earlier attachment holds
+    assert adapter.base.model is right  # the earlier attachment holds
     adapter.detach()
     with pytest.raises(CheckpointMismatchError, match="Load the base that the head names"):
         adapter.attach(wrong)

@@ -158,7 +158,7 @@ def test_a_chat_pipeline_talks_on_bit_for_bit(architecture):
     assert before[0] != before[1]
     adapter = tiny_adapter(model, processor)
     adapter.detach()
-    assert adapter.attach(chat).processor is processor
+    assert adapter.attach(chat).base.processor is processor
     assert speak() == before
     with adapter.capture(query="all") as signals:
         assert speak() == before

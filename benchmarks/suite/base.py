@@ -81,7 +81,7 @@ def capture(stage: Stage) -> Iterator[Comparison]:
 
 def _ways_to_capture(adapter: LensAdapter, inputs: dict[str, Any]) -> tuple[dict[str, Work], dict[str, int]]:
     """By name, what runs; and, once it has run, how many bytes it handed over."""
-    model, weights = adapter.attachment.anatomy.model, {}
+    model, weights = adapter.base.model, {}
 
     def captured(name: str, **options: Any) -> None:
         with adapter.capture(**options) as signals:
@@ -131,7 +131,7 @@ def early_exit(stage: Stage) -> Iterator[Comparison]:
     the layers, and whatever stands before them."""
     model, _ = stage.pair
     adapter, inputs = stage.adapter(), ask(stage)
-    anatomy, config = adapter.attachment.anatomy, adapter.config
+    anatomy, config = adapter.base.anatomy, adapter.config
     count, width = config.num_hidden_layers, config.hidden_size
     embedded = torch.randn(*inputs["input_ids"].shape, width, device=stage.device, dtype=model.dtype)
     text = {"inputs_embeds": embedded, "attention_mask": inputs["attention_mask"]}

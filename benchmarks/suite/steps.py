@@ -30,7 +30,7 @@ class Steps:
         self.logits, _ = self.decode()
 
     def process(self) -> BatchFeature:
-        return build_inputs(self.adapter.processor, [self.image], PROMPTS[:1], self.adapter.config.prompt_template)
+        return build_inputs(self.adapter.base.processor, [self.image], PROMPTS[:1], self.adapter.config.prompt_template)
 
     def read(self) -> LensSignals:
         return self.adapter.prefill(self.inputs)

@@ -30,7 +30,7 @@ HEADS = {"mirror": "the paper's head", "lite": "ours"}
 def raw_attention(adapter: LensAdapter, image: Image.Image, prompt: str) -> Tensor:
     """(h, w) in [0, 1]: what the last token attends to in the tapped layer of the frozen model, over its peak."""
     layer = adapter.config.tap_layer
-    inputs = build_inputs(adapter.processor, [image], [prompt], adapter.config.prompt_template)
+    inputs = build_inputs(adapter.base.processor, [image], [prompt], adapter.config.prompt_template)
     (layout,) = adapter.layout(inputs, [(image.height, image.width)])
     rows = adapter.prefill(inputs, layers=[layer]).attention[layer]  # (1, heads, 1, T)
     heat = rows[0, :, 0].mean(0)[layout.positions].view(layout.grid)

@@ -83,7 +83,7 @@ class FrozenBase:
         """
         if self.processor is None:
             raise InputError(
-                "Pictures and prompts need the base's processor. Call adapter.attach(model, processor) with "
+                "This needs the base's processor. Call adapter.attach(model, processor) with "
                 "AutoProcessor.from_pretrained(...) of the same repository."
             )
         return self.processor

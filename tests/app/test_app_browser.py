@@ -178,7 +178,7 @@ def test_two_visitors_at_once_get_their_own(visit, adapter):
     with visit() as one, visit() as other:
         pick(one, 1)
         pick(other, 2)
-        with adapter.attachment.turn():  # neither is done before both have asked
+        with adapter.base.turn():  # neither is done before both have asked
             segment(one)
             segment(other)
         assert rows(one) == list(EXAMPLES[1].prompts)

@@ -182,7 +182,7 @@ def test_visitors_at_the_same_time_get_what_each_would_alone(adapter, files):
 
 def test_the_chat_waits_for_its_turn(adapter, files):
     with ThreadPoolExecutor(1) as visitor:
-        with adapter.attachment.turn():  # as while somebody's picture is segmented
+        with adapter.base.turn():  # as while somebody's picture is segmented
             answering = visitor.submit(answer, adapter, files[0], EXAMPLES[0].question)
             with pytest.raises(TimeoutError):
                 answering.result(timeout=1)

@@ -55,7 +55,7 @@ def test_the_head_of_the_page_names_the_models(adapter):
 
 
 def test_another_model_is_named_and_its_world_is_not_said_to_be_small(tiny, adapter, monkeypatch):
-    assert str(adapter.attachment.anatomy.config.name_or_path) != str(builtin.VLM)
+    assert str(adapter.base.anatomy.config.name_or_path) != str(builtin.VLM)
     assert looks.ONLY_ITS_WORLD not in looks.head(adapter)
 
 

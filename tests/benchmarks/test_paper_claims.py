@@ -13,6 +13,7 @@ import torch
 from benchmarks.paper_claims import __main__ as command
 from benchmarks.paper_claims import methods, report, scenes, training
 from lens_adapter import builtin
+from lens_adapter.builtin import models
 from lens_adapter.builtin.exam import make_exam
 from lens_adapter.evaluation import overlap
 from lens_adapter.vlm.inputs import build_inputs
@@ -28,7 +29,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ship_tiny(folder)
     with pytest.MonkeyPatch.context() as patch:
         use_shipped(patch, folder)
-        patch.setattr(builtin, "LONGEST_ANSWER", 3)
+        patch.setattr(models, "LONGEST_ANSWER", 3)
         patch.setattr(scenes, "BATCH_SCENES", 2)
         yield
 

@@ -211,7 +211,7 @@ def test_the_released_pipeline_is_the_mirrors_computation(stage):
     inputs = ask(stage)
     signals = adapter.prefill(inputs)
     hidden, attention = released.fuse(signals.hidden)
-    rows, refined = adapter.head.fusion.layers(signals.hidden, signals.layer_kwargs, signals.queries)
+    rows, refined = adapter.head.fusion.layers(signals, signals.queries)
     torch.testing.assert_close(hidden, refined)
     torch.testing.assert_close(attention[:, :, -1:], rows)
     image = picture()

@@ -13,6 +13,7 @@ from PIL import Image
 
 import lens_adapter
 from lens_adapter import LensAdapter, LensConfig, builtin
+from lens_adapter.builtin.exam import labelled_scenes
 from lens_adapter.cli import main
 from lens_adapter.data.examples import Example
 from lens_adapter.errors import InputError, LensConfigError, LensError
@@ -177,7 +178,7 @@ def test_the_kernel_does_not_matter_and_nothing_is_left_behind(monkeypatch):
 
 def test_data_that_cannot_be_probed():
     model, processor = tiny_pair("llava")
-    with pytest.raises(InputError, match="Only the built-in model brings its own"):
+    with pytest.raises(InputError, match="needs labelled images"):
         probe(model, processor)
     empty = Example(EXAMPLES[0].image, PROMPT, np.zeros((SIDE, SIDE), bool))
     with pytest.raises(InputError, match="and 2 without"):
@@ -222,12 +223,11 @@ def test_probe_of_the_builtin_model(tmp_path, capsys):
     assert figures["examples"] >= 8 and [row["layer"] for row in figures["layers"]] == [0, 1, 2, 3]
     assert f"tap_layer {figures['recommended_tap_layer']}" in captured.out
     assert f"Wrote {picture}" in captured.err and f"Wrote {file}" in captured.err
-    assert "validation scenes: 100%" in captured.err
     with Image.open(picture) as opened:
         assert opened.format == "PNG" and opened.width > 400
     # The shipped heads' own question is asked, which the model knows.
     asked = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-    again = probe(*builtin.load_base(), scenes=2, prompt_template=asked)
+    again = probe(*builtin.load_base(), labelled_scenes(2), prompt_template=asked)
     assert json.loads(json.dumps(again.to_dict())) == figures
 
 
@@ -241,8 +241,9 @@ def test_probe_of_a_model_and_a_folder(tmp_path, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert "2 examples" in captured.out and "examples: 100%" in captured.err
     assert Path("lens-probe.png").is_file()
-    assert main(["probe", "--model", "base"]) == 1
-    assert "needs labelled images" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["probe", "--model", "base"])
+    assert "--model needs --data" in capsys.readouterr().err
     Path("data/masks/1.png").unlink()
     assert main(["probe", "--model", "base", "--data", "data"]) == 1
     complaint = capsys.readouterr().err

@@ -19,12 +19,10 @@ class StandInMirror(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
 
-    def forward(
-        self, hidden: Tensor, layer_kwargs: dict, queries: Tensor, prefix: None = None
-    ) -> tuple[Tensor, Tensor]:
-        batch, length, width = hidden.shape
-        hidden = hidden.to(self.qkv.weight.dtype)
-        mask = layer_kwargs["attention_mask"].to(hidden)
+    def forward(self, signals: LensSignals, queries: Tensor) -> tuple[Tensor, Tensor]:
+        batch, length, width = signals.hidden.shape
+        hidden = signals.hidden.to(self.qkv.weight.dtype)
+        mask = signals.layer_kwargs["attention_mask"].to(hidden)
         q, k, v = self.qkv(hidden).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         logits = (q @ k.mT) + mask  # (B, heads, T, T)
         weights = logits.softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""Samples around keypoints and the sparse prompts made of them."""
+"""Samples around keypoints and the vectors made of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 
 from lens_adapter.head.descriptors import Descriptors, sample_neighborhoods
 from lens_adapter.head.raster import rasterize
-from lens_adapter.signals import Keypoints
 
 WIDTH, CHANNELS = 16, 8
 
@@ -25,18 +24,13 @@ def given(make_layout):
 
 def inputs(make_layout, batch: int = 2, count: int = 3):
     generator = torch.Generator().manual_seed(0)
-    keypoints = Keypoints(
-        points=torch.rand(batch, count, 2, generator=generator),
-        scores=torch.ones(batch, count),
-        valid=torch.ones(batch, count, dtype=torch.bool),
-    )
+    points = torch.rand(batch, count, 2, generator=generator)
     return {
         "raster": rasterize([make_layout(4, 5) for _ in range(batch)]),
         "features": torch.randn(batch, 20, WIDTH, generator=generator),
-        "keypoints": keypoints,
+        "points": points,
+        "shown": torch.ones(batch, count, dtype=torch.bool),
         "text": torch.randn(batch, WIDTH, generator=generator),
-        "encoding": torch.randn(batch, count, CHANNELS, generator=generator),
-        "filler": torch.randn(CHANNELS, generator=generator),
     }
 
 
@@ -76,43 +70,42 @@ def test_one_cell_is_all_its_neighbors(make_layout):
     torch.testing.assert_close(samples, torch.ones(1, 1, 9, 3))
 
 
-def test_one_vector_per_keypoint_then_the_text(descriptors, given):
-    sparse = descriptors(**given)
-    assert sparse.shape == (2, 4, CHANNELS)
-    moved = descriptors(**{**given, "encoding": given["encoding"] + 1})
-    torch.testing.assert_close(moved[:, :3], sparse[:, :3] + 1)  # the encoding is added to keypoints
-    torch.testing.assert_close(moved[:, 3], sparse[:, 3])  # and not to the text
+def test_one_vector_per_keypoint_and_one_for_the_text(descriptors, given):
+    points, text = descriptors(**given)
+    assert points.shape == (2, 3, CHANNELS) and text.shape == (2, CHANNELS)
     with torch.no_grad():
         descriptors.text_vector += 1
-    torch.testing.assert_close(descriptors(**given)[:, 3], sparse[:, 3] + 1)
-    torch.testing.assert_close(descriptors(**given)[:, :3], sparse[:, :3])
+    points_again, text_again = descriptors(**given)
+    torch.testing.assert_close(text_again, text + 1)
+    torch.testing.assert_close(points_again, points)
 
 
-def test_invalid_keypoints_are_filler_and_unseen_by_the_others(descriptors, given):
-    valid = torch.tensor([[True, False, True], [False, False, False]])
-    points = given["keypoints"].points
-    other = points.clone()
-    other[~valid] = 0.123
-
-    def run(points: torch.Tensor) -> torch.Tensor:
-        return descriptors(**{**given, "keypoints": Keypoints(points, torch.ones(2, 3), valid)})
-
-    sparse = run(points)
-    assert sparse.isfinite().all()
-    assert torch.equal(sparse[:, :3][~valid], given["filler"].expand(4, -1))
-    torch.testing.assert_close(run(other), sparse)
-    assert not torch.allclose(sparse[0, 0], descriptors(**given)[0, 0])  # the second keypoint was seen before
+def test_keypoints_that_are_not_shown_are_unseen_by_the_others(descriptors, given):
+    shown = torch.tensor([[True, False, True], [False, False, False]])
+    other = given["points"].clone()
+    other[~shown] = 0.123
+    points, text = descriptors(**{**given, "shown": shown})
+    assert points.isfinite().all() and text.isfinite().all()
+    points_again, text_again = descriptors(**{**given, "shown": shown, "points": other})
+    torch.testing.assert_close(points_again[shown], points[shown])
+    torch.testing.assert_close(text_again, text)
+    all_points, all_text = descriptors(**given)
+    assert not torch.allclose(points[0, 0], all_points[0, 0])  # the second keypoint was seen before
+    assert not torch.allclose(text, all_text)
 
 
 def test_the_expression_reaches_every_keypoint(descriptors, given):
-    other = descriptors(**{**given, "text": given["text"].flip(0)})
-    assert ((other - descriptors(**given)).abs().amax(dim=-1) > 1e-3).all()
+    points, text = descriptors(**given)
+    other_points, other_text = descriptors(**{**given, "text": given["text"].flip(0)})
+    assert ((other_points - points).abs().amax(dim=-1) > 1e-3).all()
+    assert ((other_text - text).abs().amax(dim=-1) > 1e-3).all()
 
 
 def test_gradient_with_no_valid_keypoint_is_finite(descriptors, given):
     given["features"].requires_grad_()
-    given["keypoints"] = Keypoints(torch.full((2, 3, 2), 0.5), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
-    descriptors.train()(**given).sum().backward()
+    given |= {"points": torch.full((2, 3, 2), 0.5), "shown": torch.zeros(2, 3, dtype=torch.bool)}
+    points, text = descriptors.train()(**given)
+    (text.sum() + torch.where(given["shown"][..., None], points, 0.0).sum()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in descriptors.parameters())
     assert given["features"].grad.eq(0).all()
 

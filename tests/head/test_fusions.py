@@ -27,9 +27,9 @@ class GivenRows(nn.Module):
         super().__init__()
         self.rows = nn.Parameter(rows)
 
-    def forward(self, hidden, layer_kwargs, queries, prefix=None):
+    def forward(self, signals, queries):
         self.queries = queries
-        return self.rows, hidden + 1
+        return self.rows, signals.hidden + 1
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The composed head: heatmap, keypoints and sparse prompts of a batch."""
+"""The composed head: heatmap, keypoints and vectors of a batch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from torch import Tensor
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import InputError, LensConfigError, LensError
 from lens_adapter.head.head import LensHead
-from lens_adapter.signals import LensSignals, TokenLayout
+from lens_adapter.signals import LensSignals, Reading, SparsePrompts, TokenLayout
 
 HIDDEN, HEADS = 32, 4  # of the signals in conftest.py
 CHANNELS = 16
-FILLER = torch.linspace(-1, 1, CHANNELS)
 
 
-def encode_points(points: Tensor) -> Tensor:
-    return torch.sin(points.repeat(1, 1, CHANNELS // 2) * torch.arange(1, CHANNELS + 1))
+def read(signals: LensSignals, layouts: list[TokenLayout]) -> Reading:
+    return Reading(signals, layouts, [(30, 40)] * len(layouts))
+
+
+def vectors(out: SparsePrompts) -> Tensor:
+    """(N, K + 1, C), the points, zeros where they are not shown, and the text."""
+    points = torch.where(out.shown[..., None], out.point_vectors, 0.0)
+    return torch.cat([points, out.text_vector[:, None]], dim=1)
 
 
 def config(fusion: str, **overrides) -> LensConfig:
@@ -53,21 +58,21 @@ LENGTHS = [12, 11, 14]
 
 
 def test_shapes_frames_and_ranges(head, layouts, make_signals):
-    out = head(make_signals(LENGTHS), layouts, encode_points, FILLER)
+    out = head(read(make_signals(LENGTHS), layouts))
     assert out.size.tolist() == [[2, 4], [3, 4], [2, 4]]
     assert out.heatmap.shape == (3, 3, 4) and out.heatmap.dtype == torch.float32
-    assert out.sparse.shape == (3, 5, CHANNELS)
+    assert vectors(out).shape == (3, 5, CHANNELS)
     assert out.heatmap.min() >= 0 and out.heatmap.max() <= 1
     assert out.heatmap[[0, 2], 2].eq(0).all()  # beyond their own two rows
     assert out.heatmap[1, :, [0, 3]].eq(0).all()  # what the crop left out
     assert out.keypoints.valid[:, 0].all()
     assert out.keypoints.points.min() >= 0 and out.keypoints.points.max() <= 1
-    assert torch.equal(out.sparse[:, :4][~out.keypoints.valid], FILLER.expand(int((~out.keypoints.valid).sum()), -1))
-    assert out.sparse.isfinite().all()
+    assert torch.equal(out.shown, out.keypoints.valid)
+    assert vectors(out).isfinite().all()
 
 
 def test_the_first_keypoint_is_on_the_hottest_cell(head, layouts, make_signals):
-    out = head(make_signals(LENGTHS), layouts, encode_points, FILLER)
+    out = head(read(make_signals(LENGTHS), layouts))
     for row in range(3):
         h, w = out.size[row].tolist()
         cell = int(out.heatmap[row, :h, :w].argmax())
@@ -78,7 +83,7 @@ def test_the_first_keypoint_is_on_the_hottest_cell(head, layouts, make_signals):
 
 def test_a_row_does_not_depend_on_its_batch(head, layouts, make_signals):
     signals = make_signals(LENGTHS)
-    together = head(signals, layouts, encode_points, FILLER)
+    together = head(read(signals, layouts))
     for row, length in enumerate(LENGTHS):
         cut = max(LENGTHS) - length
         alone = LensSignals(
@@ -89,18 +94,18 @@ def test_a_row_does_not_depend_on_its_batch(head, layouts, make_signals):
             queries=torch.tensor([[length - 1]]),
         )
         layout = replace(layouts[row], positions=layouts[row].positions - cut)
-        out = head(alone, [layout], encode_points, FILLER)
+        out = head(read(alone, [layout]))
         h, w = out.size[0].tolist()
         torch.testing.assert_close(together.heatmap[row, :h, :w], out.heatmap[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(together.keypoints.points[row], out.keypoints.points[0], atol=1e-5, rtol=0)
         assert torch.equal(together.keypoints.valid[row], out.keypoints.valid[0])
-        torch.testing.assert_close(together.sparse[row], out.sparse[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(vectors(together)[row], vectors(out)[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("source", ["heatmap", "sparse"])
+@pytest.mark.parametrize("source", [lambda out: out.heatmap, vectors], ids=["heatmap", "vectors"])
 def test_gradient_reaches_the_fusion(head, layouts, make_signals, source):
-    out = head.train()(make_signals(LENGTHS), layouts, encode_points, FILLER)
-    getattr(out, source).square().sum().backward()
+    out = head.train()(read(make_signals(LENGTHS), layouts))
+    source(out).square().sum().backward()
     gradients = [p.grad for p in head.fusion.parameters() if p.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
     first = head.fusion.layers.qkv.weight if hasattr(head.fusion.layers, "qkv") else head.fusion.hidden[1].weight
@@ -108,43 +113,42 @@ def test_gradient_reaches_the_fusion(head, layouts, make_signals, source):
 
 
 def test_every_parameter_learns(head, layouts, make_signals):
-    out = head.train()(make_signals(LENGTHS), layouts, encode_points, FILLER)
-    (out.heatmap.square().sum() + out.sparse.square().sum()).backward()
+    out = head.train()(read(make_signals(LENGTHS), layouts))
+    (out.heatmap.square().sum() + vectors(out).square().sum()).backward()
     assert not [name for name, p in head.named_parameters() if p.grad is None]
 
 
 def test_keypoint_dropout_leaves_the_text_alone(head, layouts, make_signals):
     signals = make_signals(LENGTHS)
-    dropped = head.train()(signals, layouts, encode_points, FILLER, keypoint_dropout=1.0)
-    assert torch.equal(dropped.sparse[:, :4], FILLER.expand(3, 4, -1))
-    assert dropped.sparse[:, 4].isfinite().all()
+    dropped = head.train()(read(signals, layouts), keypoint_dropout=1.0)
+    assert not dropped.shown.any() and dropped.text_vector.isfinite().all()
     assert dropped.keypoints.valid[:, 0].all()  # still reported
-    kept = head.eval()(signals, layouts, encode_points, FILLER, keypoint_dropout=1.0)
-    assert torch.equal(kept.sparse, head(signals, layouts, encode_points, FILLER).sparse)
-    assert not torch.equal(kept.sparse[:, 0], FILLER.expand(3, -1))
+    kept = head.eval()(read(signals, layouts), keypoint_dropout=1.0)
+    assert torch.equal(vectors(kept), vectors(head(read(signals, layouts)))) and kept.shown[:, 0].all()
+    assert not torch.equal(kept.text_vector, dropped.text_vector)  # what is dropped is not seen by the text either
 
 
 def test_keypoint_dropout_is_per_sample(mirror, make_layout, make_signals):
     head = LensHead(config("mirror"), mirror).train()
     torch.manual_seed(0)
     signals, layouts = make_signals([10] * 64), [make_layout(2, 4)] * 64
-    sparse = head(signals, layouts, encode_points, FILLER, keypoint_dropout=0.5).sparse
-    dropped = (sparse[:, :4] == FILLER).all(dim=-1).all(dim=-1)
+    shown = head(read(signals, layouts), keypoint_dropout=0.5).shown
+    dropped = ~shown.any(dim=-1)
     assert 16 < int(dropped.sum()) < 48
 
 
 def test_half_precision_signals(head, layouts, make_signals):
-    out = head(make_signals(LENGTHS, dtype=torch.bfloat16), layouts, encode_points, FILLER)
-    assert out.heatmap.isfinite().all() and out.sparse.isfinite().all()
-    assert out.sparse.dtype == torch.float32
+    out = head(read(make_signals(LENGTHS, dtype=torch.bfloat16), layouts))
+    assert out.heatmap.isfinite().all() and vectors(out).isfinite().all()
+    assert vectors(out).dtype == torch.float32
 
 
 def test_a_head_in_bfloat16(head, layouts, make_signals):
     # The mask is -inf in bfloat16: the mirror leaves NaN at the padding, which nobody may read.
     signals = make_signals(LENGTHS, dtype=torch.bfloat16)
-    out = head.to(torch.bfloat16)(signals, layouts, lambda points: encode_points(points).bfloat16(), FILLER.bfloat16())
+    out = head.to(torch.bfloat16)(read(signals, layouts))
     assert out.heatmap.dtype == torch.float32 and out.heatmap.isfinite().all()
-    assert out.sparse.dtype == torch.bfloat16 and out.sparse.isfinite().all()
+    assert vectors(out).dtype == torch.bfloat16 and vectors(out).isfinite().all()
 
 
 def test_signals_come_to_the_device_of_the_head(head, layouts, make_signals):
@@ -159,15 +163,15 @@ def test_signals_come_to_the_device_of_the_head(head, layouts, make_signals):
 
     head.to("meta").fusion.register_forward_pre_hook(look)  # the meta device stands in for a second accelerator
     with pytest.raises(Seen):
-        head(make_signals(LENGTHS), layouts, encode_points, FILLER)
+        head(read(make_signals(LENGTHS), layouts))
 
 
 def test_training_under_autocast(head, layouts, make_signals):
     head.train()
     with torch.autocast("cpu", torch.bfloat16):
-        out = head(make_signals(LENGTHS, dtype=torch.bfloat16), layouts, encode_points, FILLER)
+        out = head(read(make_signals(LENGTHS, dtype=torch.bfloat16), layouts))
     assert out.heatmap.dtype == torch.float32
-    (out.heatmap.sum() + out.sparse.float().square().sum()).backward()
+    (out.heatmap.sum() + vectors(out).float().square().sum()).backward()
     assert all(p.grad.isfinite().all() for p in head.parameters())
 
 
@@ -176,9 +180,7 @@ def test_saved_weights_give_the_same_head(head, layouts, make_signals):
     other = LensHead(head.config, type(head.fusion.layers)() if head.config.fusion == "mirror" else None).eval()
     other.load_state_dict(head.state_dict())
     signals = make_signals(LENGTHS)
-    assert torch.equal(
-        other(signals, layouts, encode_points, FILLER).sparse, head(signals, layouts, encode_points, FILLER).sparse
-    )
+    assert torch.equal(vectors(other(read(signals, layouts))), vectors(head(read(signals, layouts))))
 
 
 def test_a_base_whose_heads_do_not_divide_its_width(make_layout):
@@ -198,8 +200,8 @@ def test_refusals(mirror, make_layout, make_signals):
     with pytest.raises(LensConfigError, match="mirror_layers"):
         LensHead(config("lite"), mirror)
     head = LensHead(config("mirror"), mirror)
-    with pytest.raises(LensError, match="Expected 2 layouts"):
-        head(make_signals([10, 10]), [make_layout(2, 4)], encode_points, FILLER)
+    with pytest.raises(LensError, match="each of 2 rows"):
+        head(read(make_signals([10, 10]), [make_layout(2, 4)]))
     nowhere = TokenLayout(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4))
     with pytest.raises(InputError, match="Row 1"):
-        head(make_signals([10, 10]), [make_layout(2, 4), nowhere], encode_points, FILLER)
+        head(read(make_signals([10, 10]), [make_layout(2, 4), nowhere]))

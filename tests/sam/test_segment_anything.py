@@ -38,11 +38,9 @@ def clicks(size: tuple[int, int], count: int = 3, seed: int = 0) -> torch.Tensor
 def sparse_prompts(decoder: SamDecoder, points: torch.Tensor, labels: list[int], size: tuple[int, int]) -> torch.Tensor:
     """What SAM's prompt encoder makes of clicks, from `point_encoding`; (1, K + 1, C) with SAM's own padding."""
     encoded = decoder.point_encoding((points / torch.tensor([size[1], size[0]]))[None], [size])[0]
-    embeddings = decoder.prompt_encoder.point_embeddings
-    rows = [
-        decoder.not_a_point if k == -1 else v + embeddings[k].weight[0] for k, v in zip(labels, encoded, strict=True)
-    ]
-    return torch.stack([*rows, decoder.not_a_point])[None]
+    embeddings, filler = decoder.prompt_encoder.point_embeddings, decoder.prompt_encoder.not_a_point_embed.weight[0]
+    rows = [filler if k == -1 else v + embeddings[k].weight[0] for k, v in zip(labels, encoded, strict=True)]
+    return torch.stack([*rows, filler])[None]
 
 
 # Dimensions

@@ -57,13 +57,12 @@ def ready_inputs(processor: ProcessorMixin, *prompts: str) -> dict[str, Tensor]:
 def learn(adapter: LensAdapter, processor: ProcessorMixin) -> None:
     """One training step of an attached adapter."""
     images = [noise_image(50, 70), noise_image(60, 44, seed=1)]
-    sizes = [(image.height, image.width) for image in images]
-    inputs = build_inputs(processor, images, ["the cat", "a dog on the left"], adapter.config.prompt_template)
     optimizer = torch.optim.AdamW([p for p in adapter.parameters() if p.requires_grad], lr=1e-2)
     adapter.train()
     embeddings = adapter.decoder.encode_images(images)
-    found = adapter(adapter.prefill(inputs), adapter.layout(inputs, sizes), embeddings, torch.arange(2), sizes)
-    (found.logits.square().mean() + found.head.heatmap.mean()).backward()
+    reading = adapter.base.read(images, ["the cat", "a dog on the left"])
+    found = adapter(reading, embeddings, torch.arange(2))
+    (found.logits.square().mean() + found.prompts.heatmap.mean()).backward()
     optimizer.step()
     adapter.eval()
 

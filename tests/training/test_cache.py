@@ -248,8 +248,10 @@ def test_stopped_and_gone_on_with(tmp_path, folder, monkeypatch):
             cache_features(adapter, example_set(), tmp_path / "f", shard_size=3, batch_size=2)
     with pytest.raises(StaleFeaturesError, match=r"lacks 3 of 4 shards.*goes on where it was stopped"):
         CachedFeatures(tmp_path / "f")
-    rows, prefill = [], adapter.prefill
-    monkeypatch.setattr(adapter, "prefill", lambda inputs: rows.append(len(inputs["input_ids"])) or prefill(inputs))
+    rows, read = [], adapter.base.read
+    monkeypatch.setattr(
+        adapter.base, "read", lambda images, *rest, **more: rows.append(len(images)) or read(images, *rest, **more)
+    )
     features = cache_features(adapter, example_set(), tmp_path / "f", shard_size=99, batch_size=2)
     assert sum(rows) == 3  # the second shard's
     same_features(features, CachedFeatures(folder))
@@ -336,7 +338,7 @@ def test_pictures_that_change(tmp_path):
 
 def test_arguments_that_are_not_understood():
     adapter = tiny_trio(fusion="mirror")[0]
-    anatomy, rows = adapter.attachment.anatomy, [torch.arange(4)]
+    anatomy, rows = adapter.base.anatomy, [torch.arange(4)]
     mask = torch.zeros(1, 1, 4, 4)
     for arguments, complaint in (
         ({"alibi": torch.zeros(1, 4, 4)}, r"'alibi' \(torch.float32 \(1, 4, 4\)\).*named one of"),

@@ -7,17 +7,18 @@ import math
 import pytest
 import torch
 
-from lens_adapter.adapter import LensPrediction
-from lens_adapter.head.head import HeadOutput
-from lens_adapter.signals import Keypoints
+from lens_adapter.segmentation import LensPrediction
+from lens_adapter.signals import Keypoints, SparsePrompts
 from lens_adapter.training.losses import HEAT_SIDE, Targets, dice_loss, heat_square, lens_losses, reached_iou
 
 
 def prediction(logits: torch.Tensor, heat: torch.Tensor, quality: list[float]) -> LensPrediction:
     n = len(logits)
-    keypoints = Keypoints(torch.zeros(n, 1, 2), torch.zeros(n, 1), torch.zeros(n, 1, dtype=torch.bool))
-    head = HeadOutput(heat, torch.tensor([heat.shape[1:]] * n), keypoints, torch.zeros(n, 2, 4))
-    return LensPrediction(logits, torch.tensor(quality), head)
+    none = torch.zeros(n, 1, dtype=torch.bool)
+    keypoints = Keypoints(torch.zeros(n, 1, 2), torch.zeros(n, 1), none)
+    size = torch.tensor([heat.shape[1:]] * n)
+    prompts = SparsePrompts(keypoints, none, torch.zeros(n, 1, 4), torch.zeros(n, 4), heat, size)
+    return LensPrediction(logits, torch.tensor(quality), prompts)
 
 
 def test_reached_iou_and_dice_by_hand():

@@ -126,7 +126,7 @@ def test_the_example(world, tmp_path, monkeypatch):
 
 def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
     features, output = tmp_path / "features", tmp_path / "head"
-    bases, prefills, prefill, load, train = [], [], LensAdapter.prefill, command.load_base, LensTrainer.train
+    bases, readings, read, load, train = [], [], FrozenBase.read, command.load_base, LensTrainer.train
 
     def loaded(*args):
         pair = load(*args)
@@ -140,15 +140,15 @@ def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(command, "load_base", loaded)
     monkeypatch.setattr(LensTrainer, "train", trained)
-    monkeypatch.setattr(LensAdapter, "prefill", lambda self, inputs: prefills.append(1) or prefill(self, inputs))
+    monkeypatch.setattr(FrozenBase, "read", lambda *given, **more: readings.append(1) or read(*given, **more))
     flags = ["train", str(world / "train.yaml"), "--features", str(features), "-o", str(output), "--training"]
     assert main([*flags, "max_steps=2"]) == 0
     assert "eval_giou" in capsys.readouterr().out
     assert {file.parent.name for file in features.rglob("index.json")} == {"train", "validation"}
     assert LensAdapter.from_pretrained(output).config.fusion == "mirror"
-    done = len(prefills)
+    done = len(readings)
     assert done and main([*flags, "max_steps=3", "--resume"]) == 0
-    assert len(prefills) == done and (output / "checkpoint-3").is_dir()
+    assert len(readings) == done and (output / "checkpoint-3").is_dir()
     assert main([*flags, "max_steps=3", "sample_grid_steps=1"]) == 1
     assert "set it to 0" in capsys.readouterr().err
     data = tmp_path / "data"

@@ -99,7 +99,7 @@ def test_the_loss_goes_down_and_the_base_stays(tmp_path, architecture, fusion):
     changed = {name for name, value in weights_of(adapter).items() if value != before[name]}
     assert changed and all(name.startswith(TUNED["full"]) for name in changed)
     assert {name.split(".")[1] for name in changed if name.startswith("head")} >= {"fusion", "descriptors"}
-    assert adapter.is_attached and adapter.processor is not None
+    assert adapter.is_attached and adapter.base.processor is not None
     saved = load_file(tmp_path / "checkpoint-12" / "model.safetensors")
     assert saved.keys() == adapter.state_dict().keys()
     LensAdapter.from_pretrained(tmp_path / "checkpoint-12")  # complains about anything that does not fit

@@ -67,8 +67,7 @@ def test_a_warm_mirror_repeats_its_layer(decoder, attention):
     signals = prefill(find_anatomy(model), inputs, tap_layer=2, layers=[2])
     mirror = MirrorLayers(build_layers(model.config.to_dict(), [2]))
     mirror.warm_start(find_anatomy(model), 2)
-    mirror.set_attention_implementation(attention)
-    rows, _ = mirror(signals.hidden, signals.layer_kwargs, signals.queries)
+    rows, _ = mirror(signals, signals.queries)
     torch.testing.assert_close(rows, signals.attention[2], atol=1e-5, rtol=0)
 
 

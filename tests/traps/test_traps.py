@@ -2,19 +2,19 @@
 
 | trap                                                   | tested in                                             |
 |--------------------------------------------------------|-------------------------------------------------------|
-| sparse attention that asks for its implementation      | vlm/test_traps_decoders.py                            |
-| soft caps, sinks, sliding windows, experts             | vlm/test_traps_decoders.py                            |
-| a sliding cache, dynamic or static, drops keys         | vlm/test_traps_decoders.py                            |
-| torch.compile before or after attach, flex attention   | vlm/test_traps_compiling.py                           |
-| gradient checkpointing                                 | vlm/test_traps_compiling.py, vlm/test_taps.py         |
+| sparse attention that asks for its implementation      | traps/test_decoders.py                                |
+| soft caps, sinks, sliding windows, experts             | traps/test_decoders.py                                |
+| a sliding cache, dynamic or static, drops keys         | traps/test_decoders.py                                |
+| torch.compile before or after attach, flex attention   | traps/test_compiling.py                               |
+| gradient checkpointing                                 | traps/test_compiling.py    , vlm/test_hooks.py         |
 | several images per prompt                              | here; where their tokens are: vlm/test_layout.py      |
 | accelerate: offloaded to CPU or disk, dispatched       | here                                                  |
-| float16                                                | here; bfloat16: vlm/test_taps.py, test_adapter.py     |
+| float16                                                | here; bfloat16: vlm/test_hooks.py, test_adapter.py     |
 | quantised linears, 8 and 4 bits                        | here                                                  |
-| padding on the left and on the right                   | vlm/test_taps.py, vlm/test_mirror.py, test_adapter.py |
-| generation with a cache, dynamic or static             | vlm/test_taps.py, test_adapter.py                     |
-| LoRA                                                   | vlm/test_taps.py, test_adapter.py                     |
-| a tap that does not fire                               | vlm/test_taps.py                                      |
+| padding on the left and on the right                   | vlm/test_hooks.py, vlm/test_mirror.py, test_adapter.py |
+| generation with a cache, dynamic or static             | vlm/test_hooks.py, test_adapter.py                     |
+| LoRA                                                   | vlm/test_hooks.py, test_adapter.py                     |
+| a tap that does not fire                               | vlm/test_hooks.py                                      |
 | centre crop, padding to a square, a class token        | vlm/test_layout.py                                    |
 | the kernels of other devices: flash                    | vlm/test_attention.py                                 |
 | what is an architecture's own (tiles, thumbnails, ...) | test_zoo.py, by its specimens                         |
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from lens_adapter.errors import LensError
+from lens_adapter.signals import Reading
 from tests.tiny.adapters import FUSIONS, GREEDY, hooks_in, marks_on, ready_inputs, same_output, tiny_adapter, tiny_trio
 from tests.tiny.models import ARCHITECTURES, IMPLEMENTATIONS
 from tests.tiny.pairs import tiny_pair
@@ -60,9 +61,9 @@ def test_of_several_images_the_one_asked_for(architecture, fusion, asked):
     embeddings = adapter.decoder.encode_images([images[asked]])
 
     def heat(image: int, record=signals) -> Tensor:
-        found = adapter(record, [layouts[image]], embeddings, torch.tensor([0]), [sizes[image]])
-        assert tuple(found.head.size[0]) == layouts[image].grid
-        return found.head.heatmap[0]
+        found = adapter(Reading(record, [layouts[image]], [sizes[image]]), embeddings, torch.tensor([0]))
+        assert tuple(found.prompts.size[0]) == layouts[image].grid
+        return found.prompts.heatmap[0]
 
     mine, other = layouts[asked].positions, layouts[1 - asked].positions
     assert not set(mine.tolist()) & set(other.tolist())

@@ -273,11 +273,6 @@ def test_each_row_has_its_own_image(architecture):
     assert torch.equal(inputs["pixel_values"], torch.cat([each["pixel_values"] for each in alone]))
 
 
-def test_inputs_go_to_the_device():
-    inputs = build_inputs(tiny_processor("llava"), [grey()], ["cat"], TEMPLATE, device="meta")
-    assert {value.device.type for value in inputs.values()} == {"meta"}
-
-
 def test_braces_in_prompt_and_template_are_text():
     processor = tiny_processor("llava")
     inputs = build_inputs(processor, [grey()], ["{0} {prompt}"], 'Find {prompt} as {"json"}')

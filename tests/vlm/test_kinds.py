@@ -116,7 +116,7 @@ def test_rows_and_mirror_of_the_moved_layer(architecture):
     assert (signals.attention[3] > 0).all()
     mirror = MirrorLayers(build_layers(config.require_base_config(), [3]))
     mirror.warm_start(anatomy, 3)
-    rows, _ = mirror(signals.hidden, signals.layer_kwargs, signals.queries)
+    rows, _ = mirror(signals, signals.queries)
     torch.testing.assert_close(rows, signals.attention[3])
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -20,7 +22,6 @@ TAP = 2  # behind the layers after which qwen3_vl adds visual features
 def warm_mirror(anatomy, first=TAP, count=2):
     mirror = MirrorLayers(build_layers(anatomy.config.to_dict(), range(first, first + count)))
     mirror.warm_start(anatomy, first)
-    mirror.set_attention_implementation(anatomy.attention_implementation(first))
     return mirror
 
 
@@ -45,7 +46,7 @@ def test_a_warm_mirror_repeats_the_base(architecture, attention, padding):
     anatomy = find_anatomy(tiny_model(architecture, attention=attention))
     inputs = tiny_inputs(architecture, padding=padding)
     signals = prefill(anatomy, inputs, tap_layer=TAP, layers=[TAP], query=[-2, -1])
-    rows, hidden = warm_mirror(anatomy)(signals.hidden, signals.layer_kwargs, signals.queries)
+    rows, hidden = warm_mirror(anatomy)(signals, signals.queries)
     truth = outputs_of_layers(anatomy, inputs)[TAP + 1]
     attended = inputs["attention_mask"].bool()
     torch.testing.assert_close(hidden[attended], truth[attended], atol=1e-5, rtol=1e-5)
@@ -60,8 +61,8 @@ def test_a_mirror_repeats_a_record_of_generate(attention):
     with capture(anatomy, tap_layer=TAP, layers=[TAP]) as signals:
         anatomy.model.generate(**inputs, max_new_tokens=2, do_sample=False)
     mirror = warm_mirror(anatomy)
-    rows, once = mirror(signals.hidden, signals.layer_kwargs, signals.queries)
-    _, twice = mirror(signals.hidden, signals.layer_kwargs, signals.queries)
+    rows, once = mirror(signals, signals.queries)
+    _, twice = mirror(signals, signals.queries)
     torch.testing.assert_close(rows, signals.attention[TAP], atol=1e-5, rtol=0)
     assert torch.equal(once, twice)  # no cache is kept between calls
 
@@ -76,7 +77,7 @@ def test_visual_features_that_a_base_adds_between_layers(attention):
     assert torch.equal(signals.hidden[~image], raw[0][~image])
     assert not torch.isclose(signals.hidden[image], raw[0][image]).all(dim=-1).any()
     # One mirrored layer repeats layer 1; what the base adds behind that one is not repeated.
-    rows, hidden = warm_mirror(anatomy, first=1, count=1)(signals.hidden, signals.layer_kwargs, signals.queries)
+    rows, hidden = warm_mirror(anatomy, first=1, count=1)(signals, signals.queries)
     attended = inputs["attention_mask"].bool()
     torch.testing.assert_close(hidden[attended], raw[1][attended], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(rows, signals.attention[1], atol=1e-5, rtol=0)
@@ -87,7 +88,7 @@ def test_gradients(architecture, attention):
     anatomy = find_anatomy(tiny_model(architecture, attention=attention))
     signals = prefill(anatomy, tiny_inputs(architecture), tap_layer=TAP)
     mirror = warm_mirror(anatomy).train()
-    rows, hidden = mirror(signals.hidden, signals.layer_kwargs, signals.queries)
+    rows, hidden = mirror(signals, signals.queries)
     rows.square().sum().backward(retain_graph=True)
     reached = {name for name, p in mirror.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert "layers.0.self_attn.q_proj.weight" in reached and not any(name.startswith("layers.1") for name in reached)
@@ -105,7 +106,7 @@ def test_the_base_stays_as_it_is_and_shares_nothing():
     signals = prefill(anatomy, tiny_inputs("llava"), tap_layer=TAP, layers=[TAP])
     mirror = MirrorLayers(build_layers(anatomy.config.to_dict(), [TAP]))
     mirror.warm_start(anatomy, TAP)
-    mirror.set_attention_implementation("eager")
+    mirror(replace(signals, kernel="eager"), signals.queries)  # runs under another kernel than the base
     assert anatomy.attention_implementation(TAP) == "sdpa"
     with torch.no_grad():
         for parameter in mirror.parameters():
@@ -127,7 +128,7 @@ def test_a_bfloat16_base_and_a_float32_mirror():
         anatomy = find_anatomy(tiny_model("qwen2_5_vl", attention=attention, dtype=torch.bfloat16))
         inputs = tiny_inputs("qwen2_5_vl", dtype=torch.bfloat16)
         signals = prefill(anatomy, inputs, tap_layer=TAP, layers=[TAP])
-        rows, hidden = warm_mirror(anatomy)(signals.hidden, signals.layer_kwargs, signals.queries)
+        rows, hidden = warm_mirror(anatomy)(signals, signals.queries)
         assert hidden.dtype == torch.float32
         torch.testing.assert_close(rows, signals.attention[TAP], atol=0.02, rtol=0.05)
 
@@ -139,9 +140,8 @@ def test_state_dict_round_trip():
     assert all(name.startswith(("layers.0.", "layers.1.")) for name in mirror.state_dict())
     again = MirrorLayers(build_layers(anatomy.config.to_dict(), [TAP, TAP + 1]))
     again.load_state_dict(mirror.state_dict())
-    again.set_attention_implementation("eager")
-    rows, hidden = mirror(signals.hidden, signals.layer_kwargs, signals.queries)
-    rows_again, hidden_again = again(signals.hidden, signals.layer_kwargs, signals.queries)
+    rows, hidden = mirror(signals, signals.queries)
+    rows_again, hidden_again = again(signals, signals.queries)
     assert torch.equal(rows, rows_again) and torch.equal(hidden, hidden_again)
     assert rows.shape == (2, NUM_HEADS, 1, hidden.shape[1]) and hidden.shape == signals.hidden.shape
 
@@ -150,7 +150,7 @@ def test_forward_leaves_no_hook():
     anatomy = find_anatomy(tiny_model("llava"))
     signals = prefill(anatomy, tiny_inputs("llava"), tap_layer=TAP)
     mirror = warm_mirror(anatomy)
-    mirror(signals.hidden, signals.layer_kwargs, signals.queries)
+    mirror(signals, signals.queries)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in mirror.modules())
     assert len({id(module.config) for module in mirror.modules() if hasattr(module, "config")}) == 1
 

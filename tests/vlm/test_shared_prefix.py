@@ -48,7 +48,7 @@ def shared_inputs(model, processor, prompts=PROMPTS) -> SharedInputs | None:
 def forwards(adapter):
     """(rows, tokens) of every forward that reaches the decoder meanwhile."""
     seen = []
-    layer = adapter.attachment.anatomy.layers[0]
+    layer = adapter.base.anatomy.layers[0]
     handle = layer.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[:2])))
     yield seen
     handle.remove()

@@ -55,7 +55,7 @@ def examine(specimen: Specimen) -> Report:
     image = noise_image(specimen.image)
     inputs = specimen.ask(processor, [image])
     adapter = tiny_adapter(model, processor)  # nothing here names the architecture
-    anatomy = adapter.attachment.anatomy
+    anatomy = adapter.base.anatomy
     native = next(
         anatomy.attention_implementation(k) for k, attention in enumerate(anatomy.attentions) if attention is not None
     )
@@ -98,7 +98,7 @@ def use_implementation(model: PreTrainedModel, name: str) -> None:
 @torch.no_grad()
 def bit_identical(adapter: LensAdapter, model: PreTrainedModel, inputs: dict[str, Tensor]) -> LensSignals:
     """The same logits before and while capturing; returns what was captured: every layer that can be read, all rows."""
-    anatomy = adapter.attachment.anatomy
+    anatomy = adapter.base.anatomy
     layers = [k for k, attention in enumerate(anatomy.attentions) if attention is not None]
     before = model(**inputs).logits
     with adapter.capture(query="all", layers=layers) as signals:
@@ -112,7 +112,7 @@ def bit_identical(adapter: LensAdapter, model: PreTrainedModel, inputs: dict[str
 def leaves_early(adapter: LensAdapter, inputs: dict[str, Tensor], signals: LensSignals) -> None:
     """A prefill that stops at the tap reads what a whole forward shows, and the layers behind it do not run."""
     ran: list[int] = []
-    layers = adapter.attachment.anatomy.layers
+    layers = adapter.base.anatomy.layers
     handles = [layer.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, layer in enumerate(layers)]
     early = adapter.prefill(inputs, query="all")
     for handle in handles:
@@ -134,16 +134,16 @@ def rows_difference(adapter: LensAdapter, inputs: dict[str, Tensor], signals: Le
     def keep(layer: int, output: tuple) -> None:  # T5's attention gives its biases, too, before the rows
         given[layer] = next((part for part in output[:0:-1] if isinstance(part, Tensor) and part.dim() == 4), None)
 
-    attentions = adapter.attachment.anatomy.attentions
+    attentions = adapter.base.anatomy.attentions
     handles = [
         attentions[k].register_forward_hook(lambda _, args, output, k=k: keep(k, output)) for k in signals.attention
     ]
-    adapter.attachment.anatomy.model(**inputs, output_attentions=True)
+    adapter.base.model(**inputs, output_attentions=True)
     for handle in handles:
         handle.remove()
     if any(rows is None for rows in given.values()):
         return None
-    if adapter.attachment.anatomy.cross:  # captured rows go on over the text
+    if adapter.base.anatomy.cross:  # captured rows go on over the text
         given = {k: pad(given[k], (0, rows.shape[-1] - given[k].shape[-1])) for k, rows in signals.attention.items()}
     return max(float((rows - given[k].float()).abs().max()) for k, rows in signals.attention.items())
 
@@ -151,7 +151,7 @@ def rows_difference(adapter: LensAdapter, inputs: dict[str, Tensor], signals: Le
 def segments(adapter: LensAdapter, image: Image.Image) -> bool:
     """Several prompts at once; whether they shared the image's tokens, and then what each would have got alone."""
     forwards: list[None] = []  # that reach the decoder
-    anatomy, config = adapter.attachment.anatomy, adapter.config
+    anatomy, config = adapter.base.anatomy, adapter.config
     handle = anatomy.decoder.register_forward_pre_hook(lambda *_: forwards.append(None))
     out = adapter.segment(image, PROMPTS, return_logits=True)
     handle.remove()
@@ -219,7 +219,7 @@ def first_embeddings(adapter: LensAdapter, inputs: dict[str, Tensor]) -> Tensor:
     """Input of decoder layer 0, (B, T, D)."""
     from lens_adapter.vlm.hooks import prefill
 
-    return prefill(adapter.attachment.anatomy, inputs, tap_layer=0).hidden
+    return prefill(adapter.base.anatomy, inputs, tap_layer=0).hidden
 
 
 def noise_image(size: tuple[int, int], seed: int = 0) -> Image.Image:
