@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lens_adapter.data.breakage import OnError
 from lens_adapter.data.coco import read_coco
 from lens_adapter.data.examples import Examples
 from lens_adapter.data.folder import read_folder
@@ -23,7 +24,6 @@ from lens_adapter.data.lisa import read_lisa
 from lens_adapter.data.reason_seg import read_reason_seg
 from lens_adapter.data.records import Record
 from lens_adapter.data.refer import read_refer
-from lens_adapter.data.samples import OnError
 from lens_adapter.data.semantic import LabelMaps, read_classes
 from lens_adapter.errors import InputError
 

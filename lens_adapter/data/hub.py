@@ -11,8 +11,8 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
 
+from lens_adapter.data.breakage import OnError, collect
 from lens_adapter.data.records import Record
-from lens_adapter.data.samples import OnError, collect
 from lens_adapter.errors import InputError
 
 
