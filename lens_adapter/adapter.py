@@ -24,7 +24,7 @@ from lens_adapter.head.head import HeadOutput, LensHead
 from lens_adapter.hub.card import write_model_card
 from lens_adapter.hub.publishing import publish
 from lens_adapter.output import LensOutput
-from lens_adapter.results import Record, save_results
+from lens_adapter.results import Evaluation, save_results
 from lens_adapter.sam.embeddings import EmbeddingCache
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.segmentation import assemble, draft_all, read_requests, require_thresholds
@@ -177,7 +177,7 @@ class LensAdapter(PreTrainedModel):
         self,
         save_directory: str | PathLike[str],
         *,
-        results: Sequence[Record] | None = None,
+        results: Sequence[Evaluation] | None = None,
         license: str | None = None,
         push_to_hub: bool = False,
         repo_id: str | None = None,
@@ -187,7 +187,7 @@ class LensAdapter(PreTrainedModel):
 
         Args:
             save_directory: made if there is none.
-            results: records of measurements of these very weights (see `lens_adapter.results`), for the card.
+            results: what `evaluate` measured of these very weights, for the card.
             license: for the card, e.g. "apache-2.0"; default: that of our earlier card there, or none.
             push_to_hub: publish the folder too, with what else `publishing.publish` takes.
             repo_id: where to; default: the folder's own name.
@@ -209,7 +209,7 @@ class LensAdapter(PreTrainedModel):
         self,
         repo_id: str,
         *,
-        results: Sequence[Record] | None = None,
+        results: Sequence[Evaluation] | None = None,
         license: str | None = None,
         **kwargs: Any,
     ) -> CommitInfo:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from lens_adapter.errors import InputError
+from lens_adapter.results import Figure
 
+PROTOCOL = "lens-1"  # names the rules of `lens_adapter.evaluation`; another when a figure comes to mean something else
 PRECISIONS = (50, 60, 70, 80, 90)  # percent of IoU
 METRICS = (
     "giou",
@@ -101,13 +102,6 @@ class Finding:
         return Overlap(0, 0, self.overlap.truth) if self.refused(score_threshold) else self.overlap
 
 
-class Figure(NamedTuple):
-    """A metric and its 95 % interval."""
-
-    value: float
-    interval: tuple[float, float]
-
-
 def measure(findings: Sequence[Finding], score_threshold: float = 0.0) -> dict[str, float]:
     """`METRICS` over these prompts, without those that no prompt supports.
 
@@ -121,7 +115,7 @@ def measure(findings: Sequence[Finding], score_threshold: float = 0.0) -> dict[s
         >>> measure([good, false_alarm])["giou"], measure([good, false_alarm], score_threshold=0.5)["giou"]
         (0.4, 0.9)
     """
-    return _named(_Columns(findings, score_threshold).totals())
+    return _named(_Tally(findings, score_threshold).totals())
 
 
 def measure_with_intervals(
@@ -138,11 +132,11 @@ def measure_with_intervals(
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
-    columns = _Columns(findings, score_threshold)
-    values = _named(columns.totals())
+    tally = _Tally(findings, score_threshold)
+    values = _named(tally.totals())
     rng = np.random.default_rng(seed)
-    drawn = (np.bincount(rng.integers(0, columns.images, columns.images)) for _ in range(resamples))
-    made = [columns.totals(np.pad(counts, (0, columns.images - len(counts)))) for counts in drawn]
+    drawn = (np.bincount(rng.integers(0, tally.images, tally.images)) for _ in range(resamples))
+    made = [tally.totals(np.pad(counts, (0, tally.images - len(counts)))) for counts in drawn]
     figures = {}
     for name, value in values.items():
         low, high = np.nanquantile([one[name] for one in made], (0.025, 0.975))
@@ -189,8 +183,8 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.asarray(np.corrcoef(np.stack(ranks)))[0, 1])
 
 
-class _Columns:
-    """Findings as columns, so that they can be weighed by how often their image was drawn."""
+class _Tally:
+    """Sums of findings by image, so that an image can be counted as often as it was drawn."""
 
     def __init__(self, findings: Sequence[Finding], score_threshold: float):
         judged = [f.judged(score_threshold) for f in findings]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from itertools import groupby, islice
 
 import numpy as np
@@ -12,12 +14,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from lens_adapter import __version__
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example, Examples
 from lens_adapter.errors import InputError
-from lens_adapter.evaluation.metrics import Finding, by_subset, measure_with_intervals, overlap
-from lens_adapter.evaluation.record import PROTOCOL, Evaluation, package_versions
+from lens_adapter.evaluation.metrics import PROTOCOL, Finding, by_subset, measure_with_intervals, overlap
 from lens_adapter.output import LensOutput
+from lens_adapter.results import Evaluation
 from lens_adapter.segmentation import require_thresholds
 
 BATCH_SIZE = 8
@@ -69,9 +72,19 @@ def evaluate(
         figures={
             subset: measure_with_intervals(group, score_threshold) for subset, group in by_subset(findings).items()
         },
-        versions=package_versions(),
+        versions=_package_versions(),
         findings=findings,
     )
+
+
+def _package_versions() -> dict[str, str]:
+    """Package -> version, of those that masks depend on."""
+    packages = ("torch", "transformers", "segment-anything", "numpy", "pillow")
+    return {
+        "lens_adapter": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
 
 
 def _all_findings(
