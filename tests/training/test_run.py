@@ -126,7 +126,7 @@ def test_the_example(world, tmp_path, monkeypatch):
 
 def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
     features, output = tmp_path / "features", tmp_path / "head"
-    bases, prefills, prefill, load, train = [], [], LensAdapter.prefill, command.load_base, LensTrainer.train
+    bases, prefills, prefill, load, train = [], [], LensAdapter.prefill, command.base_by_name, LensTrainer.train
 
     def loaded(*args):
         pair = load(*args)
@@ -138,7 +138,7 @@ def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
         assert bases[-1]() is None  # let go of before the training
         return train(self, *args, **kwargs)
 
-    monkeypatch.setattr(command, "load_base", loaded)
+    monkeypatch.setattr(command, "base_by_name", loaded)
     monkeypatch.setattr(LensTrainer, "train", trained)
     monkeypatch.setattr(LensAdapter, "prefill", lambda self, inputs: prefills.append(1) or prefill(self, inputs))
     flags = ["train", str(world / "train.yaml"), "--features", str(features), "-o", str(output), "--training"]
