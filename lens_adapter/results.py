@@ -94,7 +94,7 @@ class Evaluation:
         measured = bool(figures) and all(len(ends) == 2 for ends in intervals)
         if not (named and measured and all(isinstance(n, int | float) and isfinite(n) for n in numbers)):
             raise InputError(
-                "expected names of protocol and data set, counts of prompts and images, and at least one figure, all "
+                "Expected names of protocol and data set, counts of prompts and images, and at least one figure, all "
                 f"of them finite numbers; got {names}, {counts} and {dict(self.figures)}."
             )
         if self.benchmark is not None:
@@ -117,7 +117,7 @@ class Evaluation:
             made = cls(**given)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                "expected a record with protocol, dataset, prompts, images and figures, as `lens-adapter evaluate "
+                "Expected a record with protocol, dataset, prompts, images and figures, as `lens-adapter evaluate "
                 f"--json` writes it; got {type(error).__name__}: {error}."
             ) from error
         if unknown := sorted(set(content) - set(known)):

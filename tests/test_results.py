@@ -140,7 +140,7 @@ def test_leaderboards_get_what_names_a_benchmark_and_nothing_else():
 def test_what_is_no_record_is_refused(tmp_path, saved, record):
     file = tmp_path / "figures.json"
     file.write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"figures.json: expected"):
+    with pytest.raises(InputError, match=r"figures.json: Expected"):
         Evaluation.load(file)
     with pytest.raises(InputError, match=f"the type Evaluation, got {type(record).__name__}"):
         save_results(saved, [record])

@@ -121,14 +121,14 @@ def routing_figures(routed: Sequence[tuple[Utterance, bool]]) -> dict[str, float
 
 
 def take_exam(adapter: LensAdapter, exam: Exam) -> list[Finding]:
-    """Let an attached head segment every case of an exam; the subset is the case's group."""
+    """Let an attached head segment every case of an exam; a finding's subset is its case's group."""
     out = adapter.segment(exam.picture, exam.prompts, score_threshold=0.0)
     examples = (Example(exam.picture, case.expression.text, case.truth, subset=case.group) for case in exam.cases)
     return [finding_of(out, k, example) for k, example in enumerate(examples)]
 
 
 def head_figures(findings: Sequence[Finding], score_threshold: float) -> dict[str, float]:
-    """Figure -> value: `mask_figures` of the cases with targets, and how well the head judges itself on seen cases."""
+    """Figure -> value: `mask_figures` of the cases with a target, and `JUDGEMENTS` of the seen cases."""
     figures = mask_figures([finding for finding in findings if finding.has_target], score_threshold)
     judged = measure([finding for finding in findings if finding.subset in EXPRESSIONS], score_threshold)
     return figures | {name: judged[metric] for name, metric in JUDGEMENTS.items() if metric in judged}

@@ -24,6 +24,7 @@ class Examples:
         on_error: "raise" or "skip".
 
     Examples:
+        >>> from PIL import Image
         >>> left = [[True, False, False], [True, False, False]]
         >>> record = Record(Image.new("RGB", (3, 2)), ["the left column", "a cup"], [left, None])
         >>> [(example.prompt, int(example.mask.sum())) for example in Examples([record])]

@@ -44,7 +44,7 @@ def _label_maps(
     ignore: int | None = 255,
     on_error: OnError = "raise",
 ) -> Sequence[Record]:
-    """`on_error` is the examples' business: a label map is read late."""
+    """A label map is read when its record is asked for, so `Examples` sees to `on_error`."""
     names = read_classes(classes) if isinstance(classes, str) else classes
     return LabelMaps(images, labels, names, first=first, ignore=ignore)
 
@@ -104,7 +104,7 @@ class DataSource:
         return FORMATS[self.format](self.path, **self.options)
 
     def examples(self) -> Examples:
-        """The records, one prompt each; pictures are read when asked for."""
+        """One per prompt; pictures are read when asked for."""
         return Examples(self.records(), self.options.get("on_error", "raise"))
 
     def describe(self) -> dict[str, str | None]:

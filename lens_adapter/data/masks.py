@@ -13,7 +13,8 @@ A region is one of
     an object with `draw(size) -> mask`     draws itself
     a callable without arguments            returns one of these when it is needed
 
-Masks are for the image as a viewer shows it. One of the size that the file stores is turned along with the image.
+A viewer turns some images, as their EXIF orientation says. A mask of the size as shown stays as it is; one of the size
+as stored is turned with its image.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class ShownSize:
 
     @classmethod
     def of(cls, image: Image.Image) -> ShownSize:
-        """Of an image that need not be decoded yet."""
+        """That of an image, which need not be decoded yet."""
         if image.format == "TIFF":
             image.load()  # Pillow turns these itself
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

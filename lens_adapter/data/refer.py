@@ -108,7 +108,7 @@ def _in_split(reference: Any, split: str) -> bool:
 
 
 def _targets(ids: Any, annotations: dict[Any, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The annotations that are meant; a crowd among several objects is not, as gRefCOCO's own evaluation has it."""
+    """The annotations of these ids; without crowds, unless there are only crowds, as in gRefCOCO's own evaluation."""
     ids = ids if isinstance(ids, list) else [ids]
     if ids == [-1]:
         return []

@@ -1,4 +1,4 @@
-"""A page of the best, the middling and the worst: one HTML file that needs no other."""
+"""A page of the best, median and worst prompts: one HTML file that needs no other."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def save_gallery(
     examples: Examples | Sequence[Example],
     count: int = COUNT,
 ) -> None:
-    """Write the page; what it shows is segmented again, so that an evaluation need not keep any mask.
+    """Write the page. The prompts it shows are segmented again, as an evaluation keeps no masks.
 
     Args:
         evaluation: what `evaluate` returned.
@@ -62,7 +62,7 @@ def save_gallery(
 
 
 def choose(findings: Sequence[Finding], score_threshold: float, count: int) -> dict[str, list[Finding]]:
-    """What to show of it: prompts with a target by IoU, each once; of equals, those the head was surest of."""
+    """Title -> findings to show: prompts with a target, by IoU, none of them twice; of equal ones the surest first."""
 
     def iou(finding: Finding) -> float:
         return finding.judged(score_threshold).iou

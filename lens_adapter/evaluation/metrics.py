@@ -1,4 +1,4 @@
-"""What comes out for each prompt, and the field's metrics over many, by the protocol of `lens_adapter.evaluation`."""
+"""The field's metrics, from one finding per prompt, by the protocol of `lens_adapter.evaluation`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of a mask and its truth: pixels in both, in the mask and in the truth."""
+    """Counts of pixels: in both a mask and its truth, in the mask, in the truth."""
 
     intersection: int
     found: int
@@ -45,7 +45,7 @@ class Overlap:
 
 
 def overlap(found: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> Overlap:
-    """Compare two bool masks (H, W), but for the pixels to ignore.
+    """Compare two bool masks (H, W). Pixels to ignore are taken out of both.
 
     Raises:
         InputError: they differ in shape or are not bool.
@@ -98,12 +98,12 @@ class Finding:
         return self.overlap.found == 0 or self.score < score_threshold
 
     def judged(self, score_threshold: float) -> Overlap:
-        """Of the mask that is left under the threshold: a refused one is empty."""
+        """The overlap under a threshold: the mask of a refused prompt is empty."""
         return Overlap(0, 0, self.overlap.truth) if self.refused(score_threshold) else self.overlap
 
 
 def measure(findings: Sequence[Finding], score_threshold: float = 0.0) -> dict[str, float]:
-    """`METRICS` over these prompts, without those that no prompt supports.
+    """Metric -> value over these prompts. A metric that none of them supports is left out.
 
     Args:
         findings: of each prompt.
@@ -123,8 +123,8 @@ def measure_with_intervals(
 ) -> dict[str, Figure]:
     """`measure`, with the 2.5 and 97.5 percentiles of a bootstrap over images.
 
-    Whole images are drawn with replacement, as prompts about one image are not independent. A resample that holds no
-    case of a metric does not count for it.
+    Whole images are drawn with replacement, as prompts about one image are not independent. For a metric, resamples
+    without a prompt that it is about do not count.
 
     Args:
         findings: as for `measure`.

@@ -1,4 +1,4 @@
-"""The run: every prompt through `segment`, in one process or several; memory does not grow with the masks."""
+"""The run: every prompt goes through `segment`, in one process or several. Masks are compared, then let go."""
 
 from __future__ import annotations
 
@@ -138,10 +138,13 @@ def examine(
     batch_size: int = BATCH_SIZE,
     mask_threshold: float | None = None,
 ) -> Iterator[Finding]:
-    """(index, example) -> finding, `batch_size` at a time; those next to each other about one image share its encoding.
+    """Segment the examples, `batch_size` at a time, and compare each mask with its truth.
+
+    Neighbors about one image share its encoding.
 
     Args:
         adapter: attached.
+        numbered: each example with its position in the data.
         batch_size: as for `evaluate`.
         mask_threshold: as for `evaluate`.
     """
@@ -161,7 +164,7 @@ def examine(
 
 
 def _named_pictures(numbered: Iterable[tuple[int, Example]]) -> Iterator[tuple[str, int, Example]]:
-    """(name of the picture, index, example); without a name, one picture is one object in a row of examples."""
+    """(name of the picture, index, example); where it has no name, neighbors with one picture object get one name."""
     last, name = None, ""
     for index, example in numbered:
         if example.image_id:
@@ -173,7 +176,7 @@ def _named_pictures(numbered: Iterable[tuple[int, Example]]) -> Iterator[tuple[s
 
 
 def finding_of(output: LensOutput, k: int, example: Example, *, picture: str = "", index: int = 0) -> Finding:
-    """What came out for prompt `k` of an image, against its example."""
+    """Compare what came out for prompt `k` of an image with its example."""
     mask, score, points = output.masks[k].numpy(), float(output.scores[k]), output.keypoints[k].numpy()
     measured = overlap(mask, example.mask, example.ignore)
     height, width = mask.shape
