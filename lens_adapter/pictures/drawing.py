@@ -165,7 +165,7 @@ def _has(file: str, letter: str) -> bool:
     return font_manager.get_font(file).get_char_index(ord(letter)) != 0
 
 
-def shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
+def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     """`text` on one line, cut with an ellipsis where it would be wider than `width` pixels; "" if nothing fits."""
     text = " ".join(text.split())
     if face.getlength(text) <= width:
@@ -183,6 +183,6 @@ def wrap(text: str, face: ImageFont.FreeTypeFont, width: float, lines: int) -> l
         taken = 1
         while taken < len(words) and face.getlength(" ".join(words[: taken + 1])) <= width:
             taken += 1
-        wrapped.append(shorten(" ".join(words[:taken]), face, width))
+        wrapped.append(fit(" ".join(words[:taken]), face, width))
         words = words[taken:]
-    return [*wrapped, shorten(" ".join(words), face, width)] if words else wrapped
+    return [*wrapped, fit(" ".join(words), face, width)] if words else wrapped

@@ -25,12 +25,12 @@ from lens_adapter.pictures.drawing import (
     Box,
     Canvas,
     Color,
+    fit,
     font,
     framed,
     ink_on,
     outlines,
     scaled,
-    shorten,
     stencil,
     wrap,
 )
@@ -253,8 +253,8 @@ def contact_sheet(panels: Sequence[Panel], *, title: str, subtitle: str = "") ->
     top = 150
     page = Image.new("RGB", (width, top + sum(block.height + 2 * SPACE for block in blocks)), WHITE)
     draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, 44), shorten(title, font(34, bold=True), width - 2 * MARGIN - 280), INK, font(34, bold=True))
-    draw.text((MARGIN, 98), shorten(subtitle, font(18), width - 2 * MARGIN), GREY, font(18))
+    draw.text((MARGIN, 44), fit(title, font(34, bold=True), width - 2 * MARGIN - 280), INK, font(34, bold=True))
+    draw.text((MARGIN, 98), fit(subtitle, font(18), width - 2 * MARGIN), GREY, font(18))
     _draw_color_bar(page, width - MARGIN, 56)
     for block in blocks:
         draw.line((MARGIN, top, width - MARGIN, top), HAIRLINE, 2)
@@ -346,7 +346,7 @@ def _place_labels(output: LensOutput, colors: Sequence[int]) -> Iterator[_Label]
     for index, prompt in enumerate(output.prompts):
         face, mask = font(size, bold=True, text=prompt), output.masks[index].cpu().numpy()
         ending = f"{float(output.scores[index]):.2f}" + ("" if mask.any() else " empty")
-        start = shorten(prompt, face, width - 4 * pad - face.getlength("  " + ending))
+        start = fit(prompt, face, width - 4 * pad - face.getlength("  " + ending))
         text = f"{start}  {ending}" if start else ending
         wide = round(face.getlength(text) + 2 * pad)
         if wide > width or 7 * tall > height:

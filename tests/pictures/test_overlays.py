@@ -16,7 +16,7 @@ from PIL import Image
 from lens_adapter.errors import LensError
 from lens_adapter.output import LensOutput
 from lens_adapter.pictures import drawing
-from lens_adapter.pictures.drawing import font, ink_on, outlines, shorten, wrap
+from lens_adapter.pictures.drawing import fit, font, ink_on, outlines, wrap
 from lens_adapter.pictures.overlays import (
     HTML_WIDTH,
     PALETTE,
@@ -243,9 +243,9 @@ def test_supervision_missing_names_the_extra(monkeypatch):
 def test_text_is_cut_and_wrapped_to_its_width():
     face = font(16)
     long = "the small green triangle to the left of the large yellow square"
-    assert shorten("short", face, 200) == "short" and shorten("two\nlines", face, 200) == "two lines"
-    assert shorten(long, face, 120).endswith("…") and face.getlength(shorten(long, face, 120)) <= 120
-    assert shorten(long, face, 1) == ""
+    assert fit("short", face, 200) == "short" and fit("two\nlines", face, 200) == "two lines"
+    assert fit(long, face, 120).endswith("…") and face.getlength(fit(long, face, 120)) <= 120
+    assert fit(long, face, 1) == ""
     lines = wrap(long, face, 200, 2)
     assert len(lines) == 2 and lines[1].endswith("…") and all(face.getlength(line) <= 200 for line in lines)
     assert " ".join(wrap(long, face, 200, 9)) == long

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 Rng = np.random.Generator
-_Color = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 def paint_background(rng: Rng, side: int) -> np.ndarray:
@@ -40,13 +40,13 @@ def _clouds(rng: Rng, side: int, rows: int, columns: int | None = None, octaves:
     return sum(layers, np.zeros((side, side), np.float32)) * 0.8
 
 
-def _mix(share: np.ndarray, first: _Color, second: _Color) -> np.ndarray:
+def _mix(share: np.ndarray, first: Color, second: Color) -> np.ndarray:
     """(side, side) -> (side, side, 3): `first` where the share is 0, `second` where it is 1."""
     a, b = np.array(first, np.float32), np.array(second, np.float32)
     return a + np.clip(share, 0, 1)[..., None] * (b - a)
 
 
-def _color(rng: Rng, *colors: _Color, spread: float = 10) -> _Color:
+def _color(rng: Rng, *colors: Color, spread: float = 10) -> Color:
     """One of the colors, varied a little."""
     chosen = np.array(colors[int(rng.integers(len(colors)))]) + rng.uniform(-spread, spread, 3)
     return tuple(chosen.tolist())
