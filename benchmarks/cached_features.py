@@ -198,7 +198,7 @@ def time_parts(trainer: LensTrainer, data: Any, batch_size: int) -> dict[str, fl
         with timed("SAM's image encoder"):
             embeddings = batch.encode_images(adapter)
         with timed("head and mask decoder, forward"):
-            found = adapter(signals, layouts, embeddings, batch.image_index, batch.sizes)
+            found = adapter(reading, embeddings, batch.image_index)
             parts = lens_losses(found, batch.targets, heat_needs_target=adapter.config.fusion == "mirror")
             loss = torch.stack(list(parts.values())).sum()
         with timed("head and mask decoder, backward"):

@@ -22,7 +22,7 @@ model, processor = builtin.load_base()
 with builtin.load_head("lite").attach(model, processor) as adapter:
     exam = make_exam(0, "validation")
     examples = [Example(exam.picture, case.expression.text, case.truth) for case in exam.cases]
-    record = evaluate(adapter, examples, dataset={"name": "one scene", "split": "validation"}).to_dict()
+    record = evaluate(adapter, examples, dataset={"name": "one scene", "split": "validation"})
 
 # One commit: config.json, model.safetensors, evaluation.json and a card that says what is recorded, no more.
 commit = adapter.push_to_hub(repository, results=[record], license="apache-2.0", private=True)

@@ -22,7 +22,7 @@ from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, NotAttachedError
 from lens_adapter.head.head import LensHead
 from lens_adapter.output import LensOutput
-from lens_adapter.results import Record, save_results
+from lens_adapter.results import Evaluation, save_results
 from lens_adapter.sam.embeddings import EmbeddingCache
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.segmentation import LensPrediction, assemble, read_requests, segment
@@ -157,7 +157,7 @@ class LensAdapter(PreTrainedModel):
         self,
         save_directory: str | PathLike[str],
         *,
-        results: Sequence[Record] | None = None,
+        results: Sequence[Evaluation] | None = None,
         license: str | None = None,
         push_to_hub: bool = False,
         repo_id: str | None = None,
@@ -167,7 +167,7 @@ class LensAdapter(PreTrainedModel):
 
         Args:
             save_directory: made if there is none.
-            results: records of measurements of these very weights (see `lens_adapter.results`), for the card.
+            results: what `evaluate` measured of these very weights, for the card.
             license: for the card, e.g. "apache-2.0"; default: that of our earlier card there, or none.
             push_to_hub: publish the folder too, with what else `publishing.publish` takes.
             repo_id: where to; default: the folder's own name.
@@ -192,7 +192,7 @@ class LensAdapter(PreTrainedModel):
         self,
         repo_id: str,
         *,
-        results: Sequence[Record] | None = None,
+        results: Sequence[Evaluation] | None = None,
         license: str | None = None,
         **kwargs: Any,
     ) -> CommitInfo:

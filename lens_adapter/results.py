@@ -1,8 +1,7 @@
-"""Measured results of a head: records that `lens-adapter evaluate` writes, kept beside the weights they are about.
+"""The one record of a measurement, `Evaluation`, and how it stays beside the weights that it is about.
 
-A record is a dict: `protocol`, `dataset` (name, split, revision), `prompts` and `images` (how many), `figures`
-({subset: {metric: {"value": fraction, "interval": [low, high]}}}), thresholds and versions. Where the data set is a
-registered benchmark of the Hub, whoever measured may add `benchmark` ({"id", "task_id", "subset", "metric"}).
+`lens_adapter.evaluation.evaluate` and `lens-adapter evaluate --json` make one. In a checkpoint, `evaluation.json` holds
+any number of them with the digest of the weights; the model card shows them.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult
@@ -24,145 +24,222 @@ from lens_adapter.errors import InputError
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "evaluation.json"
-Record = dict[str, Any]
 
 
-def read_record(file: str | Path) -> Record:
-    """One record from its JSON file, checked.
+class Figure(NamedTuple):
+    """A metric and its 95 % interval; None: none was measured."""
 
-    Raises:
-        InputError: it is none, or a figure is no number.
-    """
-    try:
-        record: Record = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is no JSON: {error}. Expected what `lens-adapter evaluate --json` writes.") from error
-    check_record(record, file)
-    return record
+    value: float
+    interval: tuple[float, float] | None = None
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" + (f" [{self.interval[0]:.3f}, {self.interval[1]:.3f}]" if self.interval else "")
 
-def check_record(record: Any, source: str | Path = "results") -> None:
-    """Nothing if `record` has the shape described above.
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"value": self.value, "interval": None if self.interval is None else list(self.interval)}
 
-    Raises:
-        InputError: what is wrong.
-    """
-    try:
-        named = isinstance(record["dataset"]["name"], str) and isinstance(record["protocol"], str)
-        figures = [figure for metrics in record["figures"].values() for figure in metrics.values()]
-        numbers = [n for f in figures for n in (f["value"], *(f.get("interval") or ()))]
-        whole = named and bool(figures) and all(isfinite(number) for number in numbers)
-        whole = whole and all(isinstance(record[key], int) for key in ("prompts", "images"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{source}: expected a record with protocol, dataset.name, prompts, images and figures as "
-            f"`lens-adapter evaluate --json` writes it; {type(error).__name__}: {error}."
-        ) from error
-    if not whole:
-        raise InputError(
-            f"{source}: expected names, counts and at least one figure, all of them finite numbers; got {record}."
-        )
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Figure:
+        """What `to_dict` gave."""
+        ends = content.get("interval")
+        return cls(content["value"], None if ends is None else tuple(ends))
 
 
-def save_results(folder: Path, records: Sequence[Record]) -> None:
-    """Write `evaluation.json` beside the weights that the records are about, with the weights' digest.
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, with what, on what. Checked when it is made: one that exists is whole.
 
-    Raises:
-        InputError: something is no record.
-    """
-    for record in records:
-        check_record(record)
-    content = {"weights_sha256": weights_digest(folder), "records": list(records)}
-    (folder / RESULTS_FILE).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def load_results(folder: Path) -> list[Record]:
-    """The records in `folder`; none, with a warning, if its weights are no longer those that were measured.
+    Attributes:
+        protocol: names the rules, e.g. "lens-1".
+        dataset: "name", "split" and "revision"; the latter two may be None.
+        prompts: how many.
+        images: how many.
+        figures: subset -> metric -> value and interval; "all" first.
+        base_model: what was measured, as it was named; None: it has no name.
+        base_model_revision: its commit, where it came from the Hub.
+        adapter: its head, as it was named; None: it has no name.
+        mask_threshold: in use.
+        score_threshold: in use.
+        versions: of the packages that made the masks.
+        benchmark: of the Hub, which one of the figures answers: its "id" and "task_id", the figure's "subset" and
+            "metric". Whoever measured may add it.
+        findings: of each prompt, a `lens_adapter.evaluation.Finding`; not saved.
 
     Raises:
-        InputError: `evaluation.json` is damaged.
+        InputError: a name or a count is missing, there is no figure, or one is no finite number.
     """
-    file = folder / RESULTS_FILE
-    if not file.is_file():
-        return []
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        digest, records = content["weights_sha256"], list(content["records"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is damaged ({error}). Delete it and hand the results over again.") from error
-    if digest != weights_digest(folder):
-        logger.warning("%s is about other weights than those beside it: its results are left out.", file)
-        return []
-    for record in records:
-        check_record(record, file)
-    return records
 
+    protocol: str
+    dataset: Mapping[str, str | None]
+    prompts: int
+    images: int
+    figures: Mapping[str, Mapping[str, Figure]]
+    base_model: str | None = None
+    base_model_revision: str | None = None
+    adapter: str | None = None
+    mask_threshold: float | None = None
+    score_threshold: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    benchmark: Mapping[str, str] | None = None
+    findings: Sequence[Any] = field(default=(), repr=False, compare=False)
 
-def weights_digest(folder: Path) -> str:
-    """SHA-256 of all safetensors of a checkpoint."""
-    digest = sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    def __post_init__(self) -> None:
+        names, counts = (self.protocol, self.dataset.get("name")), (self.prompts, self.images)
+        figures = [figure for row in self.figures.values() for figure in row.values()]
+        intervals = [figure.interval for figure in figures if figure.interval is not None]
+        numbers = [figure.value for figure in figures] + [end for ends in intervals for end in ends]
+        numbers += self._thresholds().values()
+        named = all(isinstance(name, str) for name in names) and all(isinstance(count, int) for count in counts)
+        measured = bool(figures) and all(len(ends) == 2 for ends in intervals)
+        if not (named and measured and all(isinstance(n, int | float) and isfinite(n) for n in numbers)):
+            raise InputError(
+                "Expected names of protocol and data set, counts of prompts and images, and at least one figure, all "
+                f"of them finite numbers; got {names}, {counts} and {dict(self.figures)}."
+            )
+        if self.benchmark is not None:
+            self._benchmark_entry(self.benchmark)
 
+    @classmethod
+    def from_dict(cls, content: Any) -> Evaluation:
+        """The record that `to_dict` gave. What it has beside the attributes above is dropped with a warning.
 
-def eval_results(records: Sequence[Record]) -> list[EvalResult]:
-    """Every figure as an entry of a model card's `model-index`."""
-    return [
-        EvalResult(
-            task_type="image-segmentation",
-            dataset_type=record["dataset"]["name"],
-            dataset_name=record["dataset"]["name"],
-            dataset_config=subset,
-            dataset_split=record["dataset"].get("split"),
-            dataset_revision=record["dataset"].get("revision"),
-            metric_type=metric,
-            metric_name=metric_name(metric),
-            metric_value=figure["value"],
-            metric_args={"protocol": record["protocol"], **_thresholds(record)},
-        )
-        for record in records
-        for subset, metrics in record["figures"].items()
-        for metric, figure in metrics.items()
-    ]
+        Raises:
+            InputError: it is none.
+        """
+        known = [entry.name for entry in fields(cls) if entry.name != "findings"]
+        try:
+            given = {name: content[name] for name in known if name in content}
+            given["figures"] = {
+                subset: {metric: Figure.from_dict(figure) for metric, figure in row.items()}
+                for subset, row in content["figures"].items()
+            }
+            made = cls(**given)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                "Expected a record with protocol, dataset, prompts, images and figures, as `lens-adapter evaluate "
+                f"--json` writes it; got {type(error).__name__}: {error}."
+            ) from error
+        if unknown := sorted(set(content) - set(known)):
+            logger.warning("Dropped from the record of an evaluation, as they mean nothing here: %s.", unknown)
+        return made
 
+    @classmethod
+    def load(cls, file: str | Path) -> Evaluation:
+        """Read what `save` or `lens-adapter evaluate --json` wrote.
 
-def benchmark_files(records: Sequence[Record]) -> dict[str, str]:
-    """What the Hub's leaderboards read: path in the repository -> YAML.
+        Raises:
+            InputError: the file cannot be read, or is none.
+        """
+        try:
+            content = json.loads(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"The file {str(file)!r} cannot be read: {error.strerror}.") from error
+        except ValueError as error:  # no JSON, or no text
+            raise InputError(
+                f"{file} is no JSON: {error}. Expected what `lens-adapter evaluate --json` writes."
+            ) from error
+        try:
+            return cls.from_dict(content)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
 
-    The Hub takes only data sets that are registered as benchmarks, and tasks that these define; so there is a file
-    only for records that name both. Format: https://huggingface.co/docs/hub/eval-results.
+    def save(self, file: str | Path) -> None:
+        """Write it as JSON, without the findings; `load` reads it back."""
+        Path(file).write_text(_json(self.to_dict()), encoding="utf-8")
 
-    Raises:
-        InputError: a benchmark is incomplete, or names a figure that was not measured.
-    """
-    return {
-        f".eval_results/lens_adapter-{_slug(entry['dataset']['id'])}-{_slug(entry['dataset']['task_id'])}.yaml": (
-            yaml.safe_dump([entry], sort_keys=False, allow_unicode=True)
-        )
-        for entry in _benchmark_entries(records)
-    }
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, without the findings."""
+        plain: dict[str, Any] = {name: getattr(self, name) for name in _SAVED}
+        plain["figures"] = {
+            subset: {metric: figure.to_dict() for metric, figure in row.items()} for subset, row in self.figures.items()
+        }
+        return plain | ({} if self.benchmark is None else {"benchmark": self.benchmark})
 
+    def to_markdown(self) -> str:
+        """What was measured, and the table."""
+        return f"{self.heading()}\n\n{self.table()}\n"
 
-def _benchmark_entries(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    for record in records:
-        if not (benchmark := record.get("benchmark")):
-            continue
+    def heading(self) -> str:
+        """One line: what was measured on what."""
+        return f"{self.adapter or 'A head'} on {self.base_model or 'its base'}: {self.conditions()}"
+
+    def conditions(self) -> str:
+        """One line: on what, and by which rules."""
+        data, split, revision = (self.dataset.get(key) for key in ("name", "split", "revision"))
+        facts = [" ".join(part for part in (data or "data", split) if part)]
+        facts += [f"revision {revision}"] if revision else []
+        facts += [f"{self.prompts} prompts about {self.images} images"]
+        facts += [f"{name} {value:g}" for name, value in self._thresholds().items()]
+        facts += [f"protocol {self.protocol}"]
+        return ", ".join(facts) + ". In brackets: 95 % intervals."
+
+    def table(self) -> str:
+        """Markdown: a row per metric, a column per subset, each value with its interval; aligned for a terminal."""
+        metrics = dict.fromkeys(metric for row in self.figures.values() for metric in row)
+        rows = [["", *self.figures]]
+        rows += [
+            [metric_name(metric), *(str(row.get(metric, "")) for row in self.figures.values())] for metric in metrics
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        rows.insert(1, ["-" * width for width in widths])
+        return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+
+    def model_index(self) -> list[EvalResult]:
+        """Every figure as an entry of a model card's `model-index`."""
+        data = str(self.dataset["name"])
+        return [
+            EvalResult(
+                task_type="image-segmentation",
+                dataset_type=data,
+                dataset_name=data,
+                dataset_config=subset,
+                dataset_split=self.dataset.get("split"),
+                dataset_revision=self.dataset.get("revision"),
+                metric_type=metric,
+                metric_name=metric_name(metric),
+                metric_value=figure.value,
+                metric_args={"protocol": self.protocol, **self._thresholds()},
+            )
+            for subset, row in self.figures.items()
+            for metric, figure in row.items()
+        ]
+
+    def leaderboard_file(self) -> dict[str, str]:
+        """What the Hub's leaderboards read: path in the repository -> YAML; nothing without a `benchmark`.
+
+        The Hub takes only data sets that are registered as benchmarks, and tasks that these define. Format:
+        https://huggingface.co/docs/hub/eval-results.
+        """
+        if self.benchmark is None:
+            return {}
+        entry = self._benchmark_entry(self.benchmark)
+        name = f"lens_adapter-{_slug(entry['dataset']['id'])}-{_slug(entry['dataset']['task_id'])}.yaml"
+        return {f".eval_results/{name}": yaml.safe_dump([entry], sort_keys=False, allow_unicode=True)}
+
+    def _benchmark_entry(self, benchmark: Mapping[str, str]) -> dict[str, Any]:
         try:
             dataset = {key: benchmark[key] for key in ("id", "task_id")}
-            value = record["figures"][benchmark["subset"]][benchmark["metric"]]["value"]
+            value = self.figures[benchmark["subset"]][benchmark["metric"]].value
         except (KeyError, TypeError) as error:
             raise InputError(
-                f"benchmark of the results on {record['dataset']['name']} must hold id and task_id of a benchmark of "
+                f"The benchmark of the results on {self.dataset['name']} must hold id and task_id of a benchmark of "
                 f"the Hub, and subset and metric of a figure that was measured; got {benchmark} ({error})."
             ) from error
-        if revision := record["dataset"].get("revision"):
+        if revision := self.dataset.get("revision"):
             dataset["revision"] = revision
-        yield {"dataset": dataset, "value": value, "notes": f"{metric_name(benchmark['metric'])}, {record['protocol']}"}
+        return {"dataset": dataset, "value": value, "notes": f"{metric_name(benchmark['metric'])}, {self.protocol}"}
+
+    def _thresholds(self) -> dict[str, float]:
+        both = {"mask_threshold": self.mask_threshold, "score_threshold": self.score_threshold}
+        return {name: value for name, value in both.items() if value is not None}
 
 
+# In the order in which the package has always written them.
+_SAVED = (
+    *("protocol", "base_model", "base_model_revision", "adapter", "dataset", "prompts", "images"),
+    *("mask_threshold", "score_threshold", "figures", "versions"),
+)
 _METRIC_NAMES = {"giou": "gIoU", "ciou": "cIoU", "no_target_accuracy": "N-acc.", "target_accuracy": "T-acc."}
 
 
@@ -178,29 +255,53 @@ def metric_name(metric: str) -> str:
     return _METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
-def results_table(record: Record) -> str:
-    """Markdown: what was measured on, and a row per subset."""
-    dataset = record["dataset"]
-    facts = [f"**{dataset['name']}**" + (f", {dataset['split']}" if dataset.get("split") else "")]
-    facts += [f"revision `{dataset['revision']}`"] if dataset.get("revision") else []
-    facts += [f"protocol: {record['protocol']}", f"{record['prompts']} prompts about {record['images']} images"]
-    facts += [f"{key.replace('_', ' ')} {value}" for key, value in _thresholds(record).items()]
-    metrics = list(dict.fromkeys(metric for row in record["figures"].values() for metric in row))
-    lines = [" · ".join(facts), "", f"| | {' | '.join(map(metric_name, metrics))} |", "|---" * (len(metrics) + 1) + "|"]
-    for subset, row in record["figures"].items():
-        lines.append(f"| {subset} | {' | '.join(_cell(row.get(metric)) for metric in metrics)} |")
-    return "\n".join(lines)
+def save_results(folder: Path, results: Sequence[Evaluation]) -> None:
+    """Write `evaluation.json` beside the weights that the results are about, with the weights' digest.
+
+    Raises:
+        InputError: something is no `Evaluation`.
+    """
+    for result in results:
+        if not isinstance(result, Evaluation):
+            raise InputError(
+                f"Results must be records of the type Evaluation, got {type(result).__name__}. Hand over what "
+                "`evaluate` returns; Evaluation.load reads its file, Evaluation.from_dict its dict."
+            )
+    content = {"weights_sha256": weights_digest(folder), "records": [result.to_dict() for result in results]}
+    (folder / RESULTS_FILE).write_text(_json(content), encoding="utf-8")
 
 
-def _cell(figure: Mapping[str, Any] | None) -> str:
-    if figure is None:
-        return "–"
-    interval = figure.get("interval")
-    return f"{figure['value']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+def load_results(folder: Path) -> list[Evaluation]:
+    """The results in `folder`; none, with a warning, if its weights are no longer those that were measured.
+
+    Raises:
+        InputError: `evaluation.json` is damaged.
+    """
+    file = folder / RESULTS_FILE
+    if not file.is_file():
+        return []
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["weights_sha256"] != weights_digest(folder):
+            logger.warning("%s is about other weights than those beside it: its results are left out.", file)
+            return []
+        return [Evaluation.from_dict(record) for record in content["records"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is damaged ({error}). Delete it and hand the results over again.") from error
 
 
-def _thresholds(record: Record) -> dict[str, float]:
-    return {key: record[key] for key in ("mask_threshold", "score_threshold") if record.get(key) is not None}
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of all safetensors of a checkpoint."""
+    digest = sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def _slug(text: str) -> str:

@@ -1,11 +1,13 @@
-"""Records of measurements: what is read, what is refused, and how they reach the Hub."""
+"""The record of a measurement: what is read, what is refused, the table, and how it reaches the Hub."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -13,10 +15,10 @@ import yaml
 
 from lens_adapter import LensAdapter
 from lens_adapter.errors import InputError
-from lens_adapter.results import benchmark_files, eval_results, load_results, read_record, results_table, save_results
+from lens_adapter.results import Evaluation, Figure, load_results, save_results
 from tests.tiny.adapters import tiny_trio
 
-RECORD = {
+RECORD: dict[str, Any] = {
     "protocol": "one mask per expression",
     "base_model": "org/base",
     "base_model_revision": None,
@@ -41,28 +43,50 @@ BENCHMARK = {"id": "org/refcoco", "task_id": "refcoco_testA", "subset": "all", "
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("head")
-    tiny_trio()[0].save_pretrained(folder, results=[RECORD])
+    tiny_trio()[0].save_pretrained(folder, results=[measured()])
     return folder
 
 
-def changed(**parts: object) -> dict:
+def changed(**parts: object) -> dict[str, Any]:
     return {**deepcopy(RECORD), **parts}
 
 
+def measured(**parts: object) -> Evaluation:
+    return Evaluation.from_dict(changed(**parts))
+
+
+def test_a_record_is_written_as_it_was_read(tmp_path):
+    for record in (RECORD, changed(benchmark=BENCHMARK)):
+        result = Evaluation.from_dict(record)
+        assert result.to_dict() == record and list(result.to_dict()) == list(record)
+        result.save(tmp_path / "figures.json")
+        assert Evaluation.load(tmp_path / "figures.json") == result
+    assert result.figures["all"]["giou"] == Figure(0.7512, (0.7, 0.8))
+    assert result.figures["small"]["giou"] == Figure(0.5)
+
+
+def test_a_record_may_lack_all_but_what_was_measured_and_on_what(caplog):
+    least = {key: RECORD[key] for key in ("protocol", "prompts", "images", "figures")} | {"dataset": {"name": "toys"}}
+    result = Evaluation.from_dict({**least, "mood": "good"})
+    assert result.to_markdown().startswith("A head on its base: toys, 12 prompts about 5 images, protocol one mask")
+    assert (result.base_model, result.mask_threshold, result.versions) == (None, None, {})
+    assert "mean nothing here: ['mood']" in caplog.text
+
+
 def test_the_table_says_what_was_measured_and_on_what():
-    assert results_table(RECORD).splitlines() == [
-        "**org/refcoco**, testA · revision `abc123` · protocol: one mask per expression · 12 prompts about 5 images · "
-        "mask threshold 0.5 · score threshold 0.1",
+    assert measured().to_markdown().splitlines() == [
+        "A head on org/base: org/refcoco testA, revision abc123, 12 prompts about 5 images, mask_threshold 0.5, "
+        "score_threshold 0.1, protocol one mask per expression. In brackets: 95 % intervals.",
         "",
-        "| | gIoU | P@0.5 |",
-        "|---|---|---|",
-        "| all | 0.751 [0.700, 0.800] | 0.900 [0.850, 0.950] |",
-        "| small | 0.500 | – |",
+        "|       | all                  | small |",
+        "| ----- | -------------------- | ----- |",
+        "| gIoU  | 0.751 [0.700, 0.800] | 0.500 |",
+        "| P@0.5 | 0.900 [0.850, 0.950] |       |",
     ]
 
 
 def test_every_figure_becomes_an_entry():
-    entries = eval_results([RECORD])
+    entries = measured().model_index()
     assert [(e.dataset_config, e.metric_type, e.metric_value) for e in entries] == [
         ("all", "giou", 0.7512),
         ("all", "precision_at_50", 0.9),
@@ -74,8 +98,8 @@ def test_every_figure_becomes_an_entry():
 
 
 def test_leaderboards_get_what_names_a_benchmark_and_nothing_else():
-    assert benchmark_files([RECORD]) == {}
-    files = benchmark_files([RECORD, changed(benchmark=BENCHMARK)])
+    assert measured().leaderboard_file() == {}
+    files = measured(benchmark=BENCHMARK).leaderboard_file()
     assert list(files) == [".eval_results/lens_adapter-org-refcoco-refcoco_testa.yaml"]
     content = yaml.safe_load(next(iter(files.values())))
     assert content == [
@@ -90,7 +114,7 @@ def test_leaderboards_get_what_names_a_benchmark_and_nothing_else():
         assert huggingface_hub.eval_result_entries_to_yaml(entries) == content
     for wrong in ({"id": "org/refcoco"}, {**BENCHMARK, "metric": "speed"}, {**BENCHMARK, "subset": "large"}, "yes"):
         with pytest.raises(InputError, match="benchmark of the results on org/refcoco"):
-            benchmark_files([changed(benchmark=wrong)])
+            measured(benchmark=wrong)
 
 
 @pytest.mark.parametrize(
@@ -106,28 +130,47 @@ def test_leaderboards_get_what_names_a_benchmark_and_nothing_else():
         changed(figures={"all": {"giou": {"value": "high"}}}),
         changed(figures={"all": {"giou": {"value": float("nan")}}}),
         changed(figures={"all": {"giou": {"value": 0.5, "interval": [0.1, float("inf")]}}}),
+        changed(figures={"all": {"giou": {"value": 0.5, "interval": [0.1]}}}),
+        changed(score_threshold="high"),
         changed(prompts=None),
         changed(protocol=None),
+        "a record",
     ],
 )
 def test_what_is_no_record_is_refused(tmp_path, saved, record):
     file = tmp_path / "figures.json"
     file.write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"figures.json: expected"):
-        read_record(file)
-    with pytest.raises(InputError, match="results: expected"):
+    with pytest.raises(InputError, match=r"figures.json: Expected"):
+        Evaluation.load(file)
+    with pytest.raises(InputError, match=f"the type Evaluation, got {type(record).__name__}"):
         save_results(saved, [record])
-    file.write_text("no JSON")
-    with pytest.raises(InputError, match="is no JSON"):
-        read_record(file)
+
+
+def test_what_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "figures.json").write_text("no JSON")
+    with pytest.raises(InputError, match=r"figures\.json is no JSON"):
+        Evaluation.load(tmp_path / "figures.json")
+    (tmp_path / "figures.json").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"figures\.json is no JSON"):
+        Evaluation.load(tmp_path / "figures.json")
+    with pytest.raises(InputError, match=r"nowhere\.json' cannot be read: No such file"):
+        Evaluation.load(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize(
+    "parts", [{"figures": {"all": {"giou": Figure(float("nan"))}}}, {"figures": {}}, {"prompts": None}]
+)
+def test_an_evaluation_that_exists_is_whole(parts):
+    with pytest.raises(InputError, match="at least one figure, all of them finite numbers"):
+        replace(measured(), **parts)
 
 
 def test_results_stay_with_the_weights_that_they_are_about(saved, tmp_path, caplog):
     folder = Path(shutil.copytree(saved, tmp_path / "head"))
-    assert load_results(folder) == [RECORD] and "0.751" in (folder / "README.md").read_text()
+    assert load_results(folder) == [measured()] and "0.751" in (folder / "README.md").read_text()
     adapter = LensAdapter.from_pretrained(folder)
     adapter.save_pretrained(folder)
-    assert load_results(folder) == [RECORD] and "0.751" in (folder / "README.md").read_text()
+    assert load_results(folder) == [measured()] and "0.751" in (folder / "README.md").read_text()
     adapter.head.descriptors.text_vector.data += 1
     adapter.save_pretrained(folder)
     assert load_results(folder) == [] and "other weights" in caplog.text

@@ -18,7 +18,7 @@ from tqdm import trange
 
 from lens_adapter import LensAdapter, builtin, probe
 from lens_adapter.builtin.exam import make_exam
-from lens_adapter.builtin.figures import examine, head_figures
+from lens_adapter.builtin.figures import head_figures, take_exam
 
 RESULTS = Path(__file__).parents[2] / "results" / "probe.json"
 SCENES = 200  # of the validation split
@@ -45,7 +45,7 @@ def main() -> None:
         with LensAdapter.from_pretrained(folders[tap]).attach(model, processor) as adapter:
             exams = (make_exam(index, "validation") for index in trange(SCENES, desc=f"tap layer {tap}"))
             found = head_figures(
-                [one for exam in exams for one in examine(adapter, exam)], adapter.config.score_threshold
+                [one for exam in exams for one in take_exam(adapter, exam)], adapter.config.score_threshold
             )
         figures[name] = {"tap_layer": tap, **{key: value for key, value in found.items() if key.startswith("giou")}}
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")

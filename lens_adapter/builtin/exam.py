@@ -51,7 +51,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Request:
+class Utterance:
     """What somebody might say about a scene.
 
     Attributes:
@@ -78,7 +78,7 @@ class Exam:
         objects: bool (objects, H, W), the visible part of each.
         cases: at least one.
         questions: with their answers.
-        requests: some of which want a mask.
+        utterances: some of which want a mask.
     """
 
     seed: int
@@ -86,7 +86,7 @@ class Exam:
     objects: np.ndarray
     cases: list[Case]
     questions: list[Question]
-    requests: list[Request]
+    utterances: list[Utterance]
 
     @property
     def prompts(self) -> list[str]:
@@ -107,7 +107,7 @@ def make_exam(index: int, split: str) -> Exam:
         objects=objects,
         cases=[Case(made, np.logical_or.reduce(objects[list(made.targets)])) for made in said.values()],
         questions=[question for kind in QUESTIONS for question in _different(partial(asking.question, kind), 1)],
-        requests=list(_requests(telling)),
+        utterances=list(_utterances(telling)),
     )
 
 
@@ -127,14 +127,14 @@ def _expressions(speaker: Speaker) -> Iterator[Expression]:
         yield from _different(partial(speaker.expression, str(speaker.rng.choice(kinds)), subset), 1)
 
 
-def _requests(speaker: Speaker) -> Iterator[Request]:
+def _utterances(speaker: Speaker) -> Iterator[Utterance]:
     for subset in REQUEST_SUBSETS:
         for kind in REQUEST_KINDS:
             if kind == "dialogue" and subset != "seen":
                 continue  # it asks for no mask, in no way
             text = next(filter(None, (speaker.request(kind, subset) for _ in range(_ATTEMPTS))), None)
             if text is not None:
-                yield Request(kind, subset, text)
+                yield Utterance(kind, subset, text)
 
 
 def _different(make: Callable[[], Text | None], count: int) -> list[Text]:

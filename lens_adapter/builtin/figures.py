@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.builtin.baselines import Baselines, with_target
-from lens_adapter.builtin.exam import EXPRESSIONS, REQUEST_SUBSETS, Exam, Request, make_exam
+from lens_adapter.builtin.exam import EXPRESSIONS, REQUEST_SUBSETS, Exam, Utterance, make_exam
 from lens_adapter.builtin.world import Question
 from lens_adapter.data.examples import Example
 from lens_adapter.evaluation import Finding, by_subset, finding_of, measure, overlap
@@ -52,7 +52,7 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
     answers: dict[str, list[bool]] = defaultdict(list)
     findings: dict[str, list[Finding]] = defaultdict(list)
     bare: dict[str, list[Finding]] = defaultdict(list)
-    routed: list[tuple[Request, bool]] = []
+    routed: list[tuple[Utterance, bool]] = []
     with ExitStack() as attached:
         heads = {
             name: attached.enter_context(builtin.load_head(name).attach(model, processor)) for name in builtin.HEADS
@@ -67,11 +67,11 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
             for question, answer in zip(exam.questions, said, strict=True):
                 for kind, right in mark(question, answer).items():
                     answers[kind].append(right)
-            for request in exam.requests:
-                route = heads["lite"].route(request.text, exam.picture)  # the base decides, no head
-                routed.append((request, route.decision == "mask"))
+            for utterance in exam.utterances:
+                route = heads["lite"].route(utterance.text, exam.picture)  # the base decides, no head
+                routed.append((utterance, route.decision == "mask"))
             for name, adapter in heads.items():
-                findings[name] += examine(adapter, exam)
+                findings[name] += take_exam(adapter, exam)
             for name, masks in baselines.masks(exam).items():
                 for case, mask in zip(with_target(exam), masks, strict=True):
                     bare[name].append(Finding(overlap(mask, case.truth), score=1.0, subset=case.group))
@@ -101,17 +101,17 @@ def are_near(answer: str, truth: str) -> bool:
     return all(abs(int(a[1:]) - int(b[1:])) <= 1 for a, b in zip(said, meant, strict=True))
 
 
-def routing_figures(routed: Sequence[tuple[Request, bool]]) -> dict[str, float]:
-    """Figure -> value: of requests and whether each was taken for one for a mask."""
+def routing_figures(routed: Sequence[tuple[Utterance, bool]]) -> dict[str, float]:
+    """Figure -> value: of utterances, and whether each was taken for a request for a mask."""
     figures: dict[str, float] = {}
-    dialogue = [taken for request, taken in routed if not request.wants_mask]
+    dialogue = [taken for utterance, taken in routed if not utterance.wants_mask]
     if dialogue:
         figures["taken_for_requests.dialogue"] = fmean(dialogue)
     for subset in REQUEST_SUBSETS:
         asked: dict[str, list[bool]] = defaultdict(list)
-        for request, taken in routed:
-            if request.wants_mask and request.subset == subset:
-                asked[request.kind].append(taken)
+        for utterance, taken in routed:
+            if utterance.wants_mask and utterance.subset == subset:
+                asked[utterance.kind].append(taken)
         prefix = "" if subset == "seen" else f"{subset}."
         figures |= {f"{prefix}taken_for_requests.{kind}": fmean(taken) for kind, taken in asked.items()}
         if dialogue and asked:
@@ -120,15 +120,15 @@ def routing_figures(routed: Sequence[tuple[Request, bool]]) -> dict[str, float]:
     return figures
 
 
-def examine(adapter: LensAdapter, exam: Exam) -> list[Finding]:
-    """Let an attached head segment every case of an exam; the subset is the case's group."""
+def take_exam(adapter: LensAdapter, exam: Exam) -> list[Finding]:
+    """Let an attached head segment every case of an exam; a finding's subset is its case's group."""
     out = adapter.segment(exam.picture, exam.prompts, score_threshold=0.0)
     examples = (Example(exam.picture, case.expression.text, case.truth, subset=case.group) for case in exam.cases)
     return [finding_of(out, k, example) for k, example in enumerate(examples)]
 
 
 def head_figures(findings: Sequence[Finding], score_threshold: float) -> dict[str, float]:
-    """Figure -> value: `mask_figures` of the cases with targets, and how well the head judges itself on seen cases."""
+    """Figure -> value: `mask_figures` of the cases with a target, and `JUDGEMENTS` of the seen cases."""
     figures = mask_figures([finding for finding in findings if finding.has_target], score_threshold)
     judged = measure([finding for finding in findings if finding.subset in EXPRESSIONS], score_threshold)
     return figures | {name: judged[metric] for name, metric in JUDGEMENTS.items() if metric in judged}

@@ -13,7 +13,7 @@ from lens_adapter.cli.arguments import (
     add_device_options,
     count,
 )
-from lens_adapter.cli.loading import checked_device, load_base, load_head
+from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
 from lens_adapter.errors import LensError
 
 
@@ -47,5 +47,5 @@ def run(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise LensError(f"The page needs {error.name}. Install it: pip install 'lens_adapter[app]'") from error
     device = checked_device(args.device)
-    with load_head(head).attach(*load_base(args.model, args.dtype, device)) as adapter:
+    with head_by_name(head).attach(*base_by_name(args.model, args.dtype, device)) as adapter:
         launch(build_page(adapter), host=args.host, port=args.port, share=args.share)

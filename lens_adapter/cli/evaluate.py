@@ -16,7 +16,7 @@ from lens_adapter.cli.arguments import (
     count,
     make_room,
 )
-from lens_adapter.cli.loading import checked_device, load_base, load_head
+from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
 from lens_adapter.cli.result import Result, figures, note
 
 SCENES = 1000  # of the published figures
@@ -89,7 +89,7 @@ def _evaluate_head(args: argparse.Namespace) -> Result | None:
     process = this_process(args.device)
     device = process.device if process and not args.device else checked_device(args.device)
     thresholds = {"mask_threshold": args.mask_threshold, "score_threshold": args.score_threshold}
-    with load_head(head).attach(*load_base(args.model, args.dtype, device)) as adapter:
+    with head_by_name(head).attach(*base_by_name(args.model, args.dtype, device)) as adapter:
         result = evaluate(adapter, examples, dataset=source.describe(), batch_size=args.batch_size, **thresholds)
         if process and not process.is_main_process:
             return None

@@ -27,8 +27,8 @@ def checked_device(name: str | None) -> str:
     return name
 
 
-def load_base(name: Any, dtype: str, device: Any) -> tuple[Any, Any]:
-    """The frozen model, in eval mode, and its processor.
+def base_by_name(name: Any, dtype: str, device: Any) -> tuple[Any, Any]:
+    """The frozen model that `name` stands for, in eval mode, and its processor.
 
     Raises:
         UnsupportedModelError: it is no vision-language model, or needs a package that is not installed.
@@ -49,8 +49,8 @@ def load_base(name: Any, dtype: str, device: Any) -> tuple[Any, Any]:
     return model.eval(), processor
 
 
-def load_head(name: Any) -> Any:
-    """The LENS head, not attached.
+def head_by_name(name: Any) -> Any:
+    """The LENS head that `name` stands for, not attached.
 
     Raises:
         InputError: there is no such folder, and no repository can be called so.

@@ -16,7 +16,7 @@ from lens_adapter.cli.arguments import (
     count,
     make_room,
 )
-from lens_adapter.cli.loading import checked_device, load_base
+from lens_adapter.cli.loading import base_by_name, checked_device
 from lens_adapter.cli.result import Result, note
 
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Result:
     data, template = _labelled(args)  # before anything large is loaded
     device = checked_device(args.device)
     make_room(args.output, args.json)
-    base = load_base(args.model, args.dtype, device)
+    base = base_by_name(args.model, args.dtype, device)
     result = probe(*base, data, prompt_template=template)
     result.save(args.output)
     note(f"Wrote {args.output}")

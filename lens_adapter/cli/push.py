@@ -51,14 +51,14 @@ def run(args: argparse.Namespace) -> Result:
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.hub.card import is_hub_id
     from lens_adapter.hub.publishing import files_to_publish, publish
-    from lens_adapter.results import RESULTS_FILE, read_record, save_results
+    from lens_adapter.results import RESULTS_FILE, Evaluation, save_results
 
     make_room(args.json)
-    records = [read_record(file) for file in args.results]
+    results = [Evaluation.load(file) for file in args.results]
     kept = files_to_publish(args.folder)
     adapter = LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about what does not fit
-    if records:
-        save_results(args.folder, records)
+    if results:
+        save_results(args.folder, results)
     commit = publish(
         args.folder,
         args.repo_id,

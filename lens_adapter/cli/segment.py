@@ -16,7 +16,7 @@ from lens_adapter.cli.arguments import (
     add_picture_option,
     make_room,
 )
-from lens_adapter.cli.loading import checked_device, load_base, load_head
+from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
 from lens_adapter.cli.result import Result, note
 
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> Result:
     if args.model == BUILTIN:
         note(ONLY_ITS_WORLD)
     device = checked_device(args.device)
-    with load_head(head).attach(*load_base(args.model, args.dtype, device)) as adapter:
+    with head_by_name(head).attach(*base_by_name(args.model, args.dtype, device)) as adapter:
         out = adapter.segment(image, args.prompts)
     make_room(args.output, args.json)
     out.save(args.output)

@@ -13,7 +13,7 @@ from lens_adapter.cli.arguments import (
     add_pairs_option,
     make_room,
 )
-from lens_adapter.cli.loading import head_folder, load_base
+from lens_adapter.cli.loading import base_by_name, head_folder
 from lens_adapter.cli.result import Result, figures, note
 
 _EXAMPLES = """\
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> Result | None:
     config = read_config(args.config, {**flags, "head": args.head, "training": training})
     if config.get("adapter"):
         config["adapter"] = head_folder(config["adapter"])
-    values = run_training(config, load_base)
+    values = run_training(config, base_by_name)
     if not PartialState().is_main_process:
         return None
     output = config["training"]["output_dir"]

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lens_adapter.data.breakage import OnError, collect
 from lens_adapter.data.files import by_id, read_json, require_folder
 from lens_adapter.data.masks import annotation_regions
 from lens_adapter.data.records import Record
-from lens_adapter.data.samples import OnError, collect
 from lens_adapter.errors import InputError
 
 

@@ -36,7 +36,7 @@ def read_json(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> Any:
 
 
 def by_id(entries: Iterable[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """Entries under their `id`; those without one are left out, so that who asks for them finds none."""
+    """id -> entry; entries without an `id` are left out."""
     return {entry["id"]: entry for entry in entries if isinstance(entry, dict) and "id" in entry}
 
 

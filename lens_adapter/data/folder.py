@@ -23,10 +23,10 @@ import json
 from pathlib import Path, PurePath
 from typing import Any
 
+from lens_adapter.data.breakage import OnError, collect
 from lens_adapter.data.files import read_text
 from lens_adapter.data.masks import Region
 from lens_adapter.data.records import Record
-from lens_adapter.data.samples import OnError, collect
 from lens_adapter.errors import InputError
 
 _KEYS = frozenset({"image", "prompt", "prompts", "mask", "masks", "ignore", "id", "subset"})

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lens_adapter.data.breakage import OnError
 from lens_adapter.data.coco import read_coco
 from lens_adapter.data.examples import Examples
 from lens_adapter.data.folder import read_folder
@@ -23,7 +24,6 @@ from lens_adapter.data.lisa import read_lisa
 from lens_adapter.data.reason_seg import read_reason_seg
 from lens_adapter.data.records import Record
 from lens_adapter.data.refer import read_refer
-from lens_adapter.data.samples import OnError
 from lens_adapter.data.semantic import LabelMaps, read_classes
 from lens_adapter.errors import InputError
 
@@ -44,7 +44,7 @@ def _label_maps(
     ignore: int | None = 255,
     on_error: OnError = "raise",
 ) -> Sequence[Record]:
-    """`on_error` is the examples' business: a label map is read late."""
+    """A label map is read when its record is asked for, so `Examples` sees to `on_error`."""
     names = read_classes(classes) if isinstance(classes, str) else classes
     return LabelMaps(images, labels, names, first=first, ignore=ignore)
 
@@ -104,7 +104,7 @@ class DataSource:
         return FORMATS[self.format](self.path, **self.options)
 
     def examples(self) -> Examples:
-        """The records, one prompt each; pictures are read when asked for."""
+        """One per prompt; pictures are read when asked for."""
         return Examples(self.records(), self.options.get("on_error", "raise"))
 
     def describe(self) -> dict[str, str | None]:

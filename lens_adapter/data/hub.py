@@ -11,8 +11,8 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
 
+from lens_adapter.data.breakage import OnError, collect
 from lens_adapter.data.records import Record
-from lens_adapter.data.samples import OnError, collect
 from lens_adapter.errors import InputError
 
 
@@ -133,7 +133,7 @@ def _names(rows: Any) -> Sequence[str]:
 
 
 def _select(rows: Any, names: list[str]) -> Any:
-    """The rows with these columns alone, if that can be had: `datasets` decodes all that a row has."""
+    """The rows with these columns alone, if they can be selected: `datasets` would decode all columns of a row."""
     return rows.select_columns(names) if hasattr(rows, "select_columns") else rows
 
 

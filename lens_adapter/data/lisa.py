@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lens_adapter.data.breakage import OnError
 from lens_adapter.data.coco import read_coco
 from lens_adapter.data.reason_seg import read_reason_seg
 from lens_adapter.data.records import Record
 from lens_adapter.data.refer import read_refer
-from lens_adapter.data.samples import OnError
 from lens_adapter.data.semantic import LabelMaps, read_classes
 from lens_adapter.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Regions of images, in every way that data sets write them down, as masks in the frame of the image as shown.
+"""Regions of images, in every way that data sets write them down, as masks of the image as a viewer shows it.
 
 A region is one of
 
@@ -13,7 +13,8 @@ A region is one of
     an object with `draw(size) -> mask`     draws itself
     a callable without arguments            returns one of these when it is needed
 
-Masks are for the image as a viewer shows it. One of the size that the file stores is turned along with the image.
+A viewer turns some images, as their EXIF orientation says. A mask of the size as shown stays as it is; one of the size
+as stored is turned with its image.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @dataclass(frozen=True)
-class Frame:
+class ShownSize:
     """Size (H, W) in pixels of an image as shown, and the EXIF orientation that it is stored in."""
 
     size: Size
     orientation: int = 1
 
     @classmethod
-    def of(cls, image: Image.Image) -> Frame:
-        """The frame of an image that need not be decoded yet."""
+    def of(cls, image: Image.Image) -> ShownSize:
+        """That of an image, which need not be decoded yet."""
         if image.format == "TIFF":
             image.load()  # Pillow turns these itself
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -73,44 +74,44 @@ class Frame:
         return mask if mask.shape == self.size else np.ascontiguousarray(_TURNS[self.orientation](mask))
 
 
-def decode(region: Region, frame: Frame) -> np.ndarray:
-    """bool (H, W): the mask of a region on an image of this frame.
+def decode(region: Region, shown: ShownSize) -> np.ndarray:
+    """bool (H, W): the mask of a region on an image that a viewer shows at this size.
 
     Raises:
         InputError: no region, a damaged one, or one of another size than the image.
 
     Examples:
-        >>> decode({"size": [2, 3], "counts": [2, 2, 2]}, Frame((2, 3))).astype(int)  # down the columns, as COCO does
+        >>> decode({"size": [2, 3], "counts": [2, 2, 2]}, ShownSize((2, 3))).astype(int)  # down columns, as COCO
         array([[0, 1, 0],
                [0, 1, 0]])
-        >>> decode([[1, 0, 3, 0, 3, 2, 1, 2]], Frame((2, 3))).astype(int)  # x, y, x, y, ...
+        >>> decode([[1, 0, 3, 0, 3, 2, 1, 2]], ShownSize((2, 3))).astype(int)  # x, y, x, y, ...
         array([[0, 1, 1],
                [0, 1, 1]])
     """
     if callable(region):
         region = region()
     if region is None:
-        return np.zeros(frame.size, bool)
+        return np.zeros(shown.size, bool)
     if hasattr(region, "draw"):
-        return frame.upright(region.draw(frame.size))
+        return shown.upright(region.draw(shown.size))
     if isinstance(region, str | Path | bytes | Image.Image):
-        return frame.upright(read_levels(region) != 0)
+        return shown.upright(read_levels(region) != 0)
     if isinstance(region, dict) and "size" in region:
         size = _size(region["size"])
-        frame.require(size)
+        shown.require(size)
         mask = fill_runs(region["counts"], size) if "counts" in region else fill_polygons(region.get("polygons"), size)
-        return frame.upright(mask)
+        return shown.upright(mask)
     if isinstance(region, np.ndarray) and region.ndim == 1:
         region = region.tolist()
     if isinstance(region, list | tuple) and region and not _holds_bools(region):
         if isinstance(region[0], Real | list | tuple | np.ndarray):
-            return fill_polygons(region, frame.size)
-        union: np.ndarray = np.logical_or.reduce([decode(part, frame) for part in region])
+            return fill_polygons(region, shown.size)
+        union: np.ndarray = np.logical_or.reduce([decode(part, shown) for part in region])
         return union
     array = np.asarray(region) if isinstance(region, np.ndarray | list | tuple) else None
     if array is None or array.ndim != 2 or array.dtype.kind not in "biuf":
         raise InputError(f"Expected a mask, run lengths or polygons, got {brief(region)}.")
-    return frame.upright(array != 0)
+    return shown.upright(array != 0)
 
 
 def annotation_regions(annotation: dict[str, Any], image: dict[str, Any]) -> list[Region]:

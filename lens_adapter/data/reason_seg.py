@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lens_adapter.data.breakage import OnError, collect
 from lens_adapter.data.files import IMAGE_SUFFIXES, read_json, require_folder
 from lens_adapter.data.records import Record
-from lens_adapter.data.samples import OnError, collect
 from lens_adapter.data.shapes import Size, draw_outlined
 from lens_adapter.errors import InputError
 

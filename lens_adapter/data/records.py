@@ -1,4 +1,4 @@
-"""Records: an image, prompts about it and what each of them names, all read only when asked for.
+"""A record: an image, prompts about it and what each of them names, read only when asked for. In memory: examples.
 
 A data set is any sequence of records. Readers of its files are in the modules beside this one.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,32 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lens_adapter.data.masks import Frame, Region, decode
+from lens_adapter.data.masks import Region, ShownSize, decode
 from lens_adapter.errors import BrokenRecordError, InputError
 from lens_adapter.vlm.inputs import load_image
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """A record in memory.
+class Example:
+    """One prompt about one picture, and its mask: what a head learns from, and what it is measured on.
 
     Attributes:
-        prompts: N texts.
-        image: RGB, upright.
-        masks: bool (N, H, W), of the size of the image.
+        image: RGB, upright; the same object in several examples of a batch is encoded once.
+        prompt: a text.
+        mask: bool (H, W), the pixels it names; all False for none.
         ignore: bool (H, W), pixels that count neither way; or None.
+        subset: what it is evaluated under, as `Record.subset`.
+        id: names the prompt; "" if it has no name.
+        image_id: names the image in all examples about it; "" if it has no name.
     """
 
-    prompts: list[str]
     image: Image.Image
-    masks: np.ndarray
-    ignore: np.ndarray | None
-    record: Record
+    prompt: str
+    mask: np.ndarray
+    ignore: np.ndarray | None = None
+    subset: str = ""
+    id: str = ""
+    image_id: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,8 +63,8 @@ class Record:
 
     Examples:
         >>> record = Record(Image.new("RGB", (3, 2)), ["all of it", "a cup"], [np.ones((2, 3)), None])
-        >>> record.load().masks.sum((1, 2))
-        array([6, 0])
+        >>> [(example.prompt, int(example.mask.sum())) for example in record.load()]
+        [('all of it', 6), ('a cup', 0)]
     """
 
     image: Any
@@ -84,12 +89,23 @@ class Record:
             return str(self.image)
         return f"{self.file}#{self.index}" if self.file else f"object {id(self.image)}"
 
-    def load(self) -> Sample:
-        """Image, masks and what to ignore."""
+    def load(self) -> list[Example]:
+        """An example per prompt, all of them about one picture object."""
         with self._named():
             source = self._source()
-            image, frame = load_image(source), _frame(source)
-            return Sample(list(self.prompts), image, self._masks(frame), self._ignore(frame), self)
+            image, shown = load_image(source), _shown_size(source)
+            masks, ignore = self._masks(shown), self._ignore(shown)
+        return [
+            Example(image, prompt, mask, ignore, self.subset, name, self.image_id)
+            for prompt, mask, name in zip(self.prompts, masks, self._names(), strict=True)
+        ]
+
+    def split(self) -> list[Record]:
+        """A record per prompt; nothing is read."""
+        return [
+            replace(self, prompts=[prompt], regions=[region], id=name)
+            for prompt, region, name in zip(self.prompts, self.regions, self._names(), strict=True)
+        ]
 
     def load_image(self) -> Image.Image:
         """The image: RGB, upright."""
@@ -99,12 +115,17 @@ class Record:
     def masks(self) -> np.ndarray:
         """bool (N, H, W)."""
         with self._named():
-            return self._masks(_frame(self._source()))
+            return self._masks(_shown_size(self._source()))
 
     def ignore(self) -> np.ndarray | None:
         """bool (H, W), pixels that count neither way; None if all count."""
         with self._named():
-            return self._ignore(_frame(self._source()))
+            return self._ignore(_shown_size(self._source()))
+
+    def _names(self) -> list[str]:
+        """Of its prompts: "ID#0", "ID#1", ...; the record's own where there is but one."""
+        count = len(self.prompts)
+        return [self.id] if count == 1 else [f"{self.id}#{k}" for k in range(count)]
 
     def _source(self) -> Any:
         source = self.image() if callable(self.image) else self.image
@@ -112,13 +133,13 @@ class Record:
             return _opened(BytesIO(source), "The image")
         return source
 
-    def _masks(self, frame: Frame) -> np.ndarray:
+    def _masks(self, shown: ShownSize) -> np.ndarray:
         drawn = {id(region): region for region in self.regions}  # sentences about one object share its region
-        drawn = {key: decode(region, frame) for key, region in drawn.items()}
-        return np.array([drawn[id(region)] for region in self.regions], bool).reshape(-1, *frame.size)
+        drawn = {key: decode(region, shown) for key, region in drawn.items()}
+        return np.array([drawn[id(region)] for region in self.regions], bool).reshape(-1, *shown.size)
 
-    def _ignore(self, frame: Frame) -> np.ndarray | None:
-        return None if self.ignored is None else decode(self.ignored, frame)
+    def _ignore(self, shown: ShownSize) -> np.ndarray | None:
+        return None if self.ignored is None else decode(self.ignored, shown)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -129,11 +150,11 @@ class Record:
             raise BrokenRecordError(f"{self.id}: {error}" if self.id else str(error), self.file, self.index) from error
 
 
-def _frame(source: Any) -> Frame:
+def _shown_size(source: Any) -> ShownSize:
     if isinstance(source, str | Path):
         with _opened(source, f"The file {str(source)!r}") as opened:
-            return Frame.of(opened)
-    return Frame.of(source if isinstance(source, Image.Image) else load_image(source))
+            return ShownSize.of(opened)
+    return ShownSize.of(source if isinstance(source, Image.Image) else load_image(source))
 
 
 def _opened(file: str | Path | BytesIO, name: str) -> Image.Image:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lens_adapter.data.breakage import OnError, collect
 from lens_adapter.data.files import by_id, read_json, require_folder
 from lens_adapter.data.masks import annotation_regions
 from lens_adapter.data.plain_pickle import read_plain_pickle
 from lens_adapter.data.records import Record
-from lens_adapter.data.samples import OnError, collect
 from lens_adapter.errors import InputError
 
 _COCO = ("images/mscoco/images/train2014", "images/train2014", "train2014")
@@ -42,7 +42,7 @@ def read_refer(
 ) -> list[Record]:
     """A record per reference: an object (of gRefCOCO: several, or none) and all sentences about it.
 
-    `one_per_prompt` makes a record per sentence of them, which is what the field counts.
+    `Examples` counts each sentence, as the field does.
 
     Args:
         root: the folder that holds the data sets' folders.
@@ -108,7 +108,7 @@ def _in_split(reference: Any, split: str) -> bool:
 
 
 def _targets(ids: Any, annotations: dict[Any, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The annotations that are meant; a crowd among several objects is not, as gRefCOCO's own evaluation has it."""
+    """The annotations of these ids; without crowds, unless there are only crowds, as in gRefCOCO's own evaluation."""
     ids = ids if isinstance(ids, list) else [ids]
     if ids == [-1]:
         return []

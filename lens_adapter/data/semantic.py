@@ -40,7 +40,7 @@ def _levels_of(path: Path, _: int) -> np.ndarray:
 
 
 class LabelMaps(Sequence[Record]):
-    """A record per image: each class that its label map shows is a prompt. `one_per_prompt` makes one per class.
+    """A record per image: each class that its label map shows is a prompt.
 
     Which classes those are is read off the label map when a record is asked for; images stay closed even then.
 

@@ -25,7 +25,7 @@ has a target: ours is its truth alone, as its mask is empty.
 from lens_adapter.evaluation.calibration import Calibration, choose_score_threshold
 from lens_adapter.evaluation.metrics import (
     METRICS,
-    Figure,
+    PROTOCOL,
     Finding,
     Overlap,
     by_subset,
@@ -34,8 +34,8 @@ from lens_adapter.evaluation.metrics import (
     overlap,
     rank_correlation,
 )
-from lens_adapter.evaluation.record import PROTOCOL, Evaluation
 from lens_adapter.evaluation.runner import evaluate, examine, finding_of, this_process
+from lens_adapter.results import Evaluation, Figure
 
 __all__ = [
     "METRICS",

@@ -1,4 +1,4 @@
-"""From which score on a prompt is taken to name something."""
+"""The score threshold: below it, a prompt is taken to name nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Calibration:
     """A threshold, and what it does on the prompts that it was chosen on.
 
     Attributes:
-        score_threshold: for `LensConfig.score_threshold`; 0: no threshold told the two kinds apart.
+        score_threshold: for `LensConfig.score_threshold`; 0: none does better than to refuse nothing.
         balanced_accuracy: mean of the share of prompts with a target that are kept and of others that are refused.
         prompts: how many there were with a target, and without.
     """
@@ -36,8 +36,8 @@ class Calibration:
 def choose_score_threshold(findings: Sequence[Finding]) -> Calibration:
     """The score that best tells prompts with a target from prompts without, on validation data.
 
-    Of all thresholds between two neighboring scores, that with the best balanced accuracy; of equally good ones that
-    in the widest gap. 0, which refuses nothing, stands unless another is better.
+    Candidates lie halfway between neighboring scores. The one with the best balanced accuracy is chosen; of equally
+    good ones, the one in the widest gap. If none is better than 0, which refuses nothing, it is 0.
 
     Raises:
         CalibrationError: the findings lack prompts of one kind.

@@ -1,4 +1,4 @@
-"""A page of the best, the middling and the worst: one HTML file that needs no other."""
+"""A page of the best, median and worst prompts: one HTML file that needs no other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example, Examples
 from lens_adapter.evaluation.metrics import Finding
-from lens_adapter.evaluation.record import Evaluation
 from lens_adapter.pictures.overlays import heatmap_overlay, mask_overlay
+from lens_adapter.results import Evaluation
 
 COUNT = 6  # of each kind
 SIDE = 300  # pixels of a picture on the page, at most
@@ -43,7 +43,7 @@ def save_gallery(
     examples: Examples | Sequence[Example],
     count: int = COUNT,
 ) -> None:
-    """Write the page; what it shows is segmented again, so that an evaluation need not keep any mask.
+    """Write the page. The prompts it shows are segmented again, as an evaluation keeps no masks.
 
     Args:
         evaluation: what `evaluate` returned.
@@ -52,7 +52,7 @@ def save_gallery(
         count: prompts of each kind.
     """
     sections = []
-    for title, findings in choose(evaluation.findings, evaluation.score_threshold, count).items():
+    for title, findings in choose(evaluation.findings, evaluation.score_threshold or 0.0, count).items():
         rows = [_row(finding, examples[finding.index], adapter, evaluation) for finding in findings]
         sections.append(f"<h2>{title}</h2>\n" + "\n".join(rows))
     page = _PAGE.format(
@@ -62,7 +62,7 @@ def save_gallery(
 
 
 def choose(findings: Sequence[Finding], score_threshold: float, count: int) -> dict[str, list[Finding]]:
-    """What to show of it: prompts with a target by IoU, each once; of equals, those the head was surest of."""
+    """Title -> findings to show: prompts with a target, by IoU, none of them twice; of equal ones the surest first."""
 
     def iou(finding: Finding) -> float:
         return finding.judged(score_threshold).iou
@@ -84,11 +84,9 @@ def choose(findings: Sequence[Finding], score_threshold: float, count: int) -> d
 
 
 def _row(finding: Finding, example: Example, adapter: LensAdapter, evaluation: Evaluation) -> str:
+    threshold = evaluation.score_threshold or 0.0
     out = adapter.segment(
-        example.image,
-        example.prompt,
-        mask_threshold=evaluation.mask_threshold,
-        score_threshold=evaluation.score_threshold,
+        example.image, example.prompt, mask_threshold=evaluation.mask_threshold, score_threshold=threshold
     )
     image = example.image.copy()
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -97,8 +95,8 @@ def _row(finding: Finding, example: Example, adapter: LensAdapter, evaluation: E
     truth = mask_overlay(image, torch.from_numpy(example.mask)[None], colors=[TRUTH_COLOR], **style)
     found = mask_overlay(image, out.masks, **style)
     heat = heatmap_overlay(image, out.heatmaps[0], points)
-    facts = [f"IoU <b>{finding.judged(evaluation.score_threshold).iou:.2f}</b>", f"score <b>{finding.score:.2f}</b>"]
-    facts += ["empty mask"] if finding.refused(evaluation.score_threshold) else []
+    facts = [f"IoU <b>{finding.judged(threshold).iou:.2f}</b>", f"score <b>{finding.score:.2f}</b>"]
+    facts += ["empty mask"] if finding.refused(threshold) else []
     facts += [escape(text) for text in (finding.subset, example.id) if text]
     pictures = "".join(
         f'<img src="{_as_text(picture)}" alt="{name}" width="{picture.width}" height="{picture.height}">'

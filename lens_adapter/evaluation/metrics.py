@@ -1,15 +1,16 @@
-"""What comes out for each prompt, and the field's metrics over many, by the protocol of `lens_adapter.evaluation`."""
+"""The field's metrics, from one finding per prompt, by the protocol of `lens_adapter.evaluation`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from lens_adapter.errors import InputError
+from lens_adapter.results import Figure
 
+PROTOCOL = "lens-1"  # names the rules of `lens_adapter.evaluation`; another when a figure comes to mean something else
 PRECISIONS = (50, 60, 70, 80, 90)  # percent of IoU
 METRICS = (
     "giou",
@@ -27,7 +28,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of a mask and its truth: pixels in both, in the mask and in the truth."""
+    """Counts of pixels: in both a mask and its truth, in the mask, in the truth."""
 
     intersection: int
     found: int
@@ -44,7 +45,7 @@ class Overlap:
 
 
 def overlap(found: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> Overlap:
-    """Compare two bool masks (H, W), but for the pixels to ignore.
+    """Compare two bool masks (H, W). Pixels to ignore are taken out of both.
 
     Raises:
         InputError: they differ in shape or are not bool.
@@ -97,19 +98,12 @@ class Finding:
         return self.overlap.found == 0 or self.score < score_threshold
 
     def judged(self, score_threshold: float) -> Overlap:
-        """Of the mask that is left under the threshold: a refused one is empty."""
+        """The overlap under a threshold: the mask of a refused prompt is empty."""
         return Overlap(0, 0, self.overlap.truth) if self.refused(score_threshold) else self.overlap
 
 
-class Figure(NamedTuple):
-    """A metric and its 95 % interval."""
-
-    value: float
-    interval: tuple[float, float]
-
-
 def measure(findings: Sequence[Finding], score_threshold: float = 0.0) -> dict[str, float]:
-    """`METRICS` over these prompts, without those that no prompt supports.
+    """Metric -> value over these prompts. A metric that none of them supports is left out.
 
     Args:
         findings: of each prompt.
@@ -121,7 +115,7 @@ def measure(findings: Sequence[Finding], score_threshold: float = 0.0) -> dict[s
         >>> measure([good, false_alarm])["giou"], measure([good, false_alarm], score_threshold=0.5)["giou"]
         (0.4, 0.9)
     """
-    return _named(_Columns(findings, score_threshold).totals())
+    return _named(_Tally(findings, score_threshold).totals())
 
 
 def measure_with_intervals(
@@ -129,8 +123,8 @@ def measure_with_intervals(
 ) -> dict[str, Figure]:
     """`measure`, with the 2.5 and 97.5 percentiles of a bootstrap over images.
 
-    Whole images are drawn with replacement, as prompts about one image are not independent. A resample that holds no
-    case of a metric does not count for it.
+    Whole images are drawn with replacement, as prompts about one image are not independent. For a metric, resamples
+    without a prompt that it is about do not count.
 
     Args:
         findings: as for `measure`.
@@ -138,11 +132,11 @@ def measure_with_intervals(
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
-    columns = _Columns(findings, score_threshold)
-    values = _named(columns.totals())
+    tally = _Tally(findings, score_threshold)
+    values = _named(tally.totals())
     rng = np.random.default_rng(seed)
-    drawn = (np.bincount(rng.integers(0, columns.images, columns.images)) for _ in range(resamples))
-    made = [columns.totals(np.pad(counts, (0, columns.images - len(counts)))) for counts in drawn]
+    drawn = (np.bincount(rng.integers(0, tally.images, tally.images)) for _ in range(resamples))
+    made = [tally.totals(np.pad(counts, (0, tally.images - len(counts)))) for counts in drawn]
     figures = {}
     for name, value in values.items():
         low, high = np.nanquantile([one[name] for one in made], (0.025, 0.975))
@@ -189,8 +183,8 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.asarray(np.corrcoef(np.stack(ranks)))[0, 1])
 
 
-class _Columns:
-    """Findings as columns, so that they can be weighed by how often their image was drawn."""
+class _Tally:
+    """Sums of findings by image, so that an image can be counted as often as it was drawn."""
 
     def __init__(self, findings: Sequence[Finding], score_threshold: float):
         judged = [f.judged(score_threshold) for f in findings]

@@ -1,9 +1,11 @@
-"""The run: every prompt through `segment`, in one process or several; memory does not grow with the masks."""
+"""The run: every prompt goes through `segment`, in one process or several. Masks are compared, then let go."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from itertools import groupby, islice
 
 import numpy as np
@@ -12,12 +14,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from lens_adapter import __version__
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example, Examples
 from lens_adapter.errors import InputError
-from lens_adapter.evaluation.metrics import Finding, by_subset, measure_with_intervals, overlap
-from lens_adapter.evaluation.record import PROTOCOL, Evaluation, package_versions
+from lens_adapter.evaluation.metrics import PROTOCOL, Finding, by_subset, measure_with_intervals, overlap
 from lens_adapter.output import LensOutput
+from lens_adapter.results import Evaluation
 
 BATCH_SIZE = 8
 
@@ -66,9 +69,19 @@ def evaluate(
         figures={
             subset: measure_with_intervals(group, thresholds.score) for subset, group in by_subset(findings).items()
         },
-        versions=package_versions(),
+        versions=_package_versions(),
         findings=findings,
     )
+
+
+def _package_versions() -> dict[str, str]:
+    """Package -> version, of those that masks depend on."""
+    packages = ("torch", "transformers", "segment-anything", "numpy", "pillow")
+    return {
+        "lens_adapter": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
 
 
 def _all_findings(
@@ -122,10 +135,13 @@ def examine(
     batch_size: int = BATCH_SIZE,
     mask_threshold: float | None = None,
 ) -> Iterator[Finding]:
-    """(index, example) -> finding, `batch_size` at a time; those next to each other about one image share its encoding.
+    """Segment the examples, `batch_size` at a time, and compare each mask with its truth.
+
+    Neighbors about one image share its encoding.
 
     Args:
         adapter: attached.
+        numbered: each example with its position in the data.
         batch_size: as for `evaluate`.
         mask_threshold: as for `evaluate`.
     """
@@ -145,7 +161,7 @@ def examine(
 
 
 def _named_pictures(numbered: Iterable[tuple[int, Example]]) -> Iterator[tuple[str, int, Example]]:
-    """(name of the picture, index, example); without a name, one picture is one object in a row of examples."""
+    """(name of the picture, index, example); where it has no name, neighbors with one picture object get one name."""
     last, name = None, ""
     for index, example in numbered:
         if example.image_id:
@@ -157,7 +173,7 @@ def _named_pictures(numbered: Iterable[tuple[int, Example]]) -> Iterator[tuple[s
 
 
 def finding_of(output: LensOutput, k: int, example: Example, *, picture: str = "", index: int = 0) -> Finding:
-    """What came out for prompt `k` of an image, against its example."""
+    """Compare what came out for prompt `k` of an image with its example."""
     mask, score, points = output.masks[k].numpy(), float(output.scores[k]), output.keypoints[k].numpy()
     measured = overlap(mask, example.mask, example.ignore)
     height, width = mask.shape

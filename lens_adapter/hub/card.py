@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from lens_adapter.config import LensConfig
-from lens_adapter.results import Record, eval_results, load_results, results_table
+from lens_adapter.results import Evaluation, load_results
 
 CARD_FILE = "README.md"
 _BODY = """---
@@ -59,7 +59,7 @@ _SEAL = "<!-- Written by lens_adapter ({digest}). A card that anybody edits is t
 
 def model_card(
     config: LensConfig,
-    results: Sequence[Record] = (),
+    results: Sequence[Evaluation] = (),
     *,
     location: str = "path/to/this/head",
     license: str | None = None,
@@ -70,7 +70,7 @@ def model_card(
 
     Args:
         config: of the head.
-        results: records of measurements, see `lens_adapter.results`.
+        results: what was measured.
         location: repository or folder that the usage snippet loads.
         license: identifier that the Hub knows, e.g. "apache-2.0"; None: the card states none.
         tags: beside the usual ones.
@@ -88,9 +88,11 @@ def model_card(
         tags=["lens", "referring-segmentation", "adapter", "frozen-base", *tags],
         datasets=datasets or None,
         model_name=Path(location).name if results else None,
-        eval_results=eval_results(results) or None,
+        eval_results=[entry for result in results for entry in result.model_index()] or None,
     )
-    sections = [("Results", [results_table(record) for record in results] or ([] if notes else [_NO_RESULTS]))]
+    # Not `to_markdown`: its heading names base and head as they were called where they were measured.
+    measured = [f"{result.conditions()}\n\n{result.table()}" for result in results]
+    sections = [("Results", measured or ([] if notes else [_NO_RESULTS]))]
     sections += [("Training", [_training_table(run) for run in runs] or ([] if notes else [_NO_TRAINING]))]
     text = "\n".join(f"## {title}\n\n" + "\n\n".join(parts) + "\n" for title, parts in sections if parts)
     body = _BODY.format(
@@ -116,7 +118,7 @@ def model_card(
 def write_model_card(
     folder: Path,
     config: LensConfig,
-    results: Sequence[Record] | None = None,
+    results: Sequence[Evaluation] | None = None,
     *,
     location: str | None = None,
     **more: Any,

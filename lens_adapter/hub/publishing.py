@@ -16,7 +16,7 @@ from yaml import YAMLError
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import HubError, InputError, LensError, one_line
 from lens_adapter.hub.card import CARD_FILE, is_generated, model_card
-from lens_adapter.results import RESULTS_FILE, benchmark_files, load_results
+from lens_adapter.results import RESULTS_FILE, load_results
 
 # What a checkpoint is made of: what else lies in its folder (optimizer states, pickles, logs) stays at home ...
 _CHECKPOINT = ("config.json", "*.safetensors", "model.safetensors.index.json", RESULTS_FILE)
@@ -63,7 +63,8 @@ def publish(
     config, results = LensConfig.from_pretrained(folder), load_results(folder)
     if not results:
         files.pop(RESULTS_FILE, None)
-    files |= {path: text.encode() for path, text in benchmark_files(results).items()}
+    for result in results:
+        files |= {path: text.encode() for path, text in result.leaderboard_file().items()}
     api = HfApi(token=token)
     with explained_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

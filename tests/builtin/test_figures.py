@@ -19,10 +19,10 @@ from lens_adapter.builtin.exam import (
     QUESTIONS,
     REQUEST_SUBSETS,
     Exam,
-    Request,
+    Utterance,
     make_exam,
 )
-from lens_adapter.builtin.figures import are_near, evaluate_builtin, examine, head_figures, mark, routing_figures
+from lens_adapter.builtin.figures import are_near, evaluate_builtin, head_figures, mark, routing_figures, take_exam
 from lens_adapter.builtin.world import REQUEST_KINDS, Question, sample_scene
 from lens_adapter.errors import LensError
 from lens_adapter.evaluation import Finding, Overlap, overlap
@@ -39,7 +39,7 @@ def exam() -> Exam:
 
 def test_an_exam_is_the_same_each_time_and_true(exam):
     again = make_exam(5, "test")
-    assert exam.prompts == again.prompts and exam.questions == again.questions and exam.requests == again.requests
+    assert exam.prompts == again.prompts and exam.questions == again.questions and exam.utterances == again.utterances
     scene = sample_scene(5, "test")
     assert exam.picture.tobytes() == scene.draw(PICTURE_SIZE).tobytes()
     masks = scene.masks(PICTURE_SIZE)
@@ -49,8 +49,8 @@ def test_an_exam_is_the_same_each_time_and_true(exam):
         np.testing.assert_array_equal(case.truth, masks[named].any(0))
     for question in exam.questions:
         assert question.answer == reading.answer(scene, question.text)
-    for request in exam.requests:
-        assert request.wants_mask == reading.wants_mask(scene, request.text)
+    for utterance in exam.utterances:
+        assert utterance.wants_mask == reading.wants_mask(scene, utterance.text)
 
 
 def test_exams_ask_of_every_kind_and_nothing_twice():
@@ -62,8 +62,8 @@ def test_exams_ask_of_every_kind_and_nothing_twice():
     assert {question.kind for exam in exams for question in exam.questions} == set(QUESTIONS)
     for exam in exams:
         assert len(set(exam.prompts)) == len(exam.prompts)
-        assert [(r.kind, r.subset) for r in exam.requests if r.subset == "seen"] == [(k, "seen") for k in REQUEST_KINDS]
-        assert {r.subset for r in exam.requests} == {*REQUEST_SUBSETS}
+        assert [said.kind for said in exam.utterances if said.subset == "seen"] == list(REQUEST_KINDS)
+        assert {r.subset for r in exam.utterances} == {*REQUEST_SUBSETS}
         assert all(case.has_target == (case.expression.kind != "absent") for case in exam.cases)
 
 
@@ -163,7 +163,7 @@ def test_figures_of_routing_by_hand():
         ("mixed", "seen"): [True],
         ("reasoning", "held_out_template"): [False, True],
     }
-    routed = [(Request(kind, way, "it"), taken) for (kind, way), decisions in said.items() for taken in decisions]
+    routed = [(Utterance(kind, way, "it"), taken) for (kind, way), decisions in said.items() for taken in decisions]
     assert routing_figures(routed) == {
         "taken_for_requests.dialogue": 0.25,
         "taken_for_requests.explicit": pytest.approx(2 / 3),
@@ -194,7 +194,7 @@ class Oracle:
 
 def test_an_oracle_gets_full_marks():
     exams = [make_exam(index, "test") for index in (5, 6)]
-    findings = [one for exam in exams for one in examine(Oracle(exam), exam)]
+    findings = [one for exam in exams for one in take_exam(Oracle(exam), exam)]
     figures = head_figures(findings, 0.5)
     assert "no_target_accuracy" in figures and "giou.all" in figures
     assert figures.pop("score_error") == 0.0
@@ -207,7 +207,7 @@ def test_a_refusal_is_an_empty_mask_or_a_low_score(exam):
     out.masks[0] = False
     out.scores[1] = 0.49
     oracle.segment = lambda picture, prompts, score_threshold: out
-    refused = [one.refused(0.5) for one in examine(oracle, exam)]
+    refused = [one.refused(0.5) for one in take_exam(oracle, exam)]
     assert refused == [True, True, *(not case.has_target for case in exam.cases[2:])]
 
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from lens_adapter import LensAdapter, LensConfig, builtin
 from lens_adapter.builtin.exam import make_exam
-from lens_adapter.builtin.figures import examine, head_figures
+from lens_adapter.builtin.figures import head_figures, take_exam
 from lens_adapter.builtin.world import words
 from lens_adapter.builtin.world.wording import ROUTING_QUESTION
 from lens_adapter.sam.weights import rename_from_sam_model
@@ -92,7 +92,7 @@ def test_the_frozen_image_encoder_in_a_head_is_the_shipped_one(name):
 def test_some_test_scenes_agree_with_the_published_figures(name, figures):
     model, processor = builtin.load_base()
     with builtin.load_head(name).attach(model, processor) as adapter:
-        found = [finding for i in range(25) for finding in examine(adapter, make_exam(i, "test"))]
+        found = [finding for i in range(25) for finding in take_exam(adapter, make_exam(i, "test"))]
         few = head_figures(found, adapter.config.score_threshold)
     # 25 scenes instead of 1000: about 200 masks, whose mean scatters by some hundredths.
     assert few["giou.all"] == pytest.approx(figures[f"heads.{name}.giou.all"], abs=0.08)

@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
+from lens_adapter.data.records import Record
+
+
+def loaded_masks(record: Record) -> np.ndarray:
+    """bool (N, H, W): the mask of each prompt, as the record is loaded."""
+    return np.array([example.mask for example in record.load()])
+
 
 def write_image(path: Path, width: int = 12, height: int = 8, mode: str = "RGB", orientation: int = 1) -> Path:
     """An image that is `width` x `height` as stored."""

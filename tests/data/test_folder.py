@@ -11,7 +11,7 @@ from PIL import Image
 
 from lens_adapter.data.folder import read_folder
 from lens_adapter.errors import BrokenRecordError, InputError
-from tests.data.formats import box, corners, runs, write_image, write_levels
+from tests.data.formats import box, corners, loaded_masks, runs, write_image, write_levels
 
 BOX = box(2, 1, 7, 5)
 
@@ -30,9 +30,9 @@ def test_a_line_is_a_record(tmp_path):
     line = {"image": "a.jpg", "mask": "a.png", "prompt": "the café on the left"}
     (record,) = read_folder(write_folder(tmp_path, line))
     assert (record.prompts, record.id, record.subset, record.index) == (["the café on the left"], "a.jpg", "", 0)
-    sample = record.load()
-    assert sample.image.size == (12, 8) and sample.ignore is None
-    np.testing.assert_array_equal(sample.masks, [BOX])
+    (example,) = record.load()
+    assert example.image.size == (12, 8) and example.ignore is None
+    np.testing.assert_array_equal(example.mask, BOX)
 
 
 def test_every_form_of_a_line(tmp_path):
@@ -51,7 +51,7 @@ def test_every_form_of_a_line(tmp_path):
     nothing = np.zeros_like(BOX)
     expected = [[BOX, BOX], [BOX, nothing], [BOX], [BOX], [nothing]]
     for record, masks in zip(records, expected, strict=True):
-        np.testing.assert_array_equal(record.load().masks, masks)
+        np.testing.assert_array_equal(loaded_masks(record), masks)
     assert [record.ignore() is None for record in records] == [True, False, True, False, True]
     np.testing.assert_array_equal(records[1].ignore(), records[3].ignore())
     assert (records[0].id, records[0].subset) == ("7", "short")

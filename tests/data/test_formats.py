@@ -16,11 +16,12 @@ from lens_adapter.data.formats import FORMATS, DataSource
 from lens_adapter.data.records import Record
 from lens_adapter.errors import BrokenRecordError, InputError
 from tests.data.formats import box, reference, write_image
+from tests.data.test_coco import write_coco
 from tests.data.test_folder import write_folder
 from tests.data.test_hub import REASON_SEG, Table
 from tests.data.test_reason_seg import shape, write_entry
 from tests.data.test_refer import write_set
-from tests.data.test_semantic import write_coco, write_maps
+from tests.data.test_semantic import write_maps
 
 BOX = box(2, 1, 7, 5)
 

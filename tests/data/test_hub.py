@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lens_adapter.data.examples import Examples
 from lens_adapter.data.hub import SCHEMAS, Columns, read_hub
-from lens_adapter.data.samples import Samples, one_per_prompt
 from lens_adapter.errors import BrokenRecordError, InputError
-from tests.data.formats import box, corners, jpeg, runs
+from tests.data.formats import box, corners, jpeg, loaded_masks, runs
 
 BOX = box(2, 1, 7, 5)
 REFCOCO = {
@@ -57,12 +57,12 @@ class Table:
 def test_known_repositories_are_read_by_name(wrap):
     (record,) = read_hub(wrap([REFCOCO]), "lmms-lab/RefCOCO")
     assert (record.prompts, record.id) == (["the lady", "woman in blue"], "531_0")
-    np.testing.assert_array_equal(record.load().masks, [BOX, BOX])
-    assert len(one_per_prompt([record])) == 2
+    np.testing.assert_array_equal(loaded_masks(record), [BOX, BOX])
+    assert len(Examples([record])) == 2
     (record,) = read_hub(wrap([REASON_SEG]), "Ricky06662/ReasonSeg_val")
-    sample = record.load()
-    assert (sample.prompts, record.id, sample.image.mode) == (["what is it?"], "a_1", "RGB")
-    np.testing.assert_array_equal(sample.masks, [BOX])
+    (example,) = record.load()
+    assert (example.prompt, example.id, example.image.mode) == ("what is it?", "a_1", "RGB")
+    np.testing.assert_array_equal(example.mask, BOX)
     assert {"lmms-lab/RefCOCO", "Ricky06662/ReasonSeg_val"} <= set(SCHEMAS)
 
 
@@ -74,10 +74,10 @@ def test_columns_of_ones_own(tmp_path):
     rows = [{**common, "photo": photo} for photo in photos]
     rows[0]["void"] = box(0, 0, 2, 8)
     for record in read_hub(rows, columns):
-        np.testing.assert_array_equal(record.load().masks, [BOX])
+        np.testing.assert_array_equal(loaded_masks(record), [BOX])
         assert (record.id, record.subset) == ("7", "short")
     assert (read_hub(rows, columns)[0].ignore() == box(0, 0, 2, 8)).all()
-    assert not read_hub(rows, columns)[1].load().ignore.any()
+    assert not read_hub(rows, columns)[1].load()[0].ignore.any()
 
 
 def test_only_what_is_asked_for_is_decoded():
@@ -96,8 +96,8 @@ def test_broken_rows_are_named_or_skipped(caplog):
         read_hub(rows, "lmms-lab/RefCOCO")
     records = read_hub(rows, "lmms-lab/RefCOCO", "skip")
     assert [record.index for record in records] == [0, 3] and "rows, record 2" in caplog.text
-    samples = Samples(records, "skip")
-    assert len(list(samples)) == 1 and "rows, record 3" in str(samples.broken[1])
+    examples = Examples(records, "skip")
+    assert len(list(examples)) == 2 and all("rows, record 3" in str(error) for error in examples.broken)
 
 
 def test_what_does_not_fit_is_said():
@@ -125,6 +125,6 @@ def test_the_datasets_package_agrees(tmp_path):
         parquet.write_table(pyarrow.Table.from_pylist([stored] * 2), tmp_path / "rows.parquet")
         rows = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path))
         for typed in (rows, rows.cast_column("image", datasets.Image()), rows.with_format("numpy")):
-            sample = read_hub(typed, name)[1].load()
-            np.testing.assert_array_equal(sample.masks, [BOX] * len(sample.prompts))
-            assert sample.image.size == (12, 8)
+            record = read_hub(typed, name)[1]
+            np.testing.assert_array_equal(loaded_masks(record), [BOX] * len(record.prompts))
+            assert record.load()[0].image.size == (12, 8)

@@ -10,12 +10,12 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 from pycocotools import mask as coco
 
-from lens_adapter.data.masks import Frame, decode
+from lens_adapter.data.masks import ShownSize, decode
 from lens_adapter.data.shapes import draw_outlined
 from lens_adapter.errors import InputError
 from tests.data.formats import box, corners, runs, write_levels
 
-FRAME = Frame((8, 12))
+SHOWN = ShownSize((8, 12))
 BOX = box(2, 1, 7, 5)
 
 
@@ -47,7 +47,7 @@ REGIONS = {
 
 @pytest.mark.parametrize("name", REGIONS)
 def test_a_region_is_the_pixels_it_means(name):
-    mask = decode(REGIONS[name], FRAME)
+    mask = decode(REGIONS[name], SHOWN)
     assert mask.dtype == bool
     np.testing.assert_array_equal(mask, BOX)
 
@@ -56,13 +56,13 @@ def test_a_region_is_the_pixels_it_means(name):
 def test_a_png_is_what_is_not_zero(tmp_path, mode):
     path = write_levels(tmp_path / "mask.png", BOX * 255, mode)
     for region in (path, str(path), path.read_bytes(), Image.open(path)):
-        np.testing.assert_array_equal(decode(region, FRAME), BOX)
-    np.testing.assert_array_equal(decode(write_levels(path, BOX, "P"), FRAME), BOX)
+        np.testing.assert_array_equal(decode(region, SHOWN), BOX)
+    np.testing.assert_array_equal(decode(write_levels(path, BOX, "P"), SHOWN), BOX)
 
 
 def test_nothing_is_empty():
     for region in (None, np.zeros((8, 12)), runs(np.zeros((8, 12), bool)), [None, None]):
-        assert decode(region, FRAME).shape == (8, 12) and not decode(region, FRAME).any()
+        assert decode(region, SHOWN).shape == (8, 12) and not decode(region, SHOWN).any()
 
 
 def test_run_lengths_agree_with_pycocotools():
@@ -71,9 +71,9 @@ def test_run_lengths_agree_with_pycocotools():
         for size in ((1, 1), (1, 7), (640, 3), (37, 53)):
             mask = rng.random(size) < density
             for rle in (compressed(mask), runs(mask)):
-                np.testing.assert_array_equal(decode(rle, Frame(size)), mask)
+                np.testing.assert_array_equal(decode(rle, ShownSize(size)), mask)
     tall = box(0, 0, 40, 500, 50, 700)  # differences of more than one digit, also negative ones
-    np.testing.assert_array_equal(decode(compressed(tall), Frame((700, 50))), tall)
+    np.testing.assert_array_equal(decode(compressed(tall), ShownSize((700, 50))), tall)
 
 
 def test_polygons_agree_with_pycocotools():
@@ -81,12 +81,12 @@ def test_polygons_agree_with_pycocotools():
     for _ in range(30):
         parts = [rng.uniform(-9, 40, 2 * rng.integers(3, 9)).tolist() for _ in range(rng.integers(1, 4))]
         merged = coco.merge(coco.frPyObjects(parts, 30, 20))
-        np.testing.assert_array_equal(decode(parts, Frame((30, 20))), coco.decode(merged) == 1)
+        np.testing.assert_array_equal(decode(parts, ShownSize((30, 20))), coco.decode(merged) == 1)
 
 
 def test_a_polygon_beyond_the_image_is_cut_off():
-    np.testing.assert_array_equal(decode(corners(-5, -3, 4, 30), FRAME), box(0, 0, 4, 8))
-    assert not decode(corners(20, 20, 25, 25), FRAME).any()
+    np.testing.assert_array_equal(decode(corners(-5, -3, 4, 30), SHOWN), box(0, 0, 4, 8))
+    assert not decode(corners(20, 20, 25, 25), SHOWN).any()
     np.testing.assert_array_equal(draw_outlined([[-5, -3], [4, -3], [4, 30], [-5, 30]], (8, 12)), box(0, 0, 5, 8))
     assert not draw_outlined([[20, 20], [25, 20], [25, 25]], (8, 12)).any()
 
@@ -133,13 +133,13 @@ def test_masks_and_images_share_the_upright_frame(orientation, format):
     file = BytesIO()
     stored.convert("RGB").save(file, format, exif=exif, quality=100)
     with Image.open(BytesIO(file.getvalue())) as opened:
-        frame, upright = Frame.of(opened), ImageOps.exif_transpose(opened)
-    assert frame.size == upright.size[::-1] == ((8, 12) if orientation < 5 else (12, 8))
+        size, upright = ShownSize.of(opened), ImageOps.exif_transpose(opened)
+    assert size.size == upright.size[::-1] == ((8, 12) if orientation < 5 else (12, 8))
     shown = np.asarray(upright.convert("L")) > 127
-    np.testing.assert_array_equal(decode(shown, frame), shown)
+    np.testing.assert_array_equal(decode(shown, size), shown)
     if orientation >= 5 and format != "TIFF":  # Pillow turns TIFF by itself, and keeps no trace of it
         for region in (BOX, runs(BOX), {"size": [8, 12], "polygons": corners(2, 1, 7, 5)}):
-            np.testing.assert_array_equal(decode(region, frame), shown)
+            np.testing.assert_array_equal(decode(region, size), shown)
 
 
 def test_a_picture_of_another_kind_is_refused(tmp_path):
@@ -156,7 +156,7 @@ def test_a_picture_of_another_kind_is_refused(tmp_path):
     }
     for name, reason in {**reasons, "absent.png": "No such file"}.items():
         with pytest.raises(InputError, match=reason) as caught:
-            decode(Path(tmp_path / name), FRAME)
+            decode(Path(tmp_path / name), SHOWN)
         assert name in str(caught.value)
 
 
@@ -197,4 +197,4 @@ DAMAGED = {
 def test_what_is_damaged_is_refused(name):
     region, reason = DAMAGED[name]
     with pytest.raises(InputError, match=reason):
-        decode(region, FRAME)
+        decode(region, SHOWN)

@@ -10,7 +10,7 @@ import pytest
 
 from lens_adapter.data.reason_seg import read_reason_seg
 from lens_adapter.errors import BrokenRecordError, InputError
-from tests.data.formats import box, write_image
+from tests.data.formats import box, loaded_masks, write_image
 
 
 def shape(label: str, left: int, top: int, right: int, bottom: int) -> dict:
@@ -40,10 +40,10 @@ def test_small_shapes_are_painted_over_large_ones(tmp_path):
     shapes = [shape("ignore", 3, 2, 8, 6), shape("target", 5, 3, 6, 4), shape("target", 1, 1, 10, 7)]
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         (record,) = read_reason_seg(write_entry(tmp_path, [shapes[k] for k in order]))
-        sample = record.load()
+        (example,) = record.load()
         hole = box(3, 2, 9, 7) & ~box(5, 3, 7, 5)
-        np.testing.assert_array_equal(sample.ignore, hole)
-        np.testing.assert_array_equal(sample.masks, [box(1, 1, 11, 8) & ~hole])
+        np.testing.assert_array_equal(example.ignore, hole)
+        np.testing.assert_array_equal(example.mask, box(1, 1, 11, 8) & ~hole)
 
 
 def test_of_equal_shapes_the_first_is_on_top(tmp_path):
@@ -87,7 +87,7 @@ def test_shapes_are_drawn_on_the_image_as_shown(tmp_path):
     write_entry(tmp_path, [shape("target", 1, 1, 3, 10)])
     write_image(tmp_path / "a.jpg", orientation=6)
     (record,) = read_reason_seg(tmp_path)
-    np.testing.assert_array_equal(record.load().masks[0], box(1, 1, 4, 11, width=8, height=12))
+    np.testing.assert_array_equal(loaded_masks(record)[0], box(1, 1, 4, 11, width=8, height=12))
 
 
 def test_broken_files_are_named_or_skipped(tmp_path, caplog):

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lens_adapter.data.examples import Examples
 from lens_adapter.data.plain_pickle import read_plain_pickle
 from lens_adapter.data.refer import read_refer
-from lens_adapter.data.samples import Samples, one_per_prompt
 from lens_adapter.errors import BrokenRecordError, InputError
 from tests.data.formats import (
     annotation,
     box,
     corners,
     instances,
+    loaded_masks,
     picture,
     python2,
     reference,
@@ -65,7 +66,7 @@ def test_what_python_2_wrote_is_read(tmp_path, protocol):
         (["a dog's tail"], "49", "val"),
     ]
     assert records[0].image == tmp_path / IMAGES / "COCO_train2014_000000000001.jpg"
-    np.testing.assert_array_equal(records[0].load().masks, [BOX, BOX])
+    np.testing.assert_array_equal(loaded_masks(records[0]), [BOX, BOX])
     np.testing.assert_array_equal(records[1].masks(), [box(0, 0, 2, 2) | box(1, 1, 3, 3)])
 
 
@@ -187,11 +188,11 @@ def test_each_set_has_its_usual_splits_and_images(tmp_path):
     write_set(tmp_path, [reference(1, 11, 1, ["plus"])], "refcoco+")
     assert read_refer(tmp_path, "refcocog")[0].prompts == ["umd"]
     assert read_refer(tmp_path, "refcocog", split_by="google")[0].prompts == ["google"]
-    assert read_refer(tmp_path, "refcoco+")[0].load().masks.any()
+    assert loaded_masks(read_refer(tmp_path, "refcoco+")[0]).any()
     (tmp_path / IMAGES).rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="images of refcoco"):
         read_refer(tmp_path, "refcoco+")
-    assert read_refer(tmp_path, "refcoco+", images=tmp_path / "elsewhere")[0].load().masks.any()
+    assert loaded_masks(read_refer(tmp_path, "refcoco+", images=tmp_path / "elsewhere")[0]).any()
     with pytest.raises(InputError, match=r"none of refs\(berkeley\)\.p"):
         read_refer(tmp_path, "refcoco+", split_by="berkeley")
     with pytest.raises(InputError, match="no REFER data set 'coco'; expected one of refcoco,"):
@@ -217,8 +218,8 @@ def test_several_objects_and_none(tmp_path):
     ]
     expected = [BOX | box(0, 6, 5, 8), BOX & False, BOX & False, BOX, BOX]
     for record, mask in zip(records, expected, strict=True):
-        np.testing.assert_array_equal(record.load().masks, [mask] * len(record.prompts))
-    assert [one.prompts for one in one_per_prompt(records)][:2] == [["both"], ["the two"]]
+        np.testing.assert_array_equal(loaded_masks(record), [mask] * len(record.prompts))
+    assert [one.prompts for one in records[0].split()] == [["both"], ["the two"]]
 
 
 BROKEN = {
@@ -247,9 +248,10 @@ def test_a_broken_reference_is_named_or_skipped(tmp_path, caplog, name):
 def test_an_image_that_is_gone_breaks_its_record_alone(tmp_path):
     write_set(tmp_path, [reference(0, 11, 1, ["gone"]), reference(1, 14, 2, ["here"])])
     (tmp_path / IMAGES / "COCO_train2014_000000000001.jpg").unlink()
-    samples = Samples(read_refer(tmp_path), "skip")
-    assert [sample.prompts for sample in samples] == [["here"]]
-    assert samples.broken[0].file.endswith("refs(unc).p") and "000000000001.jpg" in str(samples.broken[0])
+    examples = Examples(read_refer(tmp_path), "skip")
+    assert [example.prompt for example in examples] == ["here"]
+    (error,) = examples.broken
+    assert error.file.endswith("refs(unc).p") and "000000000001.jpg" in str(error)
 
 
 def test_annotations_of_images_that_were_resized_are_refused(tmp_path):
@@ -282,7 +284,7 @@ def test_a_hundred_thousand_references_open_no_image(tmp_path, monkeypatch):
     started = time.process_time()
     records = read_refer(tmp_path)
     assert len(records) == 100_000 and time.process_time() - started < 30
-    assert len(one_per_prompt(records[:1000])) == 2000
+    assert len(Examples(records[:1000])) == 2000
 
 
 def test_the_fixture_writes_what_python_2_wrote():

@@ -1,4 +1,4 @@
-"""The runner on tiny models: one process or two, the record, the gallery, and `segment` under a score threshold."""
+"""The runner on tiny models: one process or two, its record, and `segment` under a score threshold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import time
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,14 @@ from lens_adapter.evaluation import (
     PROTOCOL,
     Evaluation,
     Finding,
-    Overlap,
     evaluate,
     examine,
     finding_of,
     measure,
     overlap,
 )
-from lens_adapter.evaluation.gallery import choose, save_gallery
 from lens_adapter.output import LensOutput
-from lens_adapter.results import check_record
+from lens_adapter.results import metric_name
 from tests.tiny.adapters import tiny_trio
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image
@@ -285,7 +282,6 @@ def test_the_record_is_read_back(adapter, middle, tmp_path):
     ]  # fmt: skip
     assert content["protocol"] == PROTOCOL and content["dataset"] == dataset and content["mask_threshold"] == 0.5
     assert content["versions"]["torch"] in torch.__version__ and "lens_adapter" in content["versions"]
-    check_record(content)  # what a model card takes
     assert list(content["figures"]) == ["all", "short", "long"]
     for measured in content["figures"].values():
         for figure in measured.values():
@@ -294,70 +290,11 @@ def test_the_record_is_read_back(adapter, middle, tmp_path):
     assert Evaluation.load(tmp_path / "figures.json") == replace(result, findings=())
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"figures": 1}', "no JSON"])
-def test_what_is_no_record_is_said(tmp_path, text):
-    (tmp_path / "figures.json").write_text(text)
-    with pytest.raises(InputError, match=r"figures\.json"):
-        Evaluation.load(tmp_path / "figures.json")
-
-
 def test_the_table_is_markdown(adapter):
     heading, _, *rows = evaluate(adapter, toy_examples(), dataset={"name": "toys"}).to_markdown().splitlines()
     assert "toys, 7 prompts about 4 images" in heading
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert cells[0] == ["", "all", "short", "long"] and {len(row) for row in cells} == {4}
-    assert set(cells[1][0]) == {"-"} and [row[0] for row in cells[2:]] == list(METRICS)
+    assert set(cells[1][0]) == {"-"} and [row[0] for row in cells[2:]] == list(map(metric_name, METRICS))
     assert all(re.fullmatch(r"-?\d\.\d{3} \[-?\d\.\d{3}, -?\d\.\d{3}\]", row[1]) for row in cells[2:])
     assert len({len(row) for row in rows}) == 1  # for a terminal
-
-
-# -- the gallery ------------------------------------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.images, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        if tag == "img":
-            self.images.append(dict(attributes)["src"])
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def test_the_gallery_is_one_file(adapter, tmp_path):
-    result = evaluate(adapter, toy_examples())
-    save_gallery(tmp_path / "page.html", result, adapter, toy_examples(), count=2)
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert text.count("<figure>") == 2 + 1 + 2 + 2  # 5 with a target, 2 without, all of them named
-    assert len(page.images) == 3 * text.count("<figure>")
-    assert all(source.startswith("data:image/jpeg;base64,") for source in page.images)
-    assert not {"script", "link", "iframe"} & set(page.tags) and "http" not in re.sub('base64,[^"]*', "", text)
-    assert "the <b>thing</b> & number" in page.text  # escaped
-    assert "Named although absent" in page.text
-
-
-def test_what_the_gallery_shows():
-    ious = [(k * 7 % 10) / 10 for k in range(10)]
-    findings = [Finding(Overlap(round(10 * iou), 10, round(10 * iou)), 0.5, index=k) for k, iou in enumerate(ious)]
-    findings[0] = replace(findings[0], overlap=Overlap(0, 10, 10))  # its IoU is 0
-    quiet, alarm = Finding(Overlap(0, 0, 0), 0.9, index=10), Finding(Overlap(0, 5, 0), 0.8, index=11)
-    shown = choose([*findings, quiet, alarm, replace(alarm, score=0.1, index=12)], 0.2, 2)
-    order = sorted(range(10), key=lambda k: -ious[k])
-    picked = {title: [finding.index for finding in some] for title, some in shown.items()}
-    assert picked == {
-        "Best": order[:2],
-        "Median": order[4:6],
-        "Worst": order[:-3:-1],
-        "Named although absent": [11],
-    }
-    few = choose(findings[:3], 0.0, 2)
-    assert [len(some) for some in few.values()] == [2, 1]
-    assert len({finding.index for some in few.values() for finding in some}) == 3
-    wrong = [Finding(Overlap(0, 5, 5), score, index=20 + k) for k, score in enumerate((0.3, 0.9, 0.6))]
-    assert [finding.index for finding in choose([*findings, *wrong], 0.0, 2)["Worst"]] == [21, 22]  # surest first

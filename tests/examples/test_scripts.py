@@ -27,7 +27,7 @@ SAYS = {
     "grounded_chat": rf"(?s)'[\w ]+' \(0, \d+\): \d+ pixels, score {NUMBER}.*at \(3, \d+\).*\(probability of a mask",
     "quantized_base": rf"IoU of int8 and float masks {NUMBER}",
     "custom_architecture": r"attached to 'my_vlm': heatmap \(\d+, \d+\), mask \(480, 480\)",
-    "evaluate_a_head": r"(?s)\| giou .*gIoU \d\.\d+, 95 % between .*worst: ",
+    "evaluate_a_head": r"(?s)\| gIoU .*gIoU \d\.\d+, 95 % between .*worst: ",
     "train_on_a_folder": r"Trained for \d steps on \d\d prompts, written to my-head",
     "train_on_refcoco": r"gIoU on \d+ sentences of the validation split: 0\.\d+",
 }

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lens_adapter import LensAdapter, LensConfig, builtin
 from lens_adapter.hub.card import is_generated, model_card
+from lens_adapter.results import Evaluation
 from lens_adapter.training.record import training_record
 from tests.hub.server import metadata_errors
 from tests.test_results import RECORD
@@ -77,9 +78,9 @@ def test_nothing_is_invented():
 
 
 def test_results_are_a_table_and_a_model_index_that_comes_back():
-    text = model_card(config(), [RECORD], location="me/lens-llava")
+    text = model_card(config(), [Evaluation.from_dict(RECORD)], location="me/lens-llava")
     card = ModelCard(text)
-    assert card.data.model_name == "lens-llava" and "| all | 0.751 [0.700, 0.800] |" in text
+    assert card.data.model_name == "lens-llava" and "| gIoU  | 0.751 [0.700, 0.800] |" in text
     figures = {(e.dataset_config, e.metric_type): e.metric_value for e in card.data.eval_results}
     assert figures == {
         (subset, metric): figure["value"]

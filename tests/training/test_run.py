@@ -23,6 +23,7 @@ from lens_adapter.data.folder import digest_folder
 from lens_adapter.errors import LensConfigError
 from lens_adapter.training import LensTrainer
 from lens_adapter.training.run import read_config
+from lens_adapter.vlm.base import FrozenBase
 from tests.data.formats import reference
 from tests.data.test_refer import write_set
 from tests.tiny.pairs import tiny_pair
@@ -126,7 +127,7 @@ def test_the_example(world, tmp_path, monkeypatch):
 
 def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
     features, output = tmp_path / "features", tmp_path / "head"
-    bases, readings, read, load, train = [], [], FrozenBase.read, command.load_base, LensTrainer.train
+    bases, readings, read, load, train = [], [], FrozenBase.read, command.base_by_name, LensTrainer.train
 
     def loaded(*args):
         pair = load(*args)
@@ -138,7 +139,7 @@ def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
         assert bases[-1]() is None  # let go of before the training
         return train(self, *args, **kwargs)
 
-    monkeypatch.setattr(command, "load_base", loaded)
+    monkeypatch.setattr(command, "base_by_name", loaded)
     monkeypatch.setattr(LensTrainer, "train", trained)
     monkeypatch.setattr(FrozenBase, "read", lambda *given, **more: readings.append(1) or read(*given, **more))
     flags = ["train", str(world / "train.yaml"), "--features", str(features), "-o", str(output), "--training"]
