@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+def is_found(score: float, score_threshold: float) -> bool:
+    """Whether a prompt with this score names something in the image: the one place where this is decided."""
+    return score >= score_threshold
+
+
 @dataclass(repr=False)
 class LensOutput:
     """Masks of the N prompts of one image.
@@ -31,6 +36,9 @@ class LensOutput:
         heatmaps: float (N, h, w) in [0, 1], spread over the whole image.
         logits: float (N, H, W) if asked for, else None.
         image: the picture itself, for `plot`.
+        found: bool (N,), whether each prompt names something in the image: its score is not below the score threshold.
+            Where it names nothing, `segment` returns an empty mask and no keypoints; the score, the heatmap and the
+            logits are those that the models gave. Default: all found.
 
     Examples:
         >>> out = adapter.segment(image, ["the dog on the left", "a cup"])
@@ -51,12 +59,17 @@ class LensOutput:
     heatmaps: Tensor
     logits: Tensor | None = None
     image: Image | None = field(default=None, repr=False)
+    found: Tensor = None  # type: ignore[assignment]  # never None once made: see __post_init__
 
     def __post_init__(self) -> None:
         n = len(self.prompts)
+        if self.found is None:
+            self.found = torch.ones(n, dtype=torch.bool)
+        require_shape("LensOutput.found", self.found, n)
         require_shape("LensOutput.masks", self.masks, n, *self.image_size)
-        if self.masks.dtype != torch.bool:
-            raise LensError(f"LensOutput.masks: expected dtype bool, got {self.masks.dtype}.")
+        for name, flags in (("masks", self.masks), ("found", self.found)):
+            if flags.dtype != torch.bool:
+                raise LensError(f"LensOutput.{name}: expected dtype bool, got {flags.dtype}.")
         require_shape("LensOutput.scores", self.scores, n)
         require_shape("LensOutput.heatmaps", self.heatmaps, n, None, None)
         for name in ("keypoints", "keypoint_scores"):
@@ -73,9 +86,12 @@ class LensOutput:
     def __repr__(self) -> str:
         """One line, without the tensors."""
         height, width = self.image_size
-        rows = zip(self.prompts, self.scores.tolist(), self.masks, strict=True)
-        found = [f"{prompt!r} {score:.2f}{'' if mask.any() else ' empty'}" for prompt, score, mask in rows]
-        return f"LensOutput({width} x {height} pixels, {len(found)} prompts: {', '.join(found)})"
+        rows = zip(self.prompts, self.scores.tolist(), self.found, self.masks, strict=True)
+        named = [
+            f"{prompt!r} {score:.2f}" + (" absent" if not found else "" if mask.any() else " empty")
+            for prompt, score, found, mask in rows
+        ]
+        return f"LensOutput({width} x {height} pixels, {len(named)} prompts: {', '.join(named)})"
 
     def plot(self) -> Image:
         """The image with every mask, its outline, keypoints and label drawn on it, at its own resolution.
@@ -95,18 +111,19 @@ class LensOutput:
     def to_records(self) -> list[dict[str, Any]]:
         """What was found as plain data, ready for JSON: a dict per prompt.
 
-        Its keys are `prompt`, `score`, `area` (pixels of the mask), `keypoints` (x then y, in pixels), their
+        Its keys are `prompt`, `found`, `score`, `area` (pixels of the mask), `keypoints` (x then y, in pixels), their
         `keypoint_scores`, and the mask as `segmentation` (see `to_coco_rle`).
         """
         columns = (
             self.prompts,
+            self.found.tolist(),
             self.scores.tolist(),
             self.masks.flatten(1).sum(1).tolist(),
             [points.tolist() for points in self.keypoints],
             [scores.tolist() for scores in self.keypoint_scores],
             self.to_coco_rle(),
         )
-        keys = ("prompt", "score", "area", "keypoints", "keypoint_scores", "segmentation")
+        keys = ("prompt", "found", "score", "area", "keypoints", "keypoint_scores", "segmentation")
         return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def to_coco_rle(self) -> list[dict[str, Any]]:

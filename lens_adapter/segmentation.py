@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lens_adapter.errors import InputError
-from lens_adapter.output import LensOutput
+from lens_adapter.output import LensOutput, is_found
 from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.vlm.inputs import build_inputs, load_image
 from lens_adapter.vlm.shared_prefix import can_share, share_inputs
@@ -165,7 +165,7 @@ def assemble(
     score_threshold: float,
     keep_logits: bool,
 ) -> LensOutput:
-    """The results of one image's prompts, at its own size; a score below its threshold empties the mask."""
+    """The results of one image's prompts, at its own size; what is not found has an empty mask and no keypoints."""
     picture, prompts = request
     size = (picture.height, picture.width)
     low_res, cut = (
@@ -175,18 +175,21 @@ def assemble(
     logits = adapter.decoder.upsample(low_res, size).cpu() if keep_logits else None  # (N, H, W)
     masks = adapter.decoder.masks(low_res, size, cut) if logits is None else logits > cut
     scores = torch.stack([draft.score for draft in drafts]).float()
-    masks[scores.double() < score_threshold] = False
+    found = torch.tensor([is_found(score, score_threshold) for score in scores.tolist()])
+    masks[~found] = False
+    counts = [len(draft.points) if named else 0 for draft, named in zip(drafts, found.tolist(), strict=True)]
     scale = torch.tensor([picture.width, picture.height])
     return LensOutput(
         prompts=prompts,
         image_size=size,
         masks=masks,
         scores=scores,
-        keypoints=[(draft.points * scale).float() for draft in drafts],
-        keypoint_scores=[draft.point_scores.float() for draft in drafts],
+        keypoints=[(draft.points[:count] * scale).float() for draft, count in zip(drafts, counts, strict=True)],
+        keypoint_scores=[draft.point_scores[:count].float() for draft, count in zip(drafts, counts, strict=True)],
         heatmaps=torch.stack([draft.heatmap for draft in drafts]).float(),
         logits=logits,
         image=picture,
+        found=found,
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lens_adapter.errors import InputError
+from lens_adapter.output import is_found
 
 PRECISIONS = (50, 60, 70, 80, 90)  # percent of IoU
 METRICS = (
@@ -94,7 +95,7 @@ class Finding:
 
     def refused(self, score_threshold: float) -> bool:
         """The head says "not there": its mask is empty, or its score below the threshold."""
-        return self.overlap.found == 0 or self.score < score_threshold
+        return self.overlap.found == 0 or not is_found(self.score, score_threshold)
 
     def judged(self, score_threshold: float) -> Overlap:
         """Of the mask that is left under the threshold: a refused one is empty."""
