@@ -18,8 +18,9 @@ outputs = adapter.segment(images, prompts, batch_size=4)  # one LensOutput per i
 for out in outputs:
     polygons, rles = out.to_polygons(), out.to_coco_rle()
     for k, prompt in enumerate(out.prompts):
-        found = float(out.scores[k]) >= adapter.config.score_threshold
-        verdict = f"{len(polygons[k])} outline(s), RLE of {len(rles[k]['counts'])} bytes" if found else "not there"
+        verdict = (
+            f"{len(polygons[k])} outline(s), RLE of {len(rles[k]['counts'])} bytes" if out.found[k] else "not there"
+        )
         print(f"{prompt:<40} score {out.scores[k]:.2f}  {verdict}")
     # out.to_records() for JSON, out.to_supervision() for supervision's annotators and trackers, out.plot() for a
     # picture; out itself as the last line of a notebook's cell shows both picture and table.

@@ -85,9 +85,10 @@ class GroundedText:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the text with its names in the colors of their masks, the picture, and a table."""
-        from lens_adapter.pictures.overlays import grounded_html
+        from lens_adapter.pictures.notebook import grounded_html
 
-        return grounded_html(self.text, [(phrase.span, phrase.row) for phrase in self.phrases], self.output)
+        spans = [(phrase.span, phrase.row) for phrase in self.phrases]
+        return grounded_html(self.text, spans, self.output._repr_html_())
 
 
 @dataclass(frozen=True)

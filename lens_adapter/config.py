@@ -118,8 +118,8 @@ class LensConfig(PretrainedConfig):
         suppression_radius: in heatmap cells; no two keypoints are this close or closer.
         keypoint_threshold: a keypoint is kept while its heat is above this fraction of the peak.
         mask_threshold: a pixel is foreground where the mask's probability is above this.
-        score_threshold: a prompt whose `score` is below this names nothing: its mask is empty. 0: never, as long as
-            nothing is known about the scores; `LensTrainer.calibrate` chooses it.
+        score_threshold: a prompt whose score is below this is not found: its mask is empty, and it has no keypoints.
+            0, which finds everything, as long as nothing is known about the scores; `LensTrainer.calibrate` chooses it.
         prompt_template: what is asked of the base; `{prompt}` is replaced by the expression.
         routing_question: what `LensAdapter.route` asks of the base, to be answered by yes (a mask is wanted) or no;
             `{prompt}` is replaced by the request. A base that knows few words needs one of its own.

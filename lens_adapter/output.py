@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,13 @@ from lens_adapter.signals import require_shape
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from lens_adapter.pictures.contact_sheet import Panel
+
+
+def is_found(score: float, score_threshold: float) -> bool:
+    """Whether a prompt with this score names something in the image: the one place where this is decided."""
+    return score >= score_threshold
 
 
 @dataclass(repr=False)
@@ -31,6 +39,9 @@ class LensOutput:
         heatmaps: float (N, h, w) in [0, 1], spread over the whole image.
         logits: float (N, H, W) if asked for, else None.
         image: the picture itself, for `plot`.
+        found: bool (N,), whether each prompt names something in the image: its score is not below the score threshold.
+            Where it names nothing, `segment` returns an empty mask and no keypoints; the score, the heatmap and the
+            logits are those that the models gave. Default: all found.
 
     Examples:
         >>> out = adapter.segment(image, ["the dog on the left", "a cup"])
@@ -51,12 +62,17 @@ class LensOutput:
     heatmaps: Tensor
     logits: Tensor | None = None
     image: Image | None = field(default=None, repr=False)
+    found: Tensor = None  # type: ignore[assignment]  # never None once made: see __post_init__
 
     def __post_init__(self) -> None:
         n = len(self.prompts)
+        if self.found is None:
+            self.found = torch.ones(n, dtype=torch.bool)
+        require_shape("LensOutput.found", self.found, n)
         require_shape("LensOutput.masks", self.masks, n, *self.image_size)
-        if self.masks.dtype != torch.bool:
-            raise LensError(f"LensOutput.masks: expected dtype bool, got {self.masks.dtype}.")
+        for name, flags in (("masks", self.masks), ("found", self.found)):
+            if flags.dtype != torch.bool:
+                raise LensError(f"LensOutput.{name}: expected dtype bool, got {flags.dtype}.")
         require_shape("LensOutput.scores", self.scores, n)
         require_shape("LensOutput.heatmaps", self.heatmaps, n, None, None)
         for name in ("keypoints", "keypoint_scores"):
@@ -73,9 +89,12 @@ class LensOutput:
     def __repr__(self) -> str:
         """One line, without the tensors."""
         height, width = self.image_size
-        rows = zip(self.prompts, self.scores.tolist(), self.masks, strict=True)
-        found = [f"{prompt!r} {score:.2f}{'' if mask.any() else ' empty'}" for prompt, score, mask in rows]
-        return f"LensOutput({width} x {height} pixels, {len(found)} prompts: {', '.join(found)})"
+        rows = zip(self.prompts, self.scores.tolist(), self.found, self.masks, strict=True)
+        named = [
+            f"{prompt!r} {score:.2f}" + (" absent" if not found else "" if mask.any() else " empty")
+            for prompt, score, found, mask in rows
+        ]
+        return f"LensOutput({width} x {height} pixels, {len(named)} prompts: {', '.join(named)})"
 
     def plot(self) -> Image:
         """The image with every mask, its outline, keypoints and label drawn on it, at its own resolution.
@@ -84,29 +103,58 @@ class LensOutput:
             >>> adapter.segment(image, "a cup").plot().size
             (640, 480)
         """
-        from lens_adapter.pictures.overlays import plot_output
+        from lens_adapter.pictures.overlays import labelled_overlay
 
-        return plot_output(self)
+        return labelled_overlay(self._picture(), *self._results())
 
     def save(self, path: str | Path) -> None:
         """Write `plot()` to `path`; the format follows the suffix."""
         self.plot().save(path)
 
+    def to_panel(
+        self, *, ious: Sequence[float | None] | None = None, question: str | None = None, answer: str | None = None
+    ) -> Panel:
+        """What was found as one panel of a contact sheet (`lens_adapter.pictures.contact_sheet`).
+
+        Args:
+            ious: per prompt the overlap with the true mask in [0, 1]; None where it is not known.
+            question: what the frozen model was asked about the image.
+            answer: what it said.
+
+        Raises:
+            LensError: there is no image, or not one IoU per prompt.
+        """
+        from lens_adapter.pictures.contact_sheet import Panel
+
+        return Panel(
+            image=self._picture(),
+            masks=self.masks,
+            keypoints=self.keypoints,
+            heatmaps=self.heatmaps,
+            prompts=self.prompts,
+            scores=self.scores.tolist(),
+            found=self.found.tolist(),
+            ious=ious,
+            question=question,
+            answer=answer,
+        )
+
     def to_records(self) -> list[dict[str, Any]]:
         """What was found as plain data, ready for JSON: a dict per prompt.
 
-        Its keys are `prompt`, `score`, `area` (pixels of the mask), `keypoints` (x then y, in pixels), their
+        Its keys are `prompt`, `found`, `score`, `area` (pixels of the mask), `keypoints` (x then y, in pixels), their
         `keypoint_scores`, and the mask as `segmentation` (see `to_coco_rle`).
         """
         columns = (
             self.prompts,
+            self.found.tolist(),
             self.scores.tolist(),
             self.masks.flatten(1).sum(1).tolist(),
             [points.tolist() for points in self.keypoints],
             [scores.tolist() for scores in self.keypoint_scores],
             self.to_coco_rle(),
         )
-        keys = ("prompt", "score", "area", "keypoints", "keypoint_scores", "segmentation")
+        keys = ("prompt", "found", "score", "area", "keypoints", "keypoint_scores", "segmentation")
         return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def to_coco_rle(self) -> list[dict[str, Any]]:
@@ -137,24 +185,51 @@ class LensOutput:
             >>> [len(outlines) > 0 for outlines in out.to_polygons()] == out.masks.any((1, 2)).tolist()
             True
         """
-        from lens_adapter.pictures.drawing import exact_outlines
+        from lens_adapter.pictures.outlines import exact_outlines
 
         return [[line[:-1] for line in exact_outlines(mask)] for mask in self.masks.cpu().numpy()]
 
     def to_supervision(self) -> Any:
-        """`supervision.Detections` with boxes, masks, confidences and the prompts as class names.
+        """`supervision.Detections` of the prompts that were found: one row each, in order.
 
-        An empty mask has the box 0 0 0 0. Needs the extra `supervision`.
+        Masks, boxes around them, scores as `confidence`, prompts as `class_name`; `class_id` is the index of the prompt
+        among all. Boxes are pixel edges (right and lower ones exclusive, so that area = width x height); a mask without
+        pixels has 0 0 0 0.
+
+        Raises:
+            LensError: supervision is not installed; it is an extra.
         """
-        from lens_adapter.pictures.overlays import to_detections
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise LensError("to_supervision needs supervision: pip install 'lens_adapter[supervision]'.") from error
+        from lens_adapter.pictures.outlines import bounding_box
 
-        return to_detections(self)
+        found = self.found.cpu().numpy()
+        masks = self.masks.cpu().numpy()[found]
+        return Detections(
+            xyxy=np.array([bounding_box(mask) for mask in masks], np.float32).reshape(-1, 4),
+            mask=masks,
+            confidence=self.scores.detach().float().cpu().numpy()[found],
+            class_id=np.flatnonzero(found),
+            data={"class_name": np.array(self.prompts, dtype=str)[found]},
+        )
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture with the masks, and a table."""
-        from lens_adapter.pictures.overlays import to_html
+        from lens_adapter.pictures.notebook import results_html
 
-        return to_html(self)
+        return results_html(None if self.image is None else self._picture(), *self._results())
+
+    def _picture(self) -> Image:
+        """The image in RGB, to be drawn on."""
+        if self.image is None:
+            raise LensError("LensOutput.image: expected the picture to draw on, got None; set it to a PIL image first.")
+        return self.image.convert("RGB")
+
+    def _results(self) -> tuple[Tensor, list[Tensor], list[str], list[float], list[bool]]:
+        """What `labelled_overlay` and `results_html` draw, in their order."""
+        return self.masks, self.keypoints, self.prompts, self.scores.tolist(), self.found.tolist()
 
 
 def _run_lengths(mask: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import InputError
+from lens_adapter.output import is_found
 from lens_adapter.vlm.inputs import load_image
 
 TASK = "lens-segmentation"
@@ -81,7 +82,8 @@ class LensSegmentationPipeline(Pipeline):
             inputs: an image (as `LensAdapter.segment` takes it, or a URL) or a dict {"image": ..., "prompts": ...}
                 with prompts of its own; or a list, a generator or a `torch.utils.data.Dataset` of them.
             prompts: a prompt or a list of them, asked about every image that brings none.
-            threshold: prompts with a score below it are left out; default: the head's `score_threshold`; 0 keeps all.
+            threshold: prompts with a score below it are left out, and it alone decides which: the others come with
+                their masks, however low their scores; default: the head's `score_threshold`; 0 keeps all.
             mask_threshold: a pixel is foreground above this probability; default: the head's.
             batch_size: images (with all their prompts) that run through the models together; default: 1.
 
@@ -124,11 +126,10 @@ class LensSegmentationPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any], mask_threshold: float | None = None) -> dict[str, Any]:
         images, prompts = model_inputs["image"], model_inputs["prompts"]
-        if not isinstance(images, list):  # a batch is collated into lists
-            return {"output": self.adapter.segment(images, prompts, mask_threshold=mask_threshold)}
-        rows = sum(map(len, prompts))
-        found = self.adapter.segment(images, prompts, batch_size=rows, mask_threshold=mask_threshold)
-        return {"output": found}
+        asked: dict[str, Any] = {"mask_threshold": mask_threshold, "score_threshold": 0.0}  # `postprocess` has its own
+        if isinstance(images, list):  # a batch is collated into lists
+            asked["batch_size"] = sum(map(len, prompts))
+        return {"output": self.adapter.segment(images, prompts, **asked)}
 
     def postprocess(self, model_outputs: dict[str, Any], threshold: float | None = None) -> list[dict[str, Any]]:
         output = model_outputs["output"]
@@ -136,7 +137,7 @@ class LensSegmentationPipeline(Pipeline):
         return [
             {"label": prompt, "score": score, "mask": Image.fromarray(mask.numpy().astype(np.uint8) * 255)}
             for prompt, score, mask in zip(output.prompts, output.scores.tolist(), output.masks, strict=True)
-            if score >= threshold
+            if is_found(score, threshold)
         ]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lens_adapter.config import Thresholds
 from lens_adapter.errors import InputError
-from lens_adapter.output import LensOutput
+from lens_adapter.output import LensOutput, is_found
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.sam.square import logit
 from lens_adapter.signals import Reading, SparsePrompts
@@ -150,25 +150,28 @@ def _drafts(prediction: LensPrediction) -> list[Draft]:
 def assemble(
     request: Request, drafts: Sequence[Draft], decoder: SamDecoder, thresholds: Thresholds, *, keep_logits: bool = False
 ) -> LensOutput:
-    """The results of one picture's prompts, at its own size; a score below its threshold empties the mask."""
+    """The results of one picture's prompts, at its own size; what is not found has an empty mask and no keypoints."""
     picture, prompts = request
     size = (picture.height, picture.width)
     low_res = torch.stack([draft.logits for draft in drafts])
     logits = decoder.upsample(low_res, size).cpu() if keep_logits else None  # (N, H, W)
     masks = decoder.masks(low_res, size, thresholds.mask) if logits is None else logits > logit(thresholds.mask)
     scores = torch.stack([draft.score for draft in drafts]).float()
-    masks[scores.double() < thresholds.score] = False
+    found = torch.tensor([is_found(score, thresholds.score) for score in scores.tolist()])
+    masks[~found] = False
+    counts = [len(draft.points) if named else 0 for draft, named in zip(drafts, found.tolist(), strict=True)]
     scale = torch.tensor([picture.width, picture.height])
     return LensOutput(
         prompts=prompts,
         image_size=size,
         masks=masks,
         scores=scores,
-        keypoints=[(draft.points * scale).float() for draft in drafts],
-        keypoint_scores=[draft.point_scores.float() for draft in drafts],
+        keypoints=[(draft.points[:count] * scale).float() for draft, count in zip(drafts, counts, strict=True)],
+        keypoint_scores=[draft.point_scores[:count].float() for draft, count in zip(drafts, counts, strict=True)],
         heatmaps=torch.stack([draft.heatmap for draft in drafts]).float(),
         logits=logits,
         image=picture,
+        found=found,
     )
 
 

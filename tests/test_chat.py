@@ -14,7 +14,7 @@ from lens_adapter import LensAdapter
 from lens_adapter.chat import find_phrases
 from lens_adapter.config import ROUTING_QUESTION
 from lens_adapter.errors import InputError, NotAttachedError
-from lens_adapter.pictures.overlays import color_of
+from lens_adapter.pictures.colors import color_of
 from tests.tiny.adapters import hooks_in, marks_on, tiny_adapter, tiny_trio
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.processors import llava_processor

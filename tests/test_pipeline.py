@@ -96,6 +96,20 @@ def test_thresholds(pipe):
     assert areas[0] > areas[1]
 
 
+def test_the_threshold_of_a_call_alone_decides_and_masks_come_with_low_scores(pipe):
+    out, config = pipe.adapter.segment(IMAGES[0], PROMPTS), pipe.adapter.config
+    config.score_threshold = out.scores.double().mean().item()  # of a head that was calibrated: it refuses one
+    try:
+        assert not pipe.adapter.segment(IMAGES[0], PROMPTS).masks.flatten(1).any(1).all()
+        expect(pipe(IMAGES[0], prompts=PROMPTS, threshold=0), out, PROMPTS)
+        for found in pipe([IMAGES[0]] * 2, prompts=PROMPTS, threshold=0, batch_size=2):
+            expect(found, out, PROMPTS)
+        (kept,) = pipe(IMAGES[0], prompts=PROMPTS)
+        assert kept["score"] == pytest.approx(out.scores.max().item(), abs=1e-5)
+    finally:
+        config.score_threshold = 0.0
+
+
 def test_parameters_given_when_it_is_made_are_those_of_every_call(pipe):
     model, processor = pipe.model, pipe.processor
     made = pipeline(

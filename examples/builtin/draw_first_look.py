@@ -9,7 +9,7 @@ import sys
 
 from lens_adapter import builtin
 from lens_adapter.builtin.demo import PICTURE_SIZE, SHOWN
-from lens_adapter.pictures.overlays import Panel, contact_sheet
+from lens_adapter.pictures.contact_sheet import contact_sheet
 
 shown = SHOWN[0]
 picture = shown.scene().draw(PICTURE_SIZE)
@@ -17,7 +17,7 @@ model, processor = builtin.load_base()
 with builtin.load_head("lite").attach(model, processor) as adapter:
     output = adapter.segment(picture, list(shown.prompts))
     (answer,) = builtin.ask(model, processor, [picture], [shown.question])
-panel = Panel(output, question=shown.question.replace(" ?", "?"), answer=answer)
+panel = output.to_panel(question=shown.question.replace(" ?", "?"), answer=answer)
 sheet = contact_sheet(
     [panel],
     title="A frozen vision-language model points",

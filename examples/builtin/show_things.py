@@ -12,8 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from lens_adapter.builtin.world import Scene, sample_scene
-from lens_adapter.pictures.drawing import GREY, INK, WHITE, font, wrap
+from lens_adapter.pictures.colors import GREY, INK, WHITE
 from lens_adapter.pictures.overlays import mask_overlay
+from lens_adapter.pictures.text import font, wrap
 
 OUTPUT = Path(__file__).parents[2] / "docs" / "things.png"
 SIDE, GAP, CAPTION, COLUMNS = 256, 14, 46, 4

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
 from weakref import finalize
 from zipfile import ZipFile
 
@@ -18,7 +17,8 @@ from PIL import Image
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
-from lens_adapter.pictures.overlays import PALETTE, heatmap_overlay, mask_overlay, plot_output
+from lens_adapter.pictures.colors import PALETTE
+from lens_adapter.pictures.overlays import heatmap_overlay, labelled_overlay, mask_overlay
 from lens_adapter.vlm.inputs import load_image, unread_words
 
 MASKS, HEATMAP, KEYPOINTS = LAYERS = ("Masks", "Heatmap", "Keypoints")
@@ -27,33 +27,32 @@ ALL = -1  # every prompt, where one of them could be chosen
 # What a page that is open to anyone has to bound.
 MOST_PROMPTS = len(PALETTE)  # a color each
 MOST_PIXELS = 25_000_000
-LONGEST_ANSWER = 256  # tokens
+MOST_TOKENS = 256  # of an answer
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What the head found in one picture.
+class PageResult:
+    """What the head found in one picture of a visitor.
 
     Attributes:
         picture: RGB.
         output: of `segment`.
-        absent: per prompt, whether the head judges that nothing in the picture is meant.
         unread: words of the prompts that the frozen model does not know, in order.
     """
 
     picture: Image.Image
     output: LensOutput
-    absent: list[bool]
     unread: list[str]
 
     def draw(self, layers: Collection[str], prompt: int = ALL) -> Image.Image:
         """The picture at its own size with the chosen `LAYERS`; runs no model.
 
         Args:
-            prompt: the index of the only one to show; `ALL`: those that are not absent, with the hottest of their heat.
+            layers: any of `LAYERS`.
+            prompt: the index of the only one to show; `ALL`: those that were found, with the hottest of their heat.
         """
         out = self.output
-        shown = [k for k, absent in enumerate(self.absent) if not absent] if prompt == ALL else [prompt]
+        shown = out.found.nonzero()[:, 0].tolist() if prompt == ALL else [prompt]
         picture, points = self.picture, [out.keypoints[k] if KEYPOINTS in layers else torch.empty(0, 2) for k in shown]
         if not shown:
             return picture
@@ -61,23 +60,8 @@ class Finding:
             picture = heatmap_overlay(picture, out.heatmaps[shown].amax(0))
         if MASKS not in layers:
             return mask_overlay(picture, out.masks[:0], points, colors=shown)
-        chosen = replace(
-            out,
-            prompts=[out.prompts[k] for k in shown],
-            masks=out.masks[shown],
-            scores=out.scores[shown],
-            keypoints=points,
-            keypoint_scores=[torch.ones(len(p)) for p in points],
-            heatmaps=out.heatmaps[shown],
-            logits=None,
-            image=picture,
-        )
-        return plot_output(chosen, colors=shown)
-
-    def records(self) -> list[dict[str, Any]]:
-        """As `LensOutput.to_records`, and whether the prompt is `absent`."""
-        records = zip(self.output.to_records(), self.absent, strict=True)
-        return [{**record, "absent": absent} for record, absent in records]
+        prompts, scores, found = [out.prompts[k] for k in shown], out.scores[shown].tolist(), out.found[shown].tolist()
+        return labelled_overlay(picture, out.masks[shown], points, prompts, scores, found, colors=shown)
 
     def write_masks(self, folder: Path) -> Path:
         """One mask: `mask.png`, black and white at the picture's size. Several: `masks.zip` of such, in order."""
@@ -92,23 +76,23 @@ class Finding:
         return folder / "masks.zip"
 
     def write_rle(self, folder: Path) -> Path:
-        """`records` as `masks.json`."""
+        """`LensOutput.to_records` as `masks.json`."""
         file = folder / "masks.json"
-        file.write_text(json.dumps(self.records(), indent=2))
+        file.write_text(json.dumps(self.output.to_records(), indent=2))
         return file
 
 
 class Files:
-    """The files of one finding. They go when nobody holds this any more."""
+    """The files of one result. They go when nobody holds this any more."""
 
-    def __init__(self, finding: Finding):
+    def __init__(self, result: PageResult):
         folder = Path(mkdtemp(prefix="lens-adapter-"))
         finalize(self, rmtree, folder, ignore_errors=True)
-        self.masks = finding.write_masks(folder)
-        self.rle = finding.write_rle(folder)
+        self.masks = result.write_masks(folder)
+        self.rle = result.write_rle(folder)
 
 
-def find(adapter: LensAdapter, file: str | Path | None, text: str) -> Finding:
+def find(adapter: LensAdapter, file: str | Path | None, text: str) -> PageResult:
     """Segment a picture.
 
     Args:
@@ -121,9 +105,7 @@ def find(adapter: LensAdapter, file: str | Path | None, text: str) -> Finding:
     """
     picture, prompts = open_picture(file), read_prompts(text)
     out = adapter.segment(picture, prompts)
-    scores, threshold = out.scores.tolist(), adapter.config.score_threshold
-    absent = [score < threshold or not mask.any() for score, mask in zip(scores, out.masks, strict=True)]
-    return Finding(picture, out, absent, unread_words(adapter.base.processor, prompts))
+    return PageResult(picture, out, unread_words(adapter.base.processor, prompts))
 
 
 def answer(adapter: LensAdapter, file: str | Path | None, question: str) -> str:
@@ -135,7 +117,7 @@ def answer(adapter: LensAdapter, file: str | Path | None, question: str) -> str:
     picture = open_picture(file)
     if not question.strip():
         raise InputError("Type a question about the picture.")
-    return adapter.base.answers([picture], [question], max_new_tokens=LONGEST_ANSWER)[0]
+    return adapter.base.answers([picture], [question], max_new_tokens=MOST_TOKENS)[0]
 
 
 def open_picture(file: str | Path | None) -> Image.Image:

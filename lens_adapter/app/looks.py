@@ -9,15 +9,15 @@ import gradio as gr
 
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.app.findings import Finding
-from lens_adapter.pictures.overlays import color_of
+from lens_adapter.app.findings import PageResult
+from lens_adapter.pictures.colors import color_of
 
 TITLE = "Point at it · lens_adapter"
 ONE_LINE = (
     "Type what to find in a picture. A frozen vision-language model points at it through a small LENS head; none of "
     "its weights is touched, and it chats as before."
 )
-ONLY_ITS_WORLD = "It knows 64 everyday things, drawn: on photographs its masks and answers mean little."
+SMALL_WORLD = "It knows 64 everyday things, drawn: on photographs its masks and answers mean little."
 
 FONTS = ["system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
@@ -77,7 +77,7 @@ def head(adapter: LensAdapter) -> str:
         f"({_millions(sum(p.numel() for p in base.model.parameters()))}) · LENS head: {config.fusion} "
         f"({_millions(learned)})."
     )
-    quiet = f"{facts} {ONLY_ITS_WORLD}" if is_builtin else facts
+    quiet = f"{facts} {SMALL_WORLD}" if is_builtin else facts
     return f'<div class="lens-head"><h1>{TITLE}</h1><p>{escape(ONE_LINE)}</p><p class="quiet">{escape(quiet)}</p></div>'
 
 
@@ -86,22 +86,22 @@ def step(text: str) -> str:
     return f'<div class="lens-step">{escape(text)}</div>'
 
 
-def table(finding: Finding) -> str:
-    """A row per prompt: score, area, and whether it is in the picture at all."""
-    height, width = finding.output.image_size
+def table(result: PageResult) -> str:
+    """A row per prompt: whether it was found, its score, the area of its mask."""
+    height, width = result.output.image_size
     rows = "".join(
-        f'<tr class="{"absent" if record["absent"] else "present"}">'
+        f'<tr class="{"present" if record["found"] else "absent"}">'
         f'<td><span class="swatch" style="background: rgb{color_of(index)}"></span>'
         f'<span class="prompt">{escape(record["prompt"])}</span></td>'
-        f'<td class="judged">{"✗ absent" if record["absent"] else "✓ found"}</td>'
+        f'<td class="judged">{"✓ found" if record["found"] else "✗ absent"}</td>'
         f'<td class="number">{record["score"]:.2f}</td>'
         f'<td class="number">{record["area"] / (height * width):.1%}</td></tr>'
-        for index, record in enumerate(finding.records())
+        for index, record in enumerate(result.output.to_records())
     )
     columns = '<th>Prompt</th><th>Judged</th><th class="number">Score</th><th class="number">Area</th>'
     note = f"{width} x {height} pixels. A score is the head's own estimate of its mask's quality."
-    if finding.unread:
-        note += f" Words the model has never read: {', '.join(finding.unread)}."
+    if result.unread:
+        note += f" Words the model has never read: {', '.join(result.unread)}."
     return LEGEND + (
         f'<div class="lens-table"><table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>'
         f'<p class="lens-note">{escape(note)}</p>'

@@ -20,7 +20,7 @@ from lens_adapter.app.findings import (
     MASKS,
     MOST_PROMPTS,
     Files,
-    Finding,
+    PageResult,
     answer,
     find,
     open_picture,
@@ -56,14 +56,14 @@ def build_page(adapter: LensAdapter) -> gr.Blocks:
 
     @said_plainly
     def segment(upload: Upload, lines: str, layers: list[str]) -> tuple[Any, ...]:
-        finding = find(adapter, file_of(upload), lines)
-        files = Files(finding)
-        choices = [("All prompts", ALL), *((prompt, k) for k, prompt in enumerate(finding.output.prompts))]
+        result = find(adapter, file_of(upload), lines)
+        files = Files(result)
+        choices = [("All prompts", ALL), *((prompt, k) for k, prompt in enumerate(result.output.prompts))]
         return (
-            (finding, files),
-            finding.draw(layers),
+            (result, files),
+            result.draw(layers),
             gr.Dropdown(choices, value=ALL, interactive=True),
-            looks.table(finding),
+            looks.table(result),
             gr.DownloadButton(value=files.masks, interactive=True),
             gr.DownloadButton(value=files.rle, interactive=True),
         )
@@ -162,7 +162,7 @@ def file_of(upload: Upload) -> str | None:
     return None if upload is None else upload["path"]
 
 
-def redraw(found: tuple[Finding, Files] | None, layers: list[str], prompt: int) -> Image | None:
+def redraw(found: tuple[PageResult, Files] | None, layers: list[str], prompt: int) -> Image | None:
     """Other layers of what was found before; no model runs."""
     return None if found is None else found[0].draw(layers, prompt)
 

@@ -20,7 +20,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.builtin.world import Scene, sample_scene
 from lens_adapter.evaluation import overlap
 from lens_adapter.output import LensOutput
-from lens_adapter.pictures.overlays import Panel, contact_sheet
+from lens_adapter.pictures.contact_sheet import contact_sheet
 from lens_adapter.vlm.inputs import load_image, unread_words
 
 PICTURE_SIZE = 480
@@ -170,7 +170,7 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
         seconds = time_parts(adapter, requests[0].picture, requests[0].prompts)
     ious = [_ious(out, request) for out, request in zip(outputs, requests, strict=True)]
     panels = [
-        Panel(out, values, request.question.replace(" ?", "?"), answer)
+        out.to_panel(ious=values, question=request.question.replace(" ?", "?"), answer=answer)
         for out, values, request, answer in zip(outputs, ious, requests, after, strict=True)
     ]
     contact_sheet(

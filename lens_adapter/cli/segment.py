@@ -29,8 +29,8 @@ def add_to(commands: Commands) -> None:
         description="""
         Finds what each prompt names in an image, prints a score and an area per prompt, and draws the masks.
 
-        A score is the head's own estimate of its mask's quality, in [0, 1]; below the head's score threshold a prompt
-        names nothing here, and its mask is empty. With --json: masks as COCO RLE, and keypoints, too.""",
+        A score is the head's own estimate of its mask's quality, in [0, 1]; below the head's score threshold what a
+        prompt names is absent, and its mask is empty. With --json: masks as COCO RLE, and keypoints, too.""",
         examples="""
         lens-adapter segment photo.jpg "the dog on the left" "every chair" -o out.png \\
             --model llava-hf/llava-1.5-7b-hf --adapter org/lens-llava-1.5-7b
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> Result:
     out.save(args.output)
     note(f"Wrote {args.output}")
     lines = [
-        f"{prompt}\tscore {score:.2f}\t{mask.float().mean().item():.1%} of the image"
-        for prompt, score, mask in zip(out.prompts, out.scores.tolist(), out.masks, strict=True)
+        f"{prompt}\tscore {score:.2f}\t" + (f"{mask.float().mean().item():.1%} of the image" if found else "absent")
+        for prompt, score, found, mask in zip(out.prompts, out.scores.tolist(), out.found, out.masks, strict=True)
     ]
     facts = {"image": str(args.image), "image_size": list(out.image_size), "model": args.model, "adapter": head}
     facts |= {key: getattr(adapter.config, key) for key in ("mask_threshold", "score_threshold")}

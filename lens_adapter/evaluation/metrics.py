@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lens_adapter.errors import InputError
+from lens_adapter.output import is_found
 from lens_adapter.results import Figure
 
 PROTOCOL = "lens-1"  # names the rules of `lens_adapter.evaluation`; another when a figure comes to mean something else
@@ -95,7 +96,7 @@ class Finding:
 
     def refused(self, score_threshold: float) -> bool:
         """The head says "not there": its mask is empty, or its score below the threshold."""
-        return self.overlap.found == 0 or self.score < score_threshold
+        return self.overlap.found == 0 or not is_found(self.score, score_threshold)
 
     def judged(self, score_threshold: float) -> Overlap:
         """The overlap under a threshold: the mask of a refused prompt is empty."""

@@ -49,8 +49,8 @@ adapter.segment("picture.jpg", "the dog on the left").save("overlay.png")
 
 - It fits this base model alone: `attach` refuses another architecture or size.
 - The base is always asked with the prompt above; other wordings are untested.
-- A score is the mask decoder's own estimate. One below {score_threshold} means "not in the picture"; the mask may not
-  be empty all the same.
+- A score is the mask decoder's own estimate. A prompt with a score below {score_threshold} names nothing in the
+  picture: `found` is false, and its mask is empty.
 """
 _NO_RESULTS = "No evaluation results are recorded for this checkpoint."
 _NO_TRAINING = "How it was trained is not recorded."

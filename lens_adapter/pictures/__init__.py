@@ -1,1 +1,1 @@
-"""Pictures of what was found."""
+"""Pictures of what was found, drawn from plain values: images, masks, texts, numbers. Nothing here runs a model."""

@@ -18,7 +18,7 @@ from lens_adapter.errors import CalibrationError, LensConfigError
 from lens_adapter.evaluation import Calibration, Finding, Overlap, choose_score_threshold, measure, overlap
 from lens_adapter.hub.card import CARD_FILE, is_generated, write_model_card
 from lens_adapter.hub.publishing import is_written_by_hand, remote_card
-from lens_adapter.pictures.overlays import Panel, contact_sheet
+from lens_adapter.pictures.contact_sheet import Panel, contact_sheet
 from lens_adapter.sam.square import logit
 from lens_adapter.segmentation import LensPrediction
 from lens_adapter.training.cache.read import FeatureBatch, caches_in, collate_features
@@ -312,7 +312,8 @@ class SampleGrids(TrainerCallback):
     def _panel(self, index: int) -> Panel:
         sample = self.dataset[index]
         out = self.adapter.segment(sample.image, [sample.prompt])
-        return Panel(out, [overlap(out.masks[0].numpy(), sample.mask, sample.ignore).iou])
+        panel: Panel = out.to_panel(ious=[overlap(out.masks[0].numpy(), sample.mask, sample.ignore).iou])
+        return panel
 
 
 def _findings(predictions: Any) -> list[Finding]:

@@ -136,7 +136,7 @@ def test_from_an_example_to_files(visit, calls, adapter, files, tmp_path):
         with ZipFile(tmp_path / "masks.zip") as archive:
             assert len(archive.namelist()) == 3
         records = json.loads((tmp_path / "masks.json").read_text())
-        assert [record["absent"] for record in records] == [False, False, True]
+        assert [record["found"] for record in records] == [True, True, False]
 
         page.get_by_role("button", name="Ask", exact=True).click()
         playwright.expect(page.locator(".message.bot")).to_have_text(answer(adapter, files[3], EXAMPLES[3].question))

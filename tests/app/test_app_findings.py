@@ -20,7 +20,7 @@ from lens_adapter.builtin.world.truths import CLEAR_ORDER
 from lens_adapter.cli.evaluate import SCENES
 from lens_adapter.errors import InputError
 from lens_adapter.evaluation import overlap
-from lens_adapter.pictures.overlays import color_of
+from lens_adapter.pictures.colors import color_of
 from tests.tiny import things_reading as reading
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam
@@ -29,7 +29,7 @@ WITH_ABSENT = [shown.index for shown in EXAMPLES].index(29512)  # its last promp
 
 
 @pytest.fixture(scope="module")
-def finding(adapter, files):
+def result(adapter, files):
     return find(adapter, files[WITH_ABSENT], "\n".join(EXAMPLES[WITH_ABSENT].prompts))
 
 
@@ -51,10 +51,10 @@ def test_suggested_prompts_are_true_of_their_scenes(shown):
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_suggested_prompts_show_the_head_at_its_usual(adapter, files, number):
     shown = EXAMPLES[number]
-    finding = find(adapter, files[number], "\n".join(shown.prompts))
+    result = find(adapter, files[number], "\n".join(shown.prompts))
     masks = shown.scene().masks(PICTURE_SIZE)
-    assert finding.absent == [not targets for targets in shown.prompts.values()]
-    for mask, targets in zip(finding.output.masks.numpy(), shown.prompts.values(), strict=True):
+    assert result.output.found.tolist() == [bool(targets) for targets in shown.prompts.values()]
+    for mask, targets in zip(result.output.masks.numpy(), shown.prompts.values(), strict=True):
         assert not targets or overlap(mask, masks[list(targets)].any(0)).iou > 0.6
 
 
@@ -97,37 +97,37 @@ def test_words_the_model_has_never_read(adapter, files):
     assert find(adapter, files[0], "The RED car").unread == []
 
 
-def test_every_choice_of_layers_is_another_picture_of_the_same_size(finding):
+def test_every_choice_of_layers_is_another_picture_of_the_same_size(result):
     choices = [(), (MASKS,), (HEATMAP,), (KEYPOINTS,), (MASKS, KEYPOINTS), (HEATMAP, KEYPOINTS), LAYERS]
-    drawn = [finding.draw(choice) for choice in choices]
+    drawn = [result.draw(choice) for choice in choices]
     assert {picture.size for picture in drawn} == {(PICTURE_SIZE, PICTURE_SIZE)}
     assert len({picture.tobytes() for picture in drawn}) == len(choices)
-    assert (pixels(drawn[0]) == pixels(finding.output.image)).all()
+    assert (pixels(drawn[0]) == pixels(result.output.image)).all()
 
 
-def test_what_is_judged_absent_is_drawn_only_when_asked_for(finding):
-    assert finding.absent == [False, False, True]
-    everything, absent = finding.draw([MASKS]), finding.draw([MASKS], prompt=2)
+def test_what_is_judged_absent_is_drawn_only_when_asked_for(result):
+    assert result.output.found.tolist() == [True, True, False]
+    everything, absent = result.draw([MASKS]), result.draw([MASKS], prompt=2)
 
     def holds(picture: Image.Image, index: int) -> bool:
         return bool((pixels(picture) == color_of(index)).all(-1).sum() > 100)  # the ground of its label
 
     assert [holds(everything, index) for index in range(3)] == [True, True, False]
     assert [holds(absent, index) for index in range(3)] == [False, False, True]
-    assert [holds(finding.draw([MASKS], prompt=1), index) for index in range(3)] == [False, True, False]
+    assert [holds(result.draw([MASKS], prompt=1), index) for index in range(3)] == [False, True, False]
 
 
 def test_nothing_found_leaves_the_picture_as_it_is(adapter, files):
     nothing = find(adapter, files[WITH_ABSENT], "the red book")
-    assert nothing.absent == [True]
+    assert nothing.output.found.tolist() == [False]
     assert (pixels(nothing.draw(LAYERS, ALL)) == pixels(nothing.output.image)).all()
 
 
-def test_files_hold_the_masks(finding):
-    files = Files(finding)
+def test_files_hold_the_masks(result):
+    files = Files(result)
     with ZipFile(files.masks) as archive:
         names = archive.namelist()
-        for name, mask in zip(names, finding.output.masks, strict=True):
+        for name, mask in zip(names, result.output.masks, strict=True):
             with archive.open(name) as file, Image.open(file) as picture:
                 assert (np.asarray(picture.convert("L")) == mask.numpy() * 255).all()
     assert names == [
@@ -136,10 +136,10 @@ def test_files_hold_the_masks(finding):
         "3-the-red-book.png",
     ]
     records = json.loads(files.rle.read_text())
-    for record, mask in zip(records, finding.output.masks.numpy(), strict=True):
+    for record, mask in zip(records, result.output.masks.numpy(), strict=True):
         assert (coco.decode(record["segmentation"]) == mask).all() and record["area"] == mask.sum()
-    assert [(record["prompt"], record["absent"]) for record in records] == list(
-        zip(finding.output.prompts, finding.absent, strict=True)
+    assert [(record["prompt"], record["found"]) for record in records] == list(
+        zip(result.output.prompts, result.output.found.tolist(), strict=True)
     )
     folder = files.masks.parent
     del files
@@ -147,10 +147,10 @@ def test_files_hold_the_masks(finding):
 
 
 def test_one_mask_is_one_png(adapter, files, tmp_path):
-    finding = find(adapter, files[0], "../the donut")
-    file = finding.write_masks(tmp_path)
+    result = find(adapter, files[0], "../the donut")
+    file = result.write_masks(tmp_path)
     with Image.open(file) as picture:
-        assert (np.asarray(picture.convert("L")) == finding.output.masks[0].numpy() * 255).all()
+        assert (np.asarray(picture.convert("L")) == result.output.masks[0].numpy() * 255).all()
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
 
 
@@ -191,9 +191,9 @@ def test_the_chat_waits_for_its_turn(adapter, files):
 
 def test_another_base(tmp_path, monkeypatch):
     noise_image(50, 70).save(tmp_path / "photo.jpg")
-    monkeypatch.setattr(findings, "LONGEST_ANSWER", 3)
+    monkeypatch.setattr(findings, "MOST_TOKENS", 3)
     model, processor = tiny_pair("qwen2_vl")
     with LensAdapter.from_model(model, processor, load_sam=False, sam=tiny_sam()) as adapter:
-        finding = find(adapter, tmp_path / "photo.jpg", "a dog\na cat")
-        assert finding.draw(LAYERS, 1).size == (70, 50) and finding.unread == []
+        result = find(adapter, tmp_path / "photo.jpg", "a dog\na cat")
+        assert result.draw(LAYERS, 1).size == (70, 50) and result.unread == []
         assert isinstance(answer(adapter, tmp_path / "photo.jpg", "what is this?"), str)

@@ -51,12 +51,12 @@ def test_the_table_has_a_row_per_prompt_and_no_markup_of_a_visitor(adapter, file
 def test_the_head_of_the_page_names_the_models(adapter):
     words = looks.head(adapter)
     assert "built-in tiny LLaVA (3.0 M parameters)" in words and "lite (0.7 M parameters)" in words
-    assert looks.ONLY_ITS_WORLD in words
+    assert looks.SMALL_WORLD in words
 
 
 def test_another_model_is_named_and_its_world_is_not_said_to_be_small(tiny, adapter, monkeypatch):
     assert str(adapter.base.anatomy.config.name_or_path) != str(builtin.VLM)
-    assert looks.ONLY_ITS_WORLD not in looks.head(adapter)
+    assert looks.SMALL_WORLD not in looks.head(adapter)
 
 
 def test_a_handlers_error_becomes_a_message_that_cannot_carry_markup(tmp_path):

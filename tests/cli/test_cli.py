@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -242,6 +243,16 @@ def test_segment_from_folders_to_a_picture(folders, tmp_path, capsys):
         assert picture.size == (60, 45)
 
 
+def test_segment_says_what_is_absent(folders, tmp_path, capsys, monkeypatch):
+    segments = LensAdapter.segment
+    monkeypatch.setattr(LensAdapter, "segment", lambda *asked: segments(*asked, score_threshold=0.9999))
+    file = tmp_path / "found.json"
+    assert segment(folders, "-o", str(tmp_path / "out.png"), "--json", str(file)) == 0
+    assert re.fullmatch(r"a dog\tscore 0\.\d\d\tabsent\n", capsys.readouterr().out)
+    (one,) = json.loads(file.read_text())["prompts"]
+    assert (one["found"], one["area"], one["keypoints"]) == (False, 0, [])
+
+
 @pytest.mark.parametrize("to_a_file", [False, True])
 def test_segment_for_machines(folders, tmp_path, capsys, to_a_file):
     file = tmp_path / "new" / "found.json"
@@ -256,7 +267,7 @@ def test_segment_for_machines(folders, tmp_path, capsys, to_a_file):
     with LensAdapter.from_pretrained(folders / "head").attach(*tiny_pair("llava")) as adapter:
         out = adapter.segment(folders / "photo.png", "a dog")
     assert (coco.decode(one["segmentation"]) == out.masks[0].numpy()).all()
-    assert (one["prompt"], one["area"]) == ("a dog", int(out.masks[0].sum()))
+    assert (one["prompt"], one["found"], one["area"]) == ("a dog", True, int(out.masks[0].sum()))
     assert one["score"] == pytest.approx(float(out.scores[0]))
     torch.testing.assert_close(torch.tensor(one["keypoints"]), out.keypoints[0])
 

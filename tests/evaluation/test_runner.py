@@ -73,15 +73,20 @@ def middle(adapter) -> float:
 # -- the rule in `segment` --------------------------------------------------------------------------------------------
 
 
-def test_a_low_score_empties_the_mask_and_nothing_else(adapter, middle):
+def test_a_low_score_empties_the_mask_takes_the_keypoints_and_nothing_else(adapter, middle):
     images, prompts = [e.image for e in toy_examples()], [e.prompt for e in toy_examples()]
     plain = adapter.segment(images, prompts, return_logits=True)
     ruled = adapter.segment(images, prompts, return_logits=True, score_threshold=middle)
     refused = [out.scores.item() < middle for out in plain]
     assert sum(refused) == 4 and all(out.masks.any() for out in plain)
     for one, two, low in zip(plain, ruled, refused, strict=True):
+        assert one.found.tolist() == [True] and two.found.tolist() == [not low]
         assert torch.equal(two.masks, one.masks & (not low))
-        assert torch.equal(one.logits, two.logits) and torch.equal(one.scores, two.scores)
+        assert len(one.keypoints[0]) > 0
+        for before, after in ((one.keypoints, two.keypoints), (one.keypoint_scores, two.keypoint_scores)):
+            assert torch.equal(after[0], before[0][:0] if low else before[0])
+        for kept in ("logits", "scores", "heatmaps"):
+            assert torch.equal(getattr(one, kept), getattr(two, kept))
     assert adapter.config.score_threshold == 0.0
     adapter.config.score_threshold = middle
     try:
@@ -98,7 +103,11 @@ def test_prompts_of_one_image_are_refused_one_by_one(adapter):
     prompts = [f"thing {k}" for k in range(4)]
     scores = adapter.segment(image, prompts).scores
     out = adapter.segment(image, prompts, score_threshold=scores.double().mean().item())
-    assert out.masks.flatten(1).any(1).tolist() == (scores.double() >= scores.double().mean()).tolist()
+    assert (
+        out.masks.flatten(1).any(1).tolist()
+        == out.found.tolist()
+        == (scores.double() >= scores.double().mean()).tolist()
+    )
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1, "high", float("nan")])

@@ -70,7 +70,7 @@ def learn(adapter: LensAdapter, processor: ProcessorMixin) -> None:
 def same_output(one: LensOutput, two: LensOutput) -> bool:
     """Bit for bit, logits included."""
     lists = zip([*one.keypoints, *one.keypoint_scores], [*two.keypoints, *two.keypoint_scores], strict=True)
-    names = ("masks", "scores", "heatmaps", "logits")
+    names = ("masks", "scores", "found", "heatmaps", "logits")
     return (
         one.prompts == two.prompts
         and all(torch.equal(getattr(one, name), getattr(two, name)) for name in names)

@@ -1,0 +1,79 @@
+"""What a notebook shows: HTML that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+
+from PIL import Image
+from torch import Tensor
+
+from lens_adapter.pictures.colors import color_of, ink_on
+from lens_adapter.pictures.overlays import labelled_overlay
+
+HTML_WIDTH = 640  # pixels
+_CELL = 'style="text-align: left; padding: 2px 16px 2px 0"'
+
+
+def results_html(
+    image: Image.Image | None,
+    masks: Tensor,
+    keypoints: Sequence[Tensor],
+    prompts: Sequence[str],
+    scores: Sequence[float],
+    found: Sequence[bool],
+) -> str:
+    """The overlay, at most `HTML_WIDTH` pixels wide, and a table of all prompts.
+
+    Its text has the colors of the page around it, light or dark.
+
+    Args:
+        image: RGB; None: the table alone.
+        masks: as for `labelled_overlay`, like all that follow.
+    """
+    columns = zip(masks, keypoints, prompts, scores, found, strict=True)
+    rows = "".join(_html_row(index, *row) for index, row in enumerate(columns))
+    heads = "".join(f"<th {_CELL}>{title}</th>" for title in ("", "prompt", "score", "area", "keypoints (x, y)"))
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    if image is None:
+        return table
+    return f"<div>{_html_picture(labelled_overlay(image, masks, keypoints, prompts, scores, found))}{table}</div>"
+
+
+def grounded_html(text: str, spans: Sequence[tuple[tuple[int, int] | None, int]], results: str) -> str:
+    """A text whose names are marked in the colors of their masks, above the results.
+
+    Args:
+        text: as it is, not HTML.
+        spans: per name its place in the text, or None, and the index of its prompt; where two overlap, the first is
+            marked.
+        results: HTML of the prompts, as from `results_html`.
+    """
+    marked, done = [], 0
+    for (start, end), index in sorted((span, index) for span, index in spans if span is not None):
+        if start >= done:
+            background, ink = color_of(index), ink_on(color_of(index))
+            style = f"background: rgb{background}; color: rgb{ink}; border-radius: 3px; padding: 0 3px"
+            marked.append(f'{escape(text[done:start])}<mark style="{style}">{escape(text[start:end])}</mark>')
+            done = end
+    words = "".join(marked) + escape(text[done:])
+    return f'<div><p style="white-space: pre-wrap">{words}</p>{results}</div>'
+
+
+def _html_picture(picture: Image.Image) -> str:
+    width = min(picture.width, HTML_WIDTH)
+    buffer = BytesIO()
+    picture.resize((width, max(1, round(width * picture.height / picture.width)))).save(buffer, "PNG")
+    return f'<img alt="masks" src="data:image/png;base64,{b64encode(buffer.getvalue()).decode("ascii")}"/>'
+
+
+def _html_row(index: int, mask: Tensor, keypoints: Tensor, prompt: str, score: float, found: bool) -> str:
+    points = keypoints.tolist()
+    area = f"{int(mask.sum()):,} px ({mask.float().mean().item():.1%})" if mask.any() else "empty"
+    named = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in points[:3]) or "none"
+    more = f" and {len(points) - 3} more" if len(points) > 3 else ""
+    swatch = f'<span style="color: rgb{color_of(index)}">&#9632;</span>'
+    cells = (swatch, escape(prompt), f"{score:.2f}", area if found else "absent", named + more)
+    return "<tr>" + "".join(f"<td {_CELL}>{cell}</td>" for cell in cells) + "</tr>"
