@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,7 +27,6 @@ from lens_adapter.builtin.world import Speaker, sample_scene
 from lens_adapter.data.examples import Example
 from lens_adapter.evaluation import overlap
 from lens_adapter.output import LensOutput
-from lens_adapter.signals import Keypoints
 from lens_adapter.training import CachedFeatures, LensTrainer, LensTrainingArguments, cache_features
 
 DROPOUTS = (0.0, 0.5, 0.9)
@@ -108,19 +106,12 @@ def segmented(adapter: LensAdapter, exams: list[Exam]) -> Iterator[tuple[Exam, L
     """Each exam, segmented as always, and without keypoint prompts."""
     for exam in tqdm(exams, desc="validation scenes"):
         out = adapter.segment(exam.picture, exam.prompts)
-        handle = adapter.head.descriptors.register_forward_pre_hook(_drop_keypoints)
+        threshold, adapter.config.keypoint_threshold = adapter.config.keypoint_threshold, 1.0  # none is above the peak
         try:
             blind = adapter.segment(exam.picture, exam.prompts)
         finally:
-            handle.remove()
+            adapter.config.keypoint_threshold = threshold
         yield exam, out, blind
-
-
-def _drop_keypoints(_: Any, args: tuple) -> tuple:
-    def drop(value: Any) -> Any:
-        return replace(value, valid=torch.zeros_like(value.valid)) if isinstance(value, Keypoints) else value
-
-    return tuple(map(drop, args))
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:

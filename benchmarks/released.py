@@ -68,7 +68,7 @@ class ReleasedPipeline(nn.Module):
         model, processor, sam = self.outside
         if embedding is None:
             embedding = sam.encode_images([image])
-        inputs = build_inputs(processor, [image], [prompt], self.config.prompt_template, device=model.device)
+        inputs = build_inputs(processor, [image], [prompt], self.config.prompt_template).to(model.device)
         output = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
         tapped = output.hidden_states[self.config.tap_layer].to(sam.dtype)  # (1, T, D)
         hidden, attention = self.fuse(tapped)  # (1, T, D), (1, h, T, T)
@@ -142,7 +142,7 @@ class ReleasedPipeline(nn.Module):
         height, width = (round(length * side / max(size)) for length in size)
         pixels = points * torch.tensor([width, height], device=points.device)
         places = self.places.forward_with_coords(pixels[None], (side, side)).to(tokens.dtype)
-        spots = torch.where(valid[:, None], tokens[:, :-1] + places, sam.not_a_point)
+        spots = torch.where(valid[:, None], tokens[:, :-1] + places, prompts.not_a_point_embed.weight[0])
         _, dense = prompts(points=None, boxes=None, masks=None)
         low, _ = sam.mask_decoder(
             image_embeddings=embedding,

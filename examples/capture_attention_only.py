@@ -10,13 +10,13 @@ import torch
 
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin.demo import SHOWN
-from lens_adapter.vlm.inputs import build_inputs
 
 model, processor = builtin.load_base()
 adapter = LensAdapter.from_model(model, processor, fusion="lite", sam="vit_b", load_sam=False)  # nothing is downloaded
 
 image = SHOWN[0].scene().draw(480)
-inputs = build_inputs(processor, [image], ["where is the leftmost object ?"], "{prompt}")  # or your processor's own
+# What your processor makes of a picture and a question; `template` because this one is asked as it stands.
+inputs = adapter.base.build_inputs([image], ["where is the leftmost object ?"], template="{prompt}")
 (layout,) = adapter.layout(inputs, [(image.height, image.width)])  # which region each image token sees
 
 with adapter.capture(query="last", layers=[1, 2]) as signals:

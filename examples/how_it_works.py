@@ -17,7 +17,6 @@ from PIL import Image
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin.demo import SHOWN
 from lens_adapter.pictures.overlays import heatmap_overlay, mask_overlay
-from lens_adapter.vlm.inputs import build_inputs
 
 TITLES = (
     "image and prompt",
@@ -35,9 +34,8 @@ def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> 
     out = adapter.segment(image, prompts)
     layer = adapter.config.attention_layers[-1]
     for row, prompt in zip(range(len(prompts)), prompts, strict=True):
-        inputs = build_inputs(adapter.base.processor, [image], [prompt], adapter.config.prompt_template)
-        (layout,) = adapter.layout(inputs, [(image.height, image.width)])
-        attention = adapter.prefill(inputs, layers=[layer]).attention[layer]  # (1, heads, 1, T)
+        reading = adapter.base.read([image], [prompt], layers=[layer])
+        (layout,), attention = reading.layouts, reading.signals.attention[layer]  # (1, heads, 1, T)
         raw = attention[0, :, 0].mean(0)[layout.positions].view(layout.grid)
         steps = (
             image,

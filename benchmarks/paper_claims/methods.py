@@ -19,11 +19,10 @@ from benchmarks.paper_claims.scenes import SIDE, Batch
 from lens_adapter import LensAdapter, LensConfig, builtin
 from lens_adapter.builtin.world import sample_scene
 from lens_adapter.sam.segment_anything import SamDecoder
-from lens_adapter.signals import TokenLayout
+from lens_adapter.signals import Reading, TokenLayout
 from lens_adapter.training.losses import HEAT_SIDE, Targets, dice_loss, lens_losses
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.hooks import capture
-from lens_adapter.vlm.inputs import build_inputs
 
 TEMPLATE = "where is {prompt} ?"  # the base knows how to answer it: with a place
 HEAD_FIELDS = (
@@ -90,9 +89,7 @@ class Lens(Method):
         fields = {name: getattr(settings, name) for name in HEAD_FIELDS}
         self.adapter = LensAdapter.from_model(base.model, base.processor, load_sam=False, **fields)
         _start(self.adapter.decoder)
-        scene = sample_scene(0).draw(SIDE)
-        inputs = build_inputs(base.processor, [scene], ["object"], TEMPLATE)
-        self.layout = self.adapter.layout(inputs, [(SIDE, SIDE)])[0]
+        (self.layout,) = self.adapter.base.read([sample_scene(0).draw(SIDE)], ["object"]).layouts
 
     def decoder(self) -> SamDecoder:
         return self.adapter.decoder
@@ -102,8 +99,8 @@ class Lens(Method):
         with torch.no_grad():
             inputs, positions = self.base.sequence(batch.tokens, texts)
         layouts = [TokenLayout(row, self.layout.boxes, self.layout.grid) for row in positions]
-        signals = self.adapter.prefill(inputs)
-        found = self.adapter(signals, layouts, batch.embeddings, batch.index, [(SIDE, SIDE)] * len(texts))
+        reading = Reading(self.adapter.base.prefill(inputs), layouts, [(SIDE, SIDE)] * len(texts))
+        found = self.adapter(reading, batch.embeddings, batch.index)
         if batch.masks is None:
             return found.logits, {}
         heat = F.interpolate(batch.masks[:, None], (HEAT_SIDE, HEAT_SIDE), mode="area")[:, 0]

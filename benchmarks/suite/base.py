@@ -14,8 +14,7 @@ from benchmarks.memory import available_bytes, in_words
 from benchmarks.suite.registry import PROMPTS, SEVERAL, ask, benchmark, know, one_by_one, picture, segment
 from lens_adapter import LensAdapter
 from lens_adapter.vlm import hooks
-from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.shared_prefix import share_inputs
+from lens_adapter.vlm.shared_prefix import prefill_shared, share_inputs
 
 PEER = "eager, all attentions and hidden states"
 OUTCOME = "what it hands over"
@@ -153,16 +152,19 @@ def early_exit(stage: Stage) -> Iterator[Comparison]:
 def shared_prefix(stage: Stage) -> Iterator[Comparison]:
     """Several prompts about one image: its tokens run through the base once, or with every prompt."""
     adapter, image = stage.adapter("mirror"), picture()
-    _, processor = stage.pair
-    template, first = adapter.config.prompt_template, ask(stage)
+    base, first = adapter.base, ask(stage)
+    reads = {"tap_layer": adapter.config.tap_layer, "layers": adapter.config.attention_layers}
     (layout,) = adapter.layout(first, [(image.height, image.width)])
     ways: dict[str, Work] = {"1 prompt": partial(adapter.prefill, first)}
     for count in SEVERAL:
-        shared = share_inputs(processor, first, int(layout.positions.max()), PROMPTS[:count], template)
-        assert shared is not None and adapter.prefill_shared(shared) is not None, "the base cannot share a prefix"
-        ways[f"{count} prompts, image once"] = partial(adapter.prefill_shared, shared)
+        last, template = int(layout.positions.max()), adapter.config.prompt_template
+        shared = share_inputs(base.processor, first, last, PROMPTS[:count], template)
+        assert shared is not None, "the base cannot share a prefix"
+        once = partial(prefill_shared, base.anatomy, shared.moved(base.moved), **reads)
+        assert once() is not None, "the base cannot share a prefix"
+        ways[f"{count} prompts, image once"] = once
     count = min(SEVERAL)
-    each = build_inputs(processor, [image] * count, PROMPTS[:count], template)
+    each = base.build_inputs([image] * count, PROMPTS[:count])
     ways[f"{count} prompts, image with each"] = partial(adapter.prefill, each)
     note = f"{_tokens(first, layout)} for one prompt; the processor is not timed."
     yield stage.compare(

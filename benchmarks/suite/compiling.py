@@ -81,8 +81,8 @@ def compile(stage: Stage) -> Iterator[Comparison]:
     faster.fusion.compile(**OPTIONS)
     faster.descriptors.compile(**OPTIONS)
     ways = {
-        AS_IT_IS: lambda: steps.point().sparse,
-        "fusion and descriptors compiled": lambda: steps.point(faster).sparse,
+        AS_IT_IS: lambda: steps.point().point_vectors,
+        "fusion and descriptors compiled": lambda: steps.point(faster).point_vectors,
     }
     yield _judged(stage, "Lite head", ways)
     torch.compiler.reset()

@@ -18,10 +18,9 @@ from lens_adapter.config import SAM_VARIANTS
 from lens_adapter.head.head import LensHead
 from lens_adapter.head.raster import rasterize
 from lens_adapter.sam.segment_anything import SamDecoder
-from lens_adapter.signals import Keypoints, LensSignals, TokenLayout
+from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
-from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.layout.tokens import token_layouts
+from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.mirror import MirrorLayers
 
 
@@ -58,10 +57,10 @@ def count_flops(base: str, tap_layer: int | None = None) -> dict[str, int]:
     """
     model, processor = bases.build(base, "meta")
     config, image = LensConfig.from_model(model, fusion="lite", tap_layer=tap_layer), picture()
-    inputs = build_inputs(processor, [image], PROMPTS[:1], config.prompt_template)
-    layouts = token_layouts(model, processor, inputs, [(image.height, image.width)])
+    base = FrozenBase(model, processor, config)
+    inputs, anatomy = base.build_inputs([image], PROMPTS[:1]), base.anatomy
+    layouts = base.layout(inputs, [(image.height, image.width)])
     tokens = inputs["input_ids"].shape[1]
-    anatomy = find_anatomy(model)
     hidden = torch.empty(1, tokens, anatomy.hidden_size, device="meta")
 
     seen = {"pixel_values": inputs["pixel_values"].to("meta")}
@@ -145,17 +144,13 @@ def _head_work(base: str, fusion: str, model: Any, hidden: Tensor, layouts: list
         layer_kwargs=arguments,
         queries=torch.full((batch, 1), tokens - 1, device=device),
     )
-    raster, count, channels = rasterize(layouts, device), config.num_keypoints, config.sam["out_channels"]
-    keypoints = Keypoints(
-        points=torch.full((batch, count, 2), 0.5, device=device),
-        scores=torch.ones(batch, count, device=device),
-        valid=torch.ones(batch, count, dtype=torch.bool, device=device),
-    )
-    encoding, filler = torch.zeros(batch, count, channels, device=device), torch.zeros(channels, device=device)
+    raster, count = rasterize(layouts, device), config.num_keypoints
+    points = torch.full((batch, count, 2), 0.5, device=device)
+    shown = torch.ones(batch, count, dtype=torch.bool, device=device)
 
     def work() -> None:
         fused = head.fusion(signals, raster)
-        head.descriptors(raster, fused.features, keypoints, fused.text, encoding, filler)
+        head.descriptors(raster, fused.features, points, shown, fused.text)
 
     return work
 

@@ -70,7 +70,7 @@ def ask(stage: Stage, prompts: Sequence[str] = PROMPTS[:1], tokens: int | None =
     template = LensConfig.from_model(model).prompt_template
 
     def built(texts: Sequence[str]) -> BatchFeature:
-        return build_inputs(processor, [picture()] * len(texts), texts, template, device=stage.device)
+        return build_inputs(processor, [picture()] * len(texts), texts, template).to(stage.device)
 
     inputs = built(prompts)
     if tokens is None:

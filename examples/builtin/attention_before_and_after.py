@@ -18,7 +18,6 @@ from torch import Tensor
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin.world import sample_scene
 from lens_adapter.pictures.overlays import heatmap_overlay, mask_overlay
-from lens_adapter.vlm.inputs import build_inputs
 
 OUTPUT = Path(__file__).parents[2] / "docs" / "attention.png"
 SCENE = 58341  # of the test split, behind those of the figures
@@ -30,9 +29,8 @@ HEADS = {"mirror": "the paper's head", "lite": "ours"}
 def raw_attention(adapter: LensAdapter, image: Image.Image, prompt: str) -> Tensor:
     """(h, w) in [0, 1]: what the last token attends to in the tapped layer of the frozen model, over its peak."""
     layer = adapter.config.tap_layer
-    inputs = build_inputs(adapter.base.processor, [image], [prompt], adapter.config.prompt_template)
-    (layout,) = adapter.layout(inputs, [(image.height, image.width)])
-    rows = adapter.prefill(inputs, layers=[layer]).attention[layer]  # (1, heads, 1, T)
+    reading = adapter.base.read([image], [prompt], layers=[layer])
+    (layout,), rows = reading.layouts, reading.signals.attention[layer]  # (1, heads, 1, T)
     heat = rows[0, :, 0].mean(0)[layout.positions].view(layout.grid)
     return heat / heat.max()
 

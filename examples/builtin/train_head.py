@@ -46,7 +46,7 @@ from lens_adapter.builtin.world.wording import ROUTING_QUESTION
 from lens_adapter.data.examples import Example
 from lens_adapter.evaluation import choose_score_threshold, examine
 from lens_adapter.sam.segment_anything import SamDecoder
-from lens_adapter.signals import LensSignals, TokenLayout
+from lens_adapter.signals import Reading, TokenLayout
 from lens_adapter.training.losses import HEAT_SIDE, Targets, lens_losses, reached_iou
 
 SCENES = 6000
@@ -126,10 +126,10 @@ def collate(samples: list) -> tuple[Tensor, list[str], Tensor, Tensor]:
     return torch.tensor(numbers), [t for row in texts for t in row], torch.cat(masks), torch.cat(present)
 
 
-def read_base(
+def read_features(
     adapter: LensAdapter, model: LlavaForConditionalGeneration, tokens: Tensor, texts: list[str]
-) -> tuple[LensSignals, list[TokenLayout]]:
-    """Prefill from cached image features (N, 64, D); left padded, as `segment` does it."""
+) -> Reading:
+    """What `adapter.base.read` would read, from cached image features (N, 64, D); left padded, as it does."""
     questions = [encode(TEMPLATE.format(prompt=text)) for text in texts]
     length = max(map(len, questions))
     ids = torch.tensor([[PAD] * (length - len(q)) + [BOS] + [PAD] * IMAGE_TOKENS + q for q in questions])
@@ -142,7 +142,8 @@ def read_base(
         embedded[row, positions] = tokens[row]
         layouts.append(TokenLayout(positions, boxes, (GRID, GRID)))
     mask = (torch.arange(ids.shape[1])[None] >= torch.tensor(padding)[:, None]).long()
-    return adapter.prefill({"inputs_embeds": embedded, "attention_mask": mask}), layouts
+    signals = adapter.base.prefill({"inputs_embeds": embedded, "attention_mask": mask})
+    return Reading(signals, layouts, [(SIDE, SIDE)] * len(texts))
 
 
 def grid_boxes() -> Tensor:
@@ -198,14 +199,13 @@ def main() -> None:
     session = Session(output.name, args.minutes, {"adapter": adapter, "adam": optimizer})
     stream = batches(make_sample, BATCH, session.step, collate, args.workers)
     index = torch.arange(BATCH).repeat_interleave(EXPRESSIONS)
-    sizes = [(SIDE, SIDE)] * len(index)
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 50) * flat_then_cosine(progress, 0.1, 0.01)
         for group, base in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = base * rate
         numbers, texts, masks, present = next(stream)
-        signals, layouts = read_base(adapter, model, tokens[numbers][index].float(), texts)
-        found = adapter(signals, layouts, embeddings[numbers].float(), index, sizes)
+        reading = read_features(adapter, model, tokens[numbers][index].float(), texts)
+        found = adapter(reading, embeddings[numbers].float(), index)
         # The picture fills SAM's square, so one mask serves for both.
         heat = F.interpolate(masks[:, None], (HEAT_SIDE, HEAT_SIDE), mode="area")[:, 0]
         parts = lens_losses(found, Targets(masks, heat), heat_needs_target=args.fusion == "mirror")

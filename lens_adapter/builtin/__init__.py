@@ -4,6 +4,6 @@ The models are a tiny vision-language model, a tiny SAM and two LENS heads, each
 this file, made by `examples/builtin/`.
 """
 
-from lens_adapter.builtin.models import HEADS, LONGEST_ANSWER, SAM, VLM, ask, load_base, load_head
+from lens_adapter.builtin.models import FOLDER, HEADS, LONGEST_ANSWER, SAM, VLM, ask, load_base, load_head
 
-__all__ = ["HEADS", "LONGEST_ANSWER", "SAM", "VLM", "ask", "load_base", "load_head"]
+__all__ = ["FOLDER", "HEADS", "LONGEST_ANSWER", "SAM", "VLM", "ask", "load_base", "load_head"]

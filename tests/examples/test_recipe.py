@@ -250,11 +250,13 @@ def test_cached_features_are_the_ordinary_road(scripts, model, processors):
     pictures = [sample_scene(index).draw(scripts.recipe.IMAGE_SIZE) for index in range(2)]
     settings = {"fusion": "lite", "fusion_width": 32, "sam": tiny_sam(), "prompt_template": scripts.head.TEMPLATE}
     with LensAdapter.from_model(model, processors[0], load_sam=False, **settings) as adapter:
-        inputs = build_inputs(processors[0], pictures, texts, scripts.head.TEMPLATE)
-        expected, layouts = adapter.prefill(inputs), adapter.layout(inputs, [(128, 128)] * 2)
+        inputs = adapter.base.build_inputs(pictures, texts)
+        read = adapter.base.read(pictures, texts, inputs=inputs)
+        expected, layouts = read.signals, read.layouts
         pixels = torch.stack([pixels_of(scripts, picture) for picture in pictures])
         tokens = scripts.recipe.image_features(model, pixels)
-        signals, cached_layouts = scripts.head.read_base(adapter, model, tokens, texts)
+        cached = scripts.head.read_features(adapter, model, tokens, texts)
+        signals, cached_layouts = cached.signals, cached.layouts
     real = inputs["attention_mask"].bool()
     assert torch.equal(signals.attention_mask.bool(), real)
     torch.testing.assert_close(signals.hidden[real], expected.hidden[real], atol=1e-3, rtol=1e-3)
