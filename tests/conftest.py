@@ -1,12 +1,23 @@
-"""One thread per process: the models are tiny, and the processes of pytest-xdist would fight over the cores."""
+"""What holds for every test: one thread, a cheap garbage collector, no precision left behind."""
 
+from __future__ import annotations
+
+import gc
 import os
 
 import pytest
 
+# One thread per process: the models are tiny, and the processes of pytest-xdist would fight over the cores.
 # Read when torch and tokenizers are imported, which is later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was imported: that is a million objects, and some tests and every
+    training collect garbage by name. What the tests make is collected as ever."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
