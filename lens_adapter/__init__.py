@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lens_adapter.evaluation.probing import ProbeResult, probe
     from lens_adapter.output import LensOutput
     from lens_adapter.sam.embeddings import EmbeddingCache
-from lens_adapter.signals import LensSignals, TokenLayout
+    from lens_adapter.signals import LensSignals, TokenLayout
 
 __version__ = "0.1.0"
 

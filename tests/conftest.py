@@ -13,9 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over what was imported: that is a million objects, and some tests and every
-    training collect garbage by name. What the tests make is collected as ever."""
+@pytest.fixture(autouse=True, scope="module")
+def _cheap_garbage_collection() -> None:
+    """The collector passes over what was there before the module: a million objects of torch and transformers, while
+    every training and some tests collect garbage by name. What the tests make is collected as ever."""
     gc.collect()
     gc.freeze()
 

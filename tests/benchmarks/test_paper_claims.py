@@ -13,6 +13,7 @@ import torch
 from benchmarks.paper_claims import __main__ as command
 from benchmarks.paper_claims import methods, report, scenes, training
 from lens_adapter import builtin
+from lens_adapter.builtin import models
 from lens_adapter.builtin.exam import make_exam
 from lens_adapter.evaluation import overlap
 from lens_adapter.vlm.inputs import build_inputs
@@ -28,7 +29,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ship_tiny(folder)
     with pytest.MonkeyPatch.context() as patch:
         use_shipped(patch, folder)
-        patch.setattr(builtin, "LONGEST_ANSWER", 3)
+        patch.setattr(models, "LONGEST_ANSWER", 3)
         patch.setattr(scenes, "BATCH_SCENES", 2)
         yield
 
@@ -105,7 +106,7 @@ def test_a_killed_training_goes_on_where_it_was(shipped, monkeypatch, tmp_path):
 
 def test_shared_features_give_the_masks_of_segment(monkeypatch):
     """The road that all methods share, from features that are kept, is that of `segment`; with the real models."""
-    use_shipped(monkeypatch, builtin.FOLDER)
+    use_shipped(monkeypatch, models.FOLDER)
     exam = make_exam(3, "test")
     lens = methods.Lens(methods.Base.load(), "lite").eval()
     lens.adapter.load_state_dict(builtin.load_head("lite").state_dict())

@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import lens_adapter
-from lens_adapter import LensAdapter, builtin
+from lens_adapter import LensAdapter
 from lens_adapter.builtin.demo import ONLY_ITS_WORLD
 from lens_adapter.cli import _parser, main
 from lens_adapter.evaluation import Evaluation
@@ -308,7 +308,7 @@ def test_demo_of_an_unreadable_picture(folders, tmp_path, capsys):
 
 
 def test_demo_without_its_models(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(builtin, "VLM", tmp_path / "vlm")
+    monkeypatch.setattr("lens_adapter.builtin.models.VLM", tmp_path / "vlm")
     assert main(["demo", "-o", str(tmp_path / "sheet.png")]) == 1
     assert "examples/builtin" in capsys.readouterr().err
 

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import signal
-import time
 from dataclasses import replace
 from functools import cache
 from io import BytesIO
@@ -33,6 +32,7 @@ from lens_adapter.training.collate import LensCollator
 from lens_adapter.training.run import last_checkpoint
 from tests.tiny.adapters import assert_close, tiny_adapter, tiny_trio, weights_of
 from tests.tiny.pairs import tiny_pair
+from tests.tiny.processes import PATIENCE, SERVER, run_alone, run_two
 from tests.tiny.sam import noise_image
 
 PROMPTS = ("the cat", "a dog on the left", "the red one", "what flies", "a cup")
@@ -213,12 +213,6 @@ def test_resumed_in_the_middle_of_an_epoch(tmp_path, unbroken_folder, tuning):
     same_weights(resumed.adapter, whole.adapter)
 
 
-# One clean process imports all this once, and those that the tests start are forked off it.
-SERVER = torch.multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lens_adapter.training.run", "tests.tiny.adapters"])
-PATIENCE = 300  # seconds, on a busy machine
-
-
 def _die(folder: Path) -> None:
     class Killer(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
@@ -230,10 +224,7 @@ def _die(folder: Path) -> None:
 
 def test_killed_and_resumed(tmp_path, unbroken_folder):
     whole = unbroken("full", unbroken_folder / "full")
-    process = SERVER.Process(target=_die, args=(tmp_path,))
-    process.start()
-    process.join(PATIENCE)
-    assert process.exitcode == -signal.SIGKILL
+    assert run_alone(_die, tmp_path) == -signal.SIGKILL
     (tmp_path / "checkpoint-99").mkdir()  # as a run leaves it that dies while it saves
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-6")
     resumed = make_trainer(tmp_path, **RUN)
@@ -454,9 +445,7 @@ def test_workers_that_inherit_nothing():
 PARALLEL = {"max_steps": 3, "optim": "sgd", "learning_rate": 0.02}
 
 
-def _one_of_two(rank: int, folder: Path, port: int, sharded: bool) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port)}
+def _one_of_two(rank: int, folder: Path, sharded: bool) -> None:
     adapter, model, processor = tiny_trio()
     if sharded:  # a base that is too large for one device
         torch.distributed.init_process_group("gloo")
@@ -481,18 +470,10 @@ def _one_of_two(rank: int, folder: Path, port: int, sharded: bool) -> None:
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
-def test_two_processes_do_what_one_does(tmp_path, unused_port, sharded):
+def test_two_processes_do_what_one_does(tmp_path, sharded):
     single = make_trainer(tmp_path, samples=toy_samples(12), per_device_train_batch_size=4, **PARALLEL)
     single.train()
-    two = torch.multiprocessing.start_processes(
-        _one_of_two, (tmp_path, unused_port, sharded), nprocs=2, start_method="forkserver", join=False
-    )
-    end = time.monotonic() + PATIENCE
-    while not two.join(timeout=1):
-        if time.monotonic() > end:
-            for process in two.processes:
-                process.kill()
-            pytest.fail("The two processes wait for each other.")
+    run_two(_one_of_two, tmp_path, sharded)
     expected = single.predict(toy_samples(5, absent=(2,)))
     for rank in range(2):
         got = torch.load(tmp_path / f"{rank}.pt")
@@ -504,15 +485,6 @@ def test_two_processes_do_what_one_does(tmp_path, unused_port, sharded):
         figures = json.loads((tmp_path / f"{rank}.json").read_text())
         for name in ("test_giou", "test_ciou", "test_no_target_accuracy"):
             assert figures[name] == pytest.approx(expected.metrics[name], abs=2e-3)
-
-
-@pytest.fixture
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
