@@ -17,6 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def _cheap_garbage_collection() -> None:
     """The collector passes over what was there before the module: a million objects of torch and transformers, while
     every training and some tests collect garbage by name. What the tests make is collected as ever."""
+    gc.set_threshold(20_000)  # objects that a tiny model and a forward or two are made of
     gc.collect()
     gc.freeze()
 

@@ -24,13 +24,15 @@ OPTIONS = ["--steps", "2", "--scenes", "3", "--test-scenes", "2", "--tuning-step
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The shipped models in miniature; short answers and small batches."""
+    """The shipped models in miniature; short answers, small batches, two rates to try and few steps to time."""
     folder = tmp_path_factory.mktemp("builtin")
     ship_tiny(folder)
     with pytest.MonkeyPatch.context() as patch:
         use_shipped(patch, folder)
         patch.setattr(models, "LONGEST_ANSWER", 3)
         patch.setattr(scenes, "BATCH_SCENES", 2)
+        patch.setattr(training, "TIMED_STEPS", 3)
+        patch.setattr(training, "RATES", {name: rates[:2] for name, rates in training.RATES.items()})
         yield
 
 
