@@ -29,7 +29,7 @@ from tests.tiny.decoders import DECODERS
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.processes import run_two
 from tests.tiny.sam import tiny_sam, tiny_sam_model
-from tests.training.test_trainer import curve, make_trainer, toy_samples
+from tests.tiny.training import curve, make_trainer, toy_samples
 from tests.zoo.specimens import ZOO
 
 EXACT = 1e-4  # of losses between 3 and 20: rounding of other batches, grown over four steps of training

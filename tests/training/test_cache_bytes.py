@@ -11,7 +11,7 @@ from benchmarks.cached_features import DTYPES, LLAVA, QWEN, Sequence, feature_by
 from lens_adapter.training import cache_features
 from tests.tiny.adapters import tiny_trio
 from tests.tiny.shipped import ship_tiny, use_shipped
-from tests.training.test_trainer import toy_samples
+from tests.tiny.training import toy_samples
 
 
 @pytest.mark.parametrize("architecture", ["llava", "qwen2_vl"])

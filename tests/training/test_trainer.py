@@ -34,49 +34,9 @@ from tests.tiny.adapters import assert_close, tiny_adapter, tiny_trio, weights_o
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.processes import PATIENCE, SERVER, run_alone, run_two
 from tests.tiny.sam import noise_image
+from tests.tiny.training import curve, make_trainer, same_weights, toy_samples
 
-PROMPTS = ("the cat", "a dog on the left", "the red one", "what flies", "a cup")
 TUNED = {"full": ("head.", "decoder.mask_decoder."), "frozen": ("head.",)}
-
-
-def toy_samples(count: int = 7, *, absent: tuple[int, ...] = ()) -> list[Example]:
-    """`count` pictures with a box each, but for those that do not show what is asked for."""
-    samples = []
-    for k in range(count):
-        image = noise_image(48 + 4 * (k % 3), 60, seed=k)
-        mask = np.zeros((image.height, image.width), bool)
-        if k not in absent:
-            mask[8 + 3 * k : 30 + 3 * k, 5 * k : 5 * k + 25] = True
-        samples.append(Example(image=image, prompt=PROMPTS[k % len(PROMPTS)], mask=mask))
-    return samples
-
-
-def make_trainer(folder: Path, adapter: LensAdapter | None = None, **options: Any) -> LensTrainer:
-    """A trainer of `adapter` (default: the same tiny one each time); options are its arguments or `LensTrainer`'s."""
-    parts = {key: options.pop(key) for key in ("eval_dataset", "callbacks") if key in options}
-    samples = options.pop("samples", None) or toy_samples()
-    settings = {
-        "max_steps": 6,
-        "per_device_train_batch_size": 2,
-        "per_device_eval_batch_size": 2,
-        "learning_rate": 3e-3,
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    args = LensTrainingArguments(str(folder), **{**settings, **options})
-    return LensTrainer(adapter or tiny_trio()[0], args, train_dataset=samples, **parts)
-
-
-def curve(trainer: LensTrainer) -> list[float]:
-    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
-
-
-def same_weights(one: nn.Module, two: nn.Module, atol: float = 0) -> None:
-    torch.testing.assert_close(dict(one.state_dict()), dict(two.state_dict()), atol=atol, rtol=0)
 
 
 # -- what learns ------------------------------------------------------------------------------------------------------
@@ -258,7 +218,7 @@ def test_a_lora_checkpoint_is_a_plain_adapter(unbroken_folder):
         "training_args.bin",
     ]
     final = LensAdapter.from_pretrained(unbroken_folder / "final").attach(model, processor)
-    logits = [a.segment(image, PROMPTS[0], return_logits=True) for a in (whole.adapter, final, one_step_before)]
+    logits = [a.segment(image, "the cat", return_logits=True) for a in (whole.adapter, final, one_step_before)]
     assert_close(logits[0], logits[1])
     assert not torch.equal(logits[1].logits, logits[2].logits)
     factors = load_file(checkpoint / "decoder_lora.safetensors")
