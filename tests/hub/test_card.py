@@ -21,6 +21,8 @@ from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image
 from tests.tiny.training import make_trainer, toy_samples
 
+pytestmark = pytest.mark.once  # a text that we write
+
 ROOT = Path(__file__).parents[2]
 
 
