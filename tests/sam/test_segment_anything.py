@@ -412,8 +412,8 @@ def blobs() -> torch.Tensor:
 @pytest.mark.parametrize("size", [*SIZES, (2, 200), (100, 150), (96, 128), (600, 800), (1201, 800), (700, 1203)])
 def test_masks_are_thresholded_logits_of_one_prompt_at_a_time(size):
     decoder, low_res = tiny_decoder(), blobs()
+    logits = decoder.upsample(low_res, size)
     for threshold in (-0.3, 0.0, 0.4, -torch.inf):
-        logits = decoder.upsample(low_res, size)
         with Largest() as largest:
             masks = decoder.masks(low_res, size, threshold)
         assert masks.shape == logits.shape and masks.dtype == torch.bool
