@@ -1,17 +1,22 @@
 # make demo: see it work.  make test: what has to pass before a change lands.
 PYTHON ?= python3
-TEST_FLAGS ?= -n 2
+TEST_FLAGS ?= -n 2 --dist worksteal
 SOURCES := $(wildcard lens_adapter tests examples benchmarks setup.py)
 BIN := .venv/bin
-# The part of the suite that touches transformers' inner workings.
-OLDEST_TESTS := $(wildcard tests/vlm tests/sam tests/traps tests/zoo tests/hub tests/training tests/builtin/test_shipped.py tests/builtin/test_shipped_masks.py \
+# The part of the suite that touches transformers' inner workings; tests marked `once` are left out.
+OLDEST_TESTS := $(wildcard tests/vlm tests/sam tests/traps tests/zoo tests/hub tests/training tests/builtin/test_shipped*.py \
     tests/test_config.py tests/test_adapter.py tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py \
     tests/test_chat.py tests/test_pipeline.py)
+# Without gradio these are skipped.
+APP_TESTS := tests/app/test_app_page.py tests/app/test_app_browser.py tests/training/test_logging.py
+# The rooms one by one, the models that ship, and one architecture.
+QUICK_TESTS := $(filter-out tests/test_packaging.py, $(wildcard tests/builtin tests/data tests/evaluation tests/head \
+    tests/pictures tests/sam tests/vlm tests/test_*.py))
 
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test docs style types format clean
+.PHONY: demo test quick docs style types format clean
 
 demo: .venv/.ready
 	$(BIN)/lens-adapter demo
@@ -19,8 +24,12 @@ demo: .venv/.ready
 test: style types .oldest/.ready .app/.ready
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 	@PYTHONPATH=.oldest $(BIN)/python -c "import transformers; print('Again with transformers', transformers.__version__)"
-	PYTHONPATH=.oldest $(BIN)/python -m pytest $(TEST_FLAGS) $(OLDEST_TESTS)
-	PYTHONPATH=.app $(BIN)/python -m pytest tests/app tests/training/test_logging.py
+	PYTHONPATH=.oldest $(BIN)/python -m pytest $(TEST_FLAGS) -m "not once" $(OLDEST_TESTS)
+	PYTHONPATH=.app $(BIN)/python -m pytest $(APP_TESTS)
+
+# What to run while working, in less than two minutes: LLaVA stands for all architectures.
+quick: .venv/.test-ready
+	$(BIN)/python -m pytest $(TEST_FLAGS) -k "not qwen" $(QUICK_TESTS)
 
 # The site, into build/site; a warning is an error.
 docs: .venv/.docs-ready

@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from lens_adapter.errors import CheckpointMismatchError, LensConfigError
 from tests.tiny.adapters import GRID, PAIRED, assert_close, learn, same_output, tiny_adapter, tiny_trio
 from tests.tiny.models import ARCHITECTURES, tiny_model
 from tests.tiny.pairs import tiny_pair
+from tests.tiny.processes import run_alone
 from tests.tiny.sam import noise_image, tiny_sam
 
 ROOT = Path(__file__).parents[1]
@@ -46,19 +45,13 @@ def edit_config(folder: Path, **changes: object) -> None:
 
 # -- there and back
 
-OTHER_PROCESS = """
-import sys
-from pathlib import Path
-import torch
-from lens_adapter import LensAdapter
-from tests.test_checkpoint import IMAGE, PROMPTS
-from tests.tiny.pairs import tiny_pair
-for folder in map(Path, sys.argv[1:]):
-    adapter = LensAdapter.from_pretrained(folder).attach(*tiny_pair(folder.name.split("-")[0]))
-    out = adapter.segment(IMAGE, PROMPTS, return_logits=True)
-    out.image = None
-    torch.save(vars(out), folder.with_suffix(".pt"))
-"""
+
+def _segment_in_another_process(folders: list[Path]) -> None:
+    for folder in folders:
+        adapter = LensAdapter.from_pretrained(folder).attach(*tiny_pair(folder.name.split("-")[0]))
+        out = adapter.segment(IMAGE, PROMPTS, return_logits=True)
+        out.image = None
+        torch.save(vars(out), folder.with_suffix(".pt"))
 
 
 def test_a_fresh_process_finds_the_same_masks(tmp_path):
@@ -72,9 +65,7 @@ def test_a_fresh_process_finds_the_same_masks(tmp_path):
         loaded = LensAdapter.from_pretrained(folder).attach(model, processor)
         expected[folder] = loaded.segment(IMAGE, PROMPTS, return_logits=True)
         assert_close(expected[folder], adapter.segment(IMAGE, PROMPTS, return_logits=True))
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
-    subprocess.run([sys.executable, "-c", OTHER_PROCESS, *map(str, expected)], env=environment, check=True, cwd=ROOT)
+    assert run_alone(_segment_in_another_process, list(expected)) == 0
     for folder, out in expected.items():
         found = torch.load(folder.with_suffix(".pt"))
         assert same_output(type(out)(**found), out)

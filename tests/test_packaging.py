@@ -81,7 +81,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert files == _shipped()
     assert {PurePosixPath(name).suffix or PurePosixPath(name).name for name in files} <= KINDS
     assert "lens_adapter/py.typed" in files and "lens_adapter/builtin/vlm/model.safetensors" in files
-    assert {"licenses/LICENSE", "licenses/lens_adapter/data/things/OFL.txt", "entry_points.txt"} <= about
+    assert {"licenses/LICENSE", "licenses/lens_adapter/builtin/world/OFL.txt", "entry_points.txt"} <= about
     assert f"\nVersion: {lens_adapter.__version__}\n" in metadata
     for extra in ("app", "supervision", "datasets", "test", "docs"):
         assert f"\nProvides-Extra: {extra}\n" in metadata

@@ -4,6 +4,19 @@ The models are a tiny vision-language model, a tiny SAM and two LENS heads, each
 this file, made by `examples/builtin/`.
 """
 
-from lens_adapter.builtin.models import FOLDER, HEADS, LONGEST_ANSWER, SAM, VLM, ask, load_base, load_head
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_adapter.builtin.models import FOLDER, HEADS, LONGEST_ANSWER, SAM, VLM, ask, load_base, load_head
 
 __all__ = ["FOLDER", "HEADS", "LONGEST_ANSWER", "SAM", "VLM", "ask", "load_base", "load_head"]
+
+
+def __getattr__(name: str) -> Any:
+    # The models need torch and transformers, which take seconds to import; the world needs neither.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("lens_adapter.builtin.models"), name)

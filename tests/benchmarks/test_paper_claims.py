@@ -24,13 +24,15 @@ OPTIONS = ["--steps", "2", "--scenes", "3", "--test-scenes", "2", "--tuning-step
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The shipped models in miniature; short answers and small batches."""
+    """The shipped models in miniature; short answers, small batches, two rates to try and few steps to time."""
     folder = tmp_path_factory.mktemp("builtin")
     ship_tiny(folder)
     with pytest.MonkeyPatch.context() as patch:
         use_shipped(patch, folder)
         patch.setattr(models, "LONGEST_ANSWER", 3)
         patch.setattr(scenes, "BATCH_SCENES", 2)
+        patch.setattr(training, "TIMED_STEPS", 3)
+        patch.setattr(training, "RATES", {name: rates[:2] for name, rates in training.RATES.items()})
         yield
 
 
@@ -106,7 +108,7 @@ def test_a_killed_training_goes_on_where_it_was(shipped, monkeypatch, tmp_path):
 
 def test_shared_features_give_the_masks_of_segment(monkeypatch):
     """The road that all methods share, from features that are kept, is that of `segment`; with the real models."""
-    use_shipped(monkeypatch, builtin.FOLDER)
+    use_shipped(monkeypatch, models.FOLDER)
     exam = make_exam(3, "test")
     lens = methods.Lens(methods.Base.load(), "lite").eval()
     lens.adapter.load_state_dict(builtin.load_head("lite").state_dict())

@@ -99,6 +99,7 @@ def test_some_test_scenes_agree_with_the_published_figures(name, figures):
     assert few["keypoint_on_target"] == pytest.approx(figures[f"heads.{name}.keypoint_on_target"], abs=0.12)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", ["README.md", "MODEL_CARD.md", "docs/pipelines-and-chat.md"])
 def test_the_pages_quote_the_measured_figures(page, report, figures):
     text = (ROOT / page).read_text()
@@ -127,6 +128,7 @@ def test_the_base_knows_every_word_of_its_world():
         assert LensConfig.from_pretrained(builtin.HEADS[name]).routing_question == ROUTING_QUESTION
 
 
+@pytest.mark.once
 def test_attention_before_and_after_is_drawn(monkeypatch, tmp_path):
     script = ROOT / "examples" / "builtin" / "attention_before_and_after.py"
     monkeypatch.setattr(sys, "argv", [script.name, "--output", str(tmp_path / "drawn.png")])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from lens_adapter.output import LensOutput
 from lens_adapter.results import metric_name
 from tests.tiny.adapters import tiny_trio
 from tests.tiny.pairs import tiny_pair
+from tests.tiny.processes import run_two
 from tests.tiny.sam import noise_image
 
 ABSENT = (1, 4)
@@ -203,15 +202,8 @@ def test_what_cannot_be_measured(adapter):
 
 # -- processes --------------------------------------------------------------------------------------------------------
 
-SERVER_PATIENCE = 300  # seconds, on a busy machine
-torch.multiprocessing.get_context("forkserver").set_forkserver_preload(
-    ["lens_adapter.training.run", "tests.tiny.adapters"]  # as the trainer's tests do: there is one such process
-)
 
-
-def _one_of_two(rank: int, folder: Path, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port)}
+def _one_of_two(rank: int, folder: Path) -> None:
     adapter, seen = tiny_trio()[0], []
     segment = LensAdapter.segment
 
@@ -233,20 +225,12 @@ def _one_of_two(rank: int, folder: Path, port: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_measure_every_prompt_once(adapter, tmp_path, unused_port):
+def test_two_processes_measure_every_prompt_once(adapter, tmp_path):
     adapter.save_pretrained(tmp_path / "head")
     for part in tiny_pair("llava"):
         part.save_pretrained(tmp_path / "base")
     write_folder(tmp_path / "data", toy_examples(3))
-    two = torch.multiprocessing.start_processes(
-        _one_of_two, (tmp_path, unused_port), nprocs=2, start_method="forkserver", join=False
-    )
-    end = time.monotonic() + SERVER_PATIENCE
-    while not two.join(timeout=1):
-        if time.monotonic() > end:
-            for process in two.processes:
-                process.kill()
-            pytest.fail("The two processes wait for each other.")
+    run_two(_one_of_two, tmp_path)
     for count in (7, 1):
         alone = evaluate(adapter, toy_examples(count), batch_size=2)
         results = [torch.load(tmp_path / f"{count}-{rank}.pt", weights_only=False) for rank in range(2)]
@@ -266,15 +250,6 @@ def test_two_processes_measure_every_prompt_once(adapter, tmp_path, unused_port)
     assert [len(prompts) for prompts in seen] == [2, 1] and len(set(seen[0] + seen[1])) == 3
     assert [file.name for file in tmp_path.glob("command-*.json")] == ["command-0.json"]
     assert Evaluation.load(tmp_path / "command-0.json").prompts == 3
-
-
-@pytest.fixture
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # -- the record -------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import runpy
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from PIL import Image
 
 from lens_adapter import LensAdapter
 from lens_adapter.vlm.registry import LAYOUTS
+from tests.tiny.processes import run_two
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {"quantized_base": "torchao"}
@@ -58,16 +59,17 @@ def test_example(name, tmp_path, monkeypatch, capsys):
         assert Image.open(picture).size == (480, 480)
 
 
+def _one_of_two(rank: int, folder: Path) -> None:
+    os.chdir(folder)
+    with open(f"{rank}.txt", "w") as said, redirect_stdout(said):
+        runpy.run_path(str(EXAMPLES / "several_devices.py"), run_name="__main__")
+
+
 def test_several_processes(tmp_path):
     """As torchrun starts them, over gloo where there is no GPU."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(EXAMPLES.parent)]))
-    run = subprocess.run(
-        [*launch, str(EXAMPLES / "several_devices.py")], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    (said,) = (line for line in run.stdout.splitlines() if "processes" in line)  # by one of them
+    run_two(_one_of_two, tmp_path)
+    said = "".join((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    (said,) = (line for line in said.splitlines() if "processes" in line)  # by one of them
     assert re.fullmatch(r"2 processes, \d+ prompts, gIoU 0\.\d+", said)
     (training,) = LensAdapter.from_pretrained(tmp_path / "my-head").config.training
     assert training["steps"] == 2 and training["batch_size"] == 4  # two of two each

@@ -20,7 +20,9 @@ from tests.test_results import RECORD
 from tests.tiny.adapters import tiny_adapter, tiny_trio
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image
-from tests.training.test_trainer import make_trainer, toy_samples
+from tests.tiny.training import make_trainer, toy_samples
+
+pytestmark = pytest.mark.once  # a text that we write
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, ModelCard
 
 from lens_adapter import LensAdapter
 from tests.hub.server import OWNER
-from tests.training.test_trainer import make_trainer, same_weights
+from tests.tiny.training import make_trainer, same_weights
 
 HEAD = "me/lens"
 

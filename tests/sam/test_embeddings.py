@@ -13,6 +13,8 @@ from lens_adapter.errors import InputError
 from tests.tiny.adapters import same_output, tiny_trio
 from tests.tiny.sam import noise_image, randomize, tiny_decoder, tiny_sam_model
 
+pytestmark = pytest.mark.once  # the decoder here is segment-anything's
+
 IMAGES = [noise_image(61, 97), noise_image(84, 40, seed=1), noise_image(33, 33, seed=2)]
 ONE = 32 * 8 * 8 * 4  # bytes of one embedding of the tiny SAM
 

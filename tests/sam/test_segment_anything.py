@@ -71,6 +71,7 @@ def test_only_the_mask_decoder_learns():
 # Against SamPredictor
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", SIZES[:-1], ids=str)
 @pytest.mark.parametrize("labels", [[1, 0, 1], [1, -1, -1]], ids=["clicks", "padded"])
 def test_equals_sam_predictor(size: tuple[int, int], labels: list[int]):
@@ -380,6 +381,7 @@ def test_hub_repository_from_the_cache(folder: Path, tmp_path: Path):
         assert same(weights, load_sam_weights(folder))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [(50, 70), (64, 64), (90, 30), (128, 128)])
 def test_downsample_is_the_reverse_of_upsample(size):
     decoder = tiny_decoder()
@@ -404,11 +406,12 @@ def blobs() -> torch.Tensor:
     return noise
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [*SIZES, (2, 200), (100, 150), (96, 128), (600, 800), (1201, 800), (700, 1203)])
 def test_masks_are_thresholded_logits_of_one_prompt_at_a_time(size):
     decoder, low_res = tiny_decoder(), blobs()
+    logits = decoder.upsample(low_res, size)
     for threshold in (-0.3, 0.0, 0.4, -torch.inf):
-        logits = decoder.upsample(low_res, size)
         with Largest() as largest:
             masks = decoder.masks(low_res, size, threshold)
         assert masks.shape == logits.shape and masks.dtype == torch.bool
@@ -417,6 +420,7 @@ def test_masks_are_thresholded_logits_of_one_prompt_at_a_time(size):
         assert largest.numel <= max(size[0] * size[1], decoder.sam["image_size"] ** 2, low_res.numel())
 
 
+@pytest.mark.once
 def test_only_where_an_outline_may_be_a_mask_is_brought_to_the_images_size():
     decoder, size = tiny_decoder(), (1920, 2560)
     small = torch.full((1, 32, 32), -5.0)
@@ -433,6 +437,7 @@ def test_only_where_an_outline_may_be_a_mask_is_brought_to_the_images_size():
         assert largest.numel <= decoder.sam["image_size"] ** 2
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [*SIZES, (600, 800), (601, 800), (800, 601), (601, 803)])
 def test_an_accelerator_brings_one_box_to_the_images_size(size, monkeypatch):
     decoder, low_res = tiny_decoder(), blobs()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lens_adapter import LensAdapter, builtin
+from lens_adapter import LensAdapter
 from lens_adapter.builtin import models
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import tiny_sam, tiny_sam_model
@@ -29,7 +29,6 @@ def ship_tiny(folder: Path) -> None:
 
 def use_shipped(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let `lens_adapter.builtin` load from `folder`."""
-    for home in (builtin, models):
-        patch.setattr(home, "VLM", folder / "vlm")
-        patch.setattr(home, "SAM", folder / "sam")
-        patch.setattr(home, "HEADS", {name: folder / f"lens-{name}" for name in ("mirror", "lite")})
+    patch.setattr(models, "VLM", folder / "vlm")
+    patch.setattr(models, "SAM", folder / "sam")
+    patch.setattr(models, "HEADS", {name: folder / f"lens-{name}" for name in ("mirror", "lite")})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
 from dataclasses import replace
@@ -28,8 +27,9 @@ from lens_adapter.training.collate import LensCollator
 from tests.tiny.adapters import tiny_adapter, tiny_trio
 from tests.tiny.decoders import DECODERS
 from tests.tiny.pairs import tiny_pair
+from tests.tiny.processes import run_two
 from tests.tiny.sam import tiny_sam, tiny_sam_model
-from tests.training.test_trainer import PATIENCE, curve, make_trainer, toy_samples
+from tests.tiny.training import curve, make_trainer, toy_samples
 from tests.zoo.specimens import ZOO
 
 EXACT = 1e-4  # of losses between 3 and 20: rounding of other batches, grown over four steps of training
@@ -373,9 +373,7 @@ def test_trainers_that_cannot_be(tmp_path, folder):
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
-def _one_of_two(rank: int, folder: Path, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port)}
+def _one_of_two(rank: int, folder: Path) -> None:
     write = FeatureStore.write
 
     def noted(store: FeatureStore, name: str, *args: Any, **kwargs: Any) -> None:
@@ -388,20 +386,7 @@ def _one_of_two(rank: int, folder: Path, port: int) -> None:
 
 
 def test_two_processes_write_what_one_does(tmp_path, folder):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    two = torch.multiprocessing.start_processes(
-        _one_of_two, (tmp_path, port), nprocs=2, start_method="forkserver", join=False
-    )
-    end = time.monotonic() + PATIENCE
-    while not two.join(timeout=1):
-        if time.monotonic() > end:
-            for process in two.processes:
-                process.kill()
-            pytest.fail("The two processes wait for each other.")
+    run_two(_one_of_two, tmp_path)
     same_features(CachedFeatures(tmp_path / "features"), CachedFeatures(folder))
     assert sorted(file.name for file in tmp_path.glob("?-*")) == [
         "0-images-00000.safetensors",

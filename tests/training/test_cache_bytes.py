@@ -11,7 +11,7 @@ from benchmarks.cached_features import DTYPES, LLAVA, QWEN, Sequence, feature_by
 from lens_adapter.training import cache_features
 from tests.tiny.adapters import tiny_trio
 from tests.tiny.shipped import ship_tiny, use_shipped
-from tests.training.test_trainer import toy_samples
+from tests.tiny.training import toy_samples
 
 
 @pytest.mark.parametrize("architecture", ["llava", "qwen2_vl"])
@@ -35,6 +35,7 @@ def test_bytes_are_those_on_disk(tmp_path, architecture, fusion, dtype):
     assert 0 < rest < 300  # texts and run lengths
 
 
+@pytest.mark.once
 def test_7b_models_are_what_their_names_say():
     for facts, layers, width, image_tokens in ((LLAVA, 32, 4096, 576), (QWEN, 28, 3584, 391)):
         configs, sequence = seven_billion(facts)
@@ -44,6 +45,7 @@ def test_7b_models_are_what_their_names_say():
         assert configs["lite"].attention_layers == [layers // 2 - 1, layers // 2]
 
 
+@pytest.mark.once
 def test_it_runs(tmp_path, monkeypatch, capsys):
     ship_tiny(tmp_path)
     use_shipped(monkeypatch, tmp_path)

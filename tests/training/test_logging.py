@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.training.test_trainer import curve, make_trainer, toy_samples
+from tests.tiny.training import curve, make_trainer, toy_samples
 
 
 def test_tensorboard(tmp_path, monkeypatch):

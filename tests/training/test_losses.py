@@ -11,6 +11,8 @@ from lens_adapter.segmentation import LensPrediction
 from lens_adapter.signals import Keypoints, SparsePrompts
 from lens_adapter.training.losses import HEAT_SIDE, Targets, dice_loss, heat_square, lens_losses, reached_iou
 
+pytestmark = pytest.mark.once  # arithmetic
+
 
 def prediction(logits: torch.Tensor, heat: torch.Tensor, quality: list[float]) -> LensPrediction:
     n = len(logits)

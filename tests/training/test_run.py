@@ -28,7 +28,7 @@ from tests.data.formats import reference
 from tests.data.test_refer import write_set
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam, tiny_sam_model
-from tests.training.test_trainer import toy_samples
+from tests.tiny.training import toy_samples
 
 FULL = {"model": "m", "data": "d", "training": {"output_dir": "o"}}
 

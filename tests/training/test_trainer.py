@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import signal
-import time
 from dataclasses import replace
 from functools import cache
 from io import BytesIO
@@ -33,50 +32,11 @@ from lens_adapter.training.collate import LensCollator
 from lens_adapter.training.run import last_checkpoint
 from tests.tiny.adapters import assert_close, tiny_adapter, tiny_trio, weights_of
 from tests.tiny.pairs import tiny_pair
+from tests.tiny.processes import PATIENCE, SERVER, run_alone, run_two
 from tests.tiny.sam import noise_image
+from tests.tiny.training import curve, make_trainer, same_weights, toy_samples
 
-PROMPTS = ("the cat", "a dog on the left", "the red one", "what flies", "a cup")
 TUNED = {"full": ("head.", "decoder.mask_decoder."), "frozen": ("head.",)}
-
-
-def toy_samples(count: int = 7, *, absent: tuple[int, ...] = ()) -> list[Example]:
-    """`count` pictures with a box each, but for those that do not show what is asked for."""
-    samples = []
-    for k in range(count):
-        image = noise_image(48 + 4 * (k % 3), 60, seed=k)
-        mask = np.zeros((image.height, image.width), bool)
-        if k not in absent:
-            mask[8 + 3 * k : 30 + 3 * k, 5 * k : 5 * k + 25] = True
-        samples.append(Example(image=image, prompt=PROMPTS[k % len(PROMPTS)], mask=mask))
-    return samples
-
-
-def make_trainer(folder: Path, adapter: LensAdapter | None = None, **options: Any) -> LensTrainer:
-    """A trainer of `adapter` (default: the same tiny one each time); options are its arguments or `LensTrainer`'s."""
-    parts = {key: options.pop(key) for key in ("eval_dataset", "callbacks") if key in options}
-    samples = options.pop("samples", None) or toy_samples()
-    settings = {
-        "max_steps": 6,
-        "per_device_train_batch_size": 2,
-        "per_device_eval_batch_size": 2,
-        "learning_rate": 3e-3,
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    args = LensTrainingArguments(str(folder), **{**settings, **options})
-    return LensTrainer(adapter or tiny_trio()[0], args, train_dataset=samples, **parts)
-
-
-def curve(trainer: LensTrainer) -> list[float]:
-    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
-
-
-def same_weights(one: nn.Module, two: nn.Module, atol: float = 0) -> None:
-    torch.testing.assert_close(dict(one.state_dict()), dict(two.state_dict()), atol=atol, rtol=0)
 
 
 # -- what learns ------------------------------------------------------------------------------------------------------
@@ -213,12 +173,6 @@ def test_resumed_in_the_middle_of_an_epoch(tmp_path, unbroken_folder, tuning):
     same_weights(resumed.adapter, whole.adapter)
 
 
-# One clean process imports all this once, and those that the tests start are forked off it.
-SERVER = torch.multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lens_adapter.training.run", "tests.tiny.adapters"])
-PATIENCE = 300  # seconds, on a busy machine
-
-
 def _die(folder: Path) -> None:
     class Killer(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
@@ -230,10 +184,7 @@ def _die(folder: Path) -> None:
 
 def test_killed_and_resumed(tmp_path, unbroken_folder):
     whole = unbroken("full", unbroken_folder / "full")
-    process = SERVER.Process(target=_die, args=(tmp_path,))
-    process.start()
-    process.join(PATIENCE)
-    assert process.exitcode == -signal.SIGKILL
+    assert run_alone(_die, tmp_path) == -signal.SIGKILL
     (tmp_path / "checkpoint-99").mkdir()  # as a run leaves it that dies while it saves
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-6")
     resumed = make_trainer(tmp_path, **RUN)
@@ -267,7 +218,7 @@ def test_a_lora_checkpoint_is_a_plain_adapter(unbroken_folder):
         "training_args.bin",
     ]
     final = LensAdapter.from_pretrained(unbroken_folder / "final").attach(model, processor)
-    logits = [a.segment(image, PROMPTS[0], return_logits=True) for a in (whole.adapter, final, one_step_before)]
+    logits = [a.segment(image, "the cat", return_logits=True) for a in (whole.adapter, final, one_step_before)]
     assert_close(logits[0], logits[1])
     assert not torch.equal(logits[1].logits, logits[2].logits)
     factors = load_file(checkpoint / "decoder_lora.safetensors")
@@ -454,9 +405,7 @@ def test_workers_that_inherit_nothing():
 PARALLEL = {"max_steps": 3, "optim": "sgd", "learning_rate": 0.02}
 
 
-def _one_of_two(rank: int, folder: Path, port: int, sharded: bool) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port)}
+def _one_of_two(rank: int, folder: Path, sharded: bool) -> None:
     adapter, model, processor = tiny_trio()
     if sharded:  # a base that is too large for one device
         torch.distributed.init_process_group("gloo")
@@ -481,18 +430,10 @@ def _one_of_two(rank: int, folder: Path, port: int, sharded: bool) -> None:
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
-def test_two_processes_do_what_one_does(tmp_path, unused_port, sharded):
+def test_two_processes_do_what_one_does(tmp_path, sharded):
     single = make_trainer(tmp_path, samples=toy_samples(12), per_device_train_batch_size=4, **PARALLEL)
     single.train()
-    two = torch.multiprocessing.start_processes(
-        _one_of_two, (tmp_path, unused_port, sharded), nprocs=2, start_method="forkserver", join=False
-    )
-    end = time.monotonic() + PATIENCE
-    while not two.join(timeout=1):
-        if time.monotonic() > end:
-            for process in two.processes:
-                process.kill()
-            pytest.fail("The two processes wait for each other.")
+    run_two(_one_of_two, tmp_path, sharded)
     expected = single.predict(toy_samples(5, absent=(2,)))
     for rank in range(2):
         got = torch.load(tmp_path / f"{rank}.pt")
@@ -504,15 +445,6 @@ def test_two_processes_do_what_one_does(tmp_path, unused_port, sharded):
         figures = json.loads((tmp_path / f"{rank}.json").read_text())
         for name in ("test_giou", "test_ciou", "test_no_target_accuracy"):
             assert figures[name] == pytest.approx(expected.metrics[name], abs=2e-3)
-
-
-@pytest.fixture
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

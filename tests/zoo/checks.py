@@ -20,6 +20,8 @@ from tests.zoo.specimen import Specimen
 ROWS_TOLERANCE = 1e-4  # of captured rows against eager `output_attentions`
 SHARED_TOLERANCE = 2e-4  # of logits and heat of prompts that share an image's tokens, against each alone, in float32
 PROMPTS = ("cat", "the large dog on the left")
+BATCH_TOLERANCE = 1e-3  # of a picture's embeddings in a batch against those of it alone
+TOGETHER = 12  # changed pictures that the layout probe shows in one batch
 
 
 @dataclass(frozen=True)
@@ -178,17 +180,20 @@ def probe_layout(
     the layout, sees nothing of it. And a layout with the axes swapped fails."""
     (layout,) = adapter.layout(inputs, [(image.height, image.width)])
     assert len(layout.positions) > 1
-    before = first_embeddings(adapter, specimen.ask(processor, [image]))
+    painted = [with_patch(image, box.tolist(), specimen.reach) for box in layout.boxes]
     found, hits = [], 0
-    for position, box in zip(layout.positions, layout.boxes, strict=True):
-        picture, painted = with_patch(image, box.tolist(), specimen.reach)  # one by one: models batch differently
-        change = (first_embeddings(adapter, specimen.ask(processor, [picture])) - before).norm(dim=-1)[0]  # (T,)
-        token = (layout.positions == change.argmax()).nonzero()
-        found.append(int(token) if len(token) else None)
-        overlaps = (layout.boxes[:, :2] < painted[2:]).all(1) & (painted[:2] < layout.boxes[:, 2:]).all(1)
-        own = change[position].item()
-        change[layout.positions[overlaps]] = 0
-        hits += own > change.max().item()
+    for some in range(0, len(painted), TOGETHER):
+        pictures = [picture for picture, _ in painted[some : some + TOGETHER]]
+        before, *after = embeddings_of(specimen, adapter, processor, [image, *pictures])
+        for k, embeddings in enumerate(after, start=some):
+            position, region = layout.positions[k], painted[k][1]
+            change = (embeddings - before).norm(dim=-1)  # (T,)
+            token = (layout.positions == change.argmax()).nonzero()
+            found.append(int(token) if len(token) else None)
+            overlaps = (layout.boxes[:, :2] < region[2:]).all(1) & (region[:2] < layout.boxes[:, 2:]).all(1)
+            own = change[position].item()
+            change[layout.positions[overlaps]] = 0
+            hits += own > change.max().item()
     hits /= len(found)
     assert hits >= specimen.hits, f"the probe found {hits:.3f} of the tokens where their boxes are"
     swapped = None
@@ -212,6 +217,17 @@ def share_right(found: list[int | None], painted: TokenLayout, claimed: TokenLay
         for token, center in zip(found, centers, strict=True)
     ]
     return sum(held) / len(held)
+
+
+def embeddings_of(
+    specimen: Specimen, adapter: LensAdapter, processor: object, pictures: list[Image.Image]
+) -> list[Tensor]:
+    """What the decoder is given for each picture, (T, D): from one batch, where its rows are what they are alone."""
+    together = first_embeddings(adapter, specimen.ask(processor, pictures))
+    alone = first_embeddings(adapter, specimen.ask(processor, pictures[-1:]))
+    if torch.allclose(together[-1:], alone, atol=BATCH_TOLERANCE):
+        return [*together]
+    return [first_embeddings(adapter, specimen.ask(processor, [picture]))[0] for picture in pictures]
 
 
 @torch.no_grad()
