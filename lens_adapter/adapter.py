@@ -410,7 +410,7 @@ class LensAdapter(PreTrainedModel):
         """
         attached = self.attachment
         _require_mapping(inputs)
-        return token_layouts(attached.anatomy.model, attached.processor, inputs, image_sizes)
+        return token_layouts(attached.anatomy, attached.processor, inputs, image_sizes)
 
     # -- segmenting ---------------------------------------------------------------------------------------------------
 

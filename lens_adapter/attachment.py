@@ -9,8 +9,7 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
-from lens_adapter.vlm.anatomy import Anatomy
-from lens_adapter.vlm.compatibility import text_config
+from lens_adapter.vlm.anatomy import Anatomy, text_config
 
 # Taps are state of the base: threads that share one take turns.
 _turns: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()

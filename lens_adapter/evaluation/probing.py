@@ -216,7 +216,7 @@ def _look(base: Attachment, example: Example, template: str) -> tuple[dict[int, 
     model, image = base.anatomy.model, example.image
     device = None if model.device.type == "meta" else model.device  # an offloaded base moves its inputs itself
     inputs = build_inputs(base.processor, [image], [example.prompt], template, device, base.max_length)
-    (layout,) = token_layouts(model, base.processor, inputs, [(image.height, image.width)])
+    (layout,) = token_layouts(base.anatomy, base.processor, inputs, [(image.height, image.width)])
     readable = [layer for layer, attention in enumerate(base.anatomy.attentions) if attention is not None]
     with base.turn():
         signals = prefill(base.anatomy, inputs, tap_layer=readable[0], layers=readable)
