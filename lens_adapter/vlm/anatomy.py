@@ -14,6 +14,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AttentionInterface,
     AutoConfig,
@@ -273,28 +274,41 @@ def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.Modu
     facts = {key: value for key, value in base_config.items() if key not in unwanted}
     if "model_type" not in base_config:
         raise LensConfigError("base_config must be the config of the base as a dict; got one without 'model_type'.")
-    config = AutoConfig.for_model(base_config["model_type"], **facts)
-    auto = auto_class(config)
+    name = base_config["model_type"]
+    if name not in CONFIG_MAPPING:  # transformers 4 lists as "lfm2_vl" what calls itself "lfm2-vl"
+        name = name.replace("-", "_")
+    config = AutoConfig.for_model(name, **facts) if name in CONFIG_MAPPING else None
+    auto = None if config is None else auto_class(config)
     if auto is None:
         raise UnsupportedModelError(
-            f"{config.model_type!r} is not a model of AutoModelForImageTextToText in this version of transformers, so "
-            'its decoder layers cannot be rebuilt from a config. Use fusion="lite".'
+            f"{base_config['model_type']!r} is not a model of AutoModelForImageTextToText in this version of "
+            'transformers, so its decoder layers cannot be rebuilt from a config. Use fusion="lite".'
         )
-    # Buffers are made for real, as no checkpoint holds them; parameters only for the layers that are kept.
-    with init_empty_weights(include_buffers=False), torch.device("cpu"):
+    with torch.device("meta"):
         model = auto.from_config(config, dtype=torch.float32)
     anatomy = find_anatomy(model)
     if not all(0 <= index < len(anatomy.layers) for index in indices):
         raise LensConfigError(f"The base has decoder layers 0 to {len(anatomy.layers) - 1}; got {list(indices)}.")
     anatomy.require_mirrorable(indices)
     layers = nn.ModuleList(anatomy.layers[index] for index in indices)
+    if any(_holds_more_than_parameters(module) for module in layers.modules()):
+        # That is in no checkpoint, so it is made for real. Of parameters one at a time is, which takes long where they
+        # are large.
+        with init_empty_weights(include_buffers=False), torch.device("cpu"):
+            model = auto.from_config(config, dtype=torch.float32)
+        layers = nn.ModuleList(find_anatomy(model).layers[index] for index in indices)
     for module in layers.modules():
         for name, parameter in module.named_parameters(recurse=False):
             module.register_parameter(name, nn.Parameter(_drawn(name, parameter.shape)))
     return layers
 
 
-def _drawn(name: str, shape: torch.Size) -> torch.Tensor:
+def _holds_more_than_parameters(module: nn.Module) -> bool:
+    """Whether a module has buffers, or tensors in plain attributes."""
+    return any(isinstance(value, Tensor) for value in (*vars(module).values(), *module.buffers(recurse=False)))
+
+
+def _drawn(name: str, shape: torch.Size) -> Tensor:
     if len(shape) > 1:
         return torch.empty(shape).normal_(std=0.02)
     return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
