@@ -61,5 +61,5 @@ def _difference(fact: str, expected: Any, got: Any) -> str:
     if isinstance(expected, dict):
         alike = all(values[k] == values[min(values)] for values in (expected, got) for k in values)
         layer = next(k for k in expected if expected[k] != got[k])
-        fact, expected, got = fact if alike else f"{fact} of layer {layer}", expected[layer], got[layer]
+        fact, expected, got = fact if alike else f"{fact} of layer {layer}:", expected[layer], got[layer]
     return f"{fact} {expected} (got {got})"

@@ -1,7 +1,7 @@
 """Every architecture at the size that its config has by default, which is that of a released model, without memory.
 
 Tiny models are of one piece where released ones are not: layers of several kinds, with heads of their own, or experts
-that make a layer enormous. What is attached here lives on the meta device. (What is refused whatever its size: test_zoo.)
+that make a layer enormous. What is attached here lives on the meta device. (What is always refused: test_zoo.py.)
 """
 
 from __future__ import annotations
