@@ -59,9 +59,9 @@ def count_flops(base: str, tap_layer: int | None = None) -> dict[str, int]:
     model, processor = bases.build(base, "meta")
     config, image = LensConfig.from_model(model, fusion="lite", tap_layer=tap_layer), picture()
     inputs = build_inputs(processor, [image], PROMPTS[:1], config.prompt_template)
-    layouts = token_layouts(find_anatomy(model), processor, inputs, [(image.height, image.width)])
-    tokens = inputs["input_ids"].shape[1]
     anatomy = find_anatomy(model)
+    layouts = token_layouts(anatomy, processor, inputs, [(image.height, image.width)])
+    tokens = inputs["input_ids"].shape[1]
     hidden = torch.empty(1, tokens, anatomy.hidden_size, device="meta")
 
     seen = {"pixel_values": inputs["pixel_values"].to("meta")}
