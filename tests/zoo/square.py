@@ -33,7 +33,8 @@ TEXT = {
     "initializer_range": 0.2,
     "tie_word_embeddings": False,
 }
-SLIDING = {**TEXT, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 16}
+SLIDING = {**TEXT, "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]}
+SLIDING |= {"sliding_window": 16}
 TOWER = {
     "hidden_size": 16,
     "intermediate_size": 32,
