@@ -4,15 +4,15 @@
 
 LLaVA-1.5 and Qwen2.5-VL have their rows already (so have the models of docs/supported-models.md). To see what a row is:
 LLaVA's is `fixed_grid`, one token per patch of a square; Qwen2.5-VL's reads `image_grid_thw` of the processor's output.
-They are in lens_adapter/vlm/registry.py, and the families of layouts in windows.py and tiles.py beside it.
+They are in lens_adapter/vlm/architectures.py, and the families of layouts in layout/single.py and layout/tiled.py.
 """
 
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin.demo import SHOWN
+from lens_adapter.vlm.architectures import Architecture, Layout, register
 from lens_adapter.vlm.layout.single import fixed_grid
-from lens_adapter.vlm.registry import LayoutRow, register_layout
 
 
 class MyConfig(LlavaConfig):
@@ -28,7 +28,7 @@ model = MyModel(MyConfig.from_dict({**known.config.to_dict(), "model_type": "my_
 model.load_state_dict(known.state_dict())
 
 # Layers, attention and the image token are found by themselves. The layout's parameters are paths into the config.
-register_layout("my_vlm", LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"}))
+register("my_vlm", Architecture(Layout(fixed_grid, {"patch": "vision_config.patch_size"})))
 
 sam = {**builtin.load_head("lite").config.sam, "weights": str(builtin.SAM)}  # for your model: sam="vit_b"
 adapter = LensAdapter.from_model(model, processor, fusion="lite", sam=sam)  # untrained: see train_on_a_folder.py

@@ -132,7 +132,7 @@ class LensConfig(PretrainedConfig):
         base_config: its configuration as a dict; the mirror rebuilds its layers from it.
         hidden_size: width of the base's decoder.
         num_hidden_layers: of the base's decoder.
-        num_attention_heads: of the base's decoder.
+        num_attention_heads: of the base's decoder; a list with one number for each layer where layers differ.
         training: what `LensTrainer` notes about each training of this head, earliest first; the model card shows it.
 
     Raises:
@@ -171,7 +171,7 @@ class LensConfig(PretrainedConfig):
         base_config: dict[str, Any] | None = None,
         hidden_size: int = 4096,
         num_hidden_layers: int = 32,
-        num_attention_heads: int = 32,
+        num_attention_heads: int | list[int] = 32,
         training: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ):
@@ -220,6 +220,11 @@ class LensConfig(PretrainedConfig):
         mask, score = (getattr(self, key) if value is None else float(value) for key, value in given.items())
         return Thresholds(mask, score)
 
+    def heads_of(self, layer: int) -> int:
+        """Query heads of one decoder layer of the base."""
+        heads = self.num_attention_heads
+        return heads if isinstance(heads, int) else heads[layer]
+
     def require_base_config(self) -> dict[str, Any]:
         """`base_config`, which a mirror cannot do without.
 
@@ -261,7 +266,7 @@ class LensConfig(PretrainedConfig):
         facts = {
             "hidden_size": anatomy.hidden_size,
             "num_hidden_layers": len(anatomy.layers),
-            "num_attention_heads": anatomy.num_heads,
+            "num_attention_heads": _one_if_alike(anatomy.num_heads),
             # Without the folder that it was loaded from, which is nobody else's business.
             "base_config": {k: v for k, v in anatomy.config.to_dict().items() if k != "_name_or_path"},
             "base_model_name_or_path": anatomy.config.name_or_path or None,
@@ -273,8 +278,6 @@ class LensConfig(PretrainedConfig):
 
     def _fit(self, anatomy: Anatomy, given: set[str]) -> None:
         """Move defaults to layers of the base that serve; refuse `given` values that cannot."""
-        if self.fusion == "mirror":
-            anatomy.require_mirrorable()
         possible = anatomy.readable
         if "tap_layer" not in given:
             self.tap_layer = min(possible, key=lambda layer: abs(layer - self.tap_layer))
@@ -299,6 +302,7 @@ class LensConfig(PretrainedConfig):
                 f'{kinds[: self.fusion_layers]}. Take fewer, or fusion="lite".'
             )
         self.fusion_layers = min(self.fusion_layers, alike)
+        anatomy.require_mirrorable(range(self.tap_layer, self.tap_layer + self.fusion_layers))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -328,8 +332,15 @@ class LensConfig(PretrainedConfig):
                 raise LensConfigError(f"LensConfig.{key} must be {allowed}; got {getattr(self, key)!r}.")
 
         require("fusion", self.fusion in ("mirror", "lite"), '"mirror" or "lite"')
-        for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "fusion_layers", "num_keypoints"):
+        for key in ("num_hidden_layers", "hidden_size", "fusion_layers", "num_keypoints"):
             require(key, _is_int(getattr(self, key)) and getattr(self, key) >= 1, "an integer of at least 1")
+        heads = self.num_attention_heads  # of a layer whose attention cannot be read: 0
+        each = isinstance(heads, list) and len(heads) == self.num_hidden_layers and all(map(_is_int, heads))
+        require(
+            "num_attention_heads",
+            each and min(heads) >= 0 and any(heads) if isinstance(heads, list) else _is_int(heads) and heads >= 1,
+            "an integer of at least 1, or a list of integers, one for each layer of the base",
+        )
         if self.tap_layer is None:
             self.tap_layer = self.num_hidden_layers // 2
         require(
@@ -366,6 +377,12 @@ class LensConfig(PretrainedConfig):
         require("base_config", self.base_config is None or isinstance(self.base_config, dict), "a dict or None")
         runs = [] if self.training is None else self.training
         require("training", isinstance(runs, list) and all(isinstance(run, dict) for run in runs), "a list of dicts")
+
+
+def _one_if_alike(heads: list[int]) -> int | list[int]:
+    """Heads of each layer (0: cannot be read) -> the one number that those have which can be read, if there is one."""
+    numbers = {count for count in heads if count}
+    return numbers.pop() if len(numbers) == 1 else heads
 
 
 def _is_int(value: Any) -> bool:

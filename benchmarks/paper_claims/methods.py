@@ -123,7 +123,7 @@ class Flmm(Method):
         self.sam = _start(SamDecoder(LensConfig.from_pretrained(builtin.HEADS["lite"]).sam))
         self.sam.prompt_encoder.mask_downscaling.requires_grad_(True)
         self.sam.prompt_encoder.point_embeddings[2:].requires_grad_(True)  # the corners of a box
-        self.unet = UNet(2 * layers * self.anatomy.num_heads)
+        self.unet = UNet(2 * sum(self.anatomy.num_heads))
         self.layer_weight = nn.Parameter(torch.zeros(layers + 1))
         self.text = nn.Linear(self.anatomy.hidden_size, self.sam.sam["out_channels"])
 

@@ -40,7 +40,7 @@ class LensHead(nn.Module):
         self.fusion: MirrorFusion | LiteFusion
         if mirror_layers is not None:
             self.fusion = MirrorFusion(mirror_layers, config.hidden_size)
-            num_heads = math.gcd(config.num_attention_heads, config.hidden_size)  # a base may have wider heads
+            num_heads = math.gcd(config.heads_of(config.tap_layer), config.hidden_size)  # a base may have wider heads
         else:
             self.fusion = LiteFusion(config)
             num_heads = config.fusion_width // HEAD_WIDTH

@@ -57,7 +57,7 @@ class LiteFusion(nn.Module):
         self.attention_layers = list(config.attention_layers)
         self.hidden = nn.Sequential(nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, width))
         self.place = nn.Linear(4 * 2 * _FREQUENCIES, width)
-        channels = len(self.attention_layers) * config.num_attention_heads
+        channels = sum(config.heads_of(layer) for layer in self.attention_layers)
         self.attention = nn.Linear(channels, width, bias=False) if channels else None
         self.text_vector = nn.Parameter(0.02 * torch.randn(width))
         self.query_vector = nn.Parameter(0.02 * torch.randn(width))
@@ -88,7 +88,7 @@ class LiteFusion(nn.Module):
         return FusionOutput(heat.masked_fill(~raster.token_mask, 0.0), features, text)
 
     def _attention_channels(self, signals: LensSignals, raster: Raster, query: Tensor) -> Tensor:
-        """log(attention / uniform attention) of every head at the image tokens: float32 (B, n, layers * heads)."""
+        """log(attention / uniform attention) of every head at the image tokens: float32 (B, n, channels)."""
         if missing := [layer for layer in self.attention_layers if layer not in signals.attention]:
             raise LensError(
                 f"The lite head reads the attention of layers {self.attention_layers}; the signals hold "
@@ -103,8 +103,8 @@ class LiteFusion(nn.Module):
         index = (signals.queries == query[:, None]).long().argmax(dim=1)  # (B,)
         batch = torch.arange(len(query), device=query.device)
         rows = [signals.attention[layer][batch, :, index] for layer in self.attention_layers]
-        row = torch.cat(rows, dim=1).float()  # (B, layers * heads, T)
-        row = row.gather(2, raster.positions[:, None].expand(-1, row.shape[1], -1)).mT  # (B, n, layers * heads)
+        row = torch.cat(rows, dim=1).float()  # (B, channels, T)
+        row = row.gather(2, raster.positions[:, None].expand(-1, row.shape[1], -1)).mT  # (B, n, channels)
         return torch.log(row * _attended(signals)[:, None, None] + _ATTENTION_FLOOR)
 
     def _kinds(self, image: Tensor, raster: Raster, query: Tensor, length: int) -> Tensor:

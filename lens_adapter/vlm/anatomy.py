@@ -14,92 +14,29 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AttentionInterface,
     AutoConfig,
     PretrainedConfig,
     PreTrainedModel,
-    __version__,
 )
 
 from lens_adapter.errors import LensConfigError, UnsupportedModelError
+from lens_adapter.vlm.architectures import UNREADABLE, Architecture, CrossAttention, known
 
-_RESAMPLED = "its image tokens are learned queries (a resampler or Q-former), which have no place in the image"
 _STREAMED = "its layers carry several residual streams at once, and a capture holds one hidden state per token"
 _CROSSED = "its layers refine the text alone, and the image states that they attend to stay as they are"
-_UNTAPPED = "its attention does not go through the attention interface of transformers, so it cannot be read"
 
-# What cannot work, by `model_type`, and why.
-REFUSED: dict[str, str] = {
-    **dict.fromkeys(("aria", "blip-2", "deepseek_ocr2", "idefics", "idefics2", "instructblip"), _RESAMPLED),
-    **dict.fromkeys(("instructblipvideo", "kosmos-2", "kosmos-2.5"), _RESAMPLED),
-    "pp_formulanet": "it transcribes formulas: its processor takes no prompt",
-    "udop": "it reads documents by the words and boxes of an OCR engine, and melts image patches into those words",
-    "vision-encoder-decoder": "it transcribes: its processors take a text as the answer to learn, not as a prompt",
-    **dict.fromkeys(("blip", "git"), _UNTAPPED),
-    **dict.fromkeys(("EvollaModel", "evolla"), "it reads proteins, not images"),  # the first under transformers 4
-    "mistral4": "it has no vision tower",
-    "pi0": "its query tokens are actions, not text",
-}
+# Gigabytes (of 1e9 bytes) that the float32 copies of a mirror may take. Trained with Adam they take four times as much,
+# which a GPU of 80 GB just holds. Two layers of LLaVA-1.5-7B are 1.6 GB, of Qwen2.5-VL-72B 7 GB.
+MAX_MIRROR_GB = 16
 
-if __version__.startswith("4."):
-    REFUSED["emu3"] = "transformers 4 drops the images that it is given; transformers 5 passes them on"
-
-# Where the decoder layers are, for models whose `get_decoder()` does not lead to them: {model_type: attribute path}.
-LAYER_PATHS: dict[str, str] = {
-    "florence2": "model.language_model.encoder.layers",  # sees image and prompt; its decoder only writes the answer
-    "t5gemma2": "model.encoder.text_model.layers",  # as Florence-2
-    "diffusion_gemma": "model.encoder.language_model.layers",  # reads the prompt; its decoder only writes the answer
-}
-
-
-@dataclass(frozen=True)
-class CrossAttention:
-    """How decoder layers attend to image states that are not in their own sequence.
-
-    What is read of such a model has one sequence all the same: the image states, then the text.
-
-    Attributes:
-        states: the argument of a layer that holds the image states, (B, N, D) or any shape of as many numbers.
-        mask: the argument of a layer that says which of them are attended to.
-        prefix: how the model's own arguments about the text begin, before "input_ids" and "attention_mask".
-    """
-
-    states: str = "encoder_hidden_states"
-    mask: str = "encoder_attention_mask"
-    prefix: str = "decoder_"
-
-
-# {model_type: its cross-attention}, and what attention to image states is called inside a layer.
-CROSS_ATTENTIONS: dict[str, CrossAttention] = {
-    "mllama": CrossAttention("cross_attention_states", "cross_attention_mask", prefix=""),
-    "pix2struct": CrossAttention(),
-}
+# What attention to image states is called inside a layer that attends to them apart from its own sequence.
 CROSS_NAMES = ("cross", "encoder_decoder")
 
 # Kinds of layer, as `config.layer_types` calls them, that see only the latest of the earlier tokens.
 NARROW_KINDS = ("chunked_attention", "hybrid_sliding", "sliding_attention", "window_attention")
-
-
-@dataclass(frozen=True)
-class Streams:
-    """How decoder layers carry several residual streams at once.
-
-    Attributes:
-        axis: of the streams in the hidden states, once a last axis longer than the hidden size is cut into streams.
-        active: name, in the text config, of the index of the stream that is read; None: their mean.
-    """
-
-    axis: int
-    active: str | None = None
-
-
-# {model_type: its streams}. With those, hidden states alone are not what a layer can be called with.
-STREAMS: dict[str, Streams] = {
-    "gemma3n": Streams(axis=0, active="altup_active_idx"),  # (streams, B, T, D)
-    "glm5_next": Streams(axis=2),  # (B, T, streams, D)
-    "qwen4_exp": Streams(axis=2),  # (B, T, streams * D)
-}
 
 # Names under which configs keep the id of the placeholder that image features replace.
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
@@ -119,7 +56,7 @@ class Anatomy:
             called with one another's masks.
         path: the modules from `model` down to the decoder (the owner of `layers`), both included.
         hidden_size: width of the hidden states.
-        num_heads: query heads of each attention.
+        num_heads: query heads of each layer's attention; 0 where that cannot be read.
         image_token_id: id of the image placeholder in `input_ids`; None when the config names none.
     """
 
@@ -131,7 +68,7 @@ class Anatomy:
     kinds: list[str]
     path: list[nn.Module]
     hidden_size: int
-    num_heads: int
+    num_heads: list[int]
     image_token_id: int | None
 
     @property
@@ -140,29 +77,44 @@ class Anatomy:
         return self.path[-1]
 
     @property
+    def known(self) -> Architecture:
+        """What the table of architectures says about this one."""
+        return known(self.architecture)
+
+    @property
     def cross(self) -> CrossAttention | None:
         """How the layers attend to the image, if it is not in their own sequence."""
-        return CROSS_ATTENTIONS.get(self.architecture)
+        return self.known.cross
 
-    def require_mirrorable(self) -> None:
-        """Refuse a model of whose layers no copy can go on from what is captured.
+    def require_mirrorable(self, layers: Sequence[int]) -> None:
+        """Refuse decoder layers of which no copies can go on from what is captured, or only enormous ones.
 
         Raises:
             UnsupportedModelError: says why.
         """
-        for table, reason in ((STREAMS, _STREAMED), (CROSS_ATTENTIONS, _CROSSED)):
-            if self.architecture in table:
-                raise UnsupportedModelError(f'{self.architecture!r} cannot be mirrored: {reason}. Use fusion="lite".')
+        gigabytes = 4e-9 * sum(p.numel() for layer in layers for p in self.layers[layer].parameters())
+        if self.known.streams:
+            reason = _STREAMED
+        elif self.known.cross:
+            reason = _CROSSED
+        elif gigabytes > MAX_MIRROR_GB:
+            reason = (
+                f"float32 copies of its layers {list(layers)} take {gigabytes:.0f} GB, and more than {MAX_MIRROR_GB} "
+                "GB cannot be trained on one GPU"
+            )
+        else:
+            return
+        raise UnsupportedModelError(f'{self.architecture!r} cannot be mirrored: {reason}. Use fusion="lite".')
 
     def one_stream(self, hidden: Tensor) -> Tensor:
         """The hidden states between two decoder layers, as the model has them -> (B, T, D)."""
-        if (streams := STREAMS.get(self.architecture)) is None:
+        if (streams := self.known.streams) is None:
             return hidden
         if hidden.shape[-1] != self.hidden_size:
             hidden = hidden.unflatten(-1, (-1, self.hidden_size))
         if streams.active is None:
             return hidden.mean(streams.axis)
-        return hidden.select(streams.axis, getattr(_text_config(self.config), streams.active))
+        return hidden.select(streams.axis, getattr(text_config(self.config), streams.active))
 
     @property
     def readable(self) -> list[int]:
@@ -215,8 +167,9 @@ def find_anatomy(model: Any) -> Anatomy:
     model = unwrap(model)
     config = model.config
     architecture = config.model_type
-    if reason := REFUSED.get(architecture):
-        raise UnsupportedModelError(f"{architecture!r} ({type(model).__name__}) is not supported: {reason}.")
+    row = known(architecture)
+    if row.refused:
+        raise UnsupportedModelError(f"{architecture!r} ({type(model).__name__}) is not supported: {row.refused}.")
     image_token_id = next(
         (value for name in IMAGE_TOKEN_NAMES if (value := getattr(config, name, None)) is not None), None
     )
@@ -227,11 +180,11 @@ def find_anatomy(model: Any) -> Anatomy:
             "its vision tower."
         )
     layers: Any = _find_layers(model)
-    among = CROSS_NAMES if architecture in CROSS_ATTENTIONS else ("",)
+    among = CROSS_NAMES if row.cross else ("",)
     attentions = [] if layers is None else [find_attention(layer, among) for layer in layers]
-    if all(attention is None for attention in attentions):
-        raise UnsupportedModelError(f"{architecture!r} ({type(model).__name__}) is not supported: {_UNTAPPED}.")
-    text_config: Any = next(attention.config for attention in attentions if attention is not None)
+    readable = [layer for layer, attention in enumerate(attentions) if attention is not None]
+    if not readable:
+        raise UnsupportedModelError(f"{architecture!r} ({type(model).__name__}) is not supported: {UNREADABLE}.")
     return Anatomy(
         model=model,
         config=config,
@@ -240,10 +193,20 @@ def find_anatomy(model: Any) -> Anatomy:
         attentions=attentions,
         kinds=_find_kinds(attentions),
         path=_path_to_owner(model, layers),
-        hidden_size=text_config.hidden_size,
-        num_heads=text_config.num_attention_heads,
+        hidden_size=layer_config(attentions[readable[0]].config, readable[0]).hidden_size,
+        num_heads=[_num_heads(attention, layer) for layer, attention in enumerate(attentions)],
         image_token_id=image_token_id,
     )
+
+
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The part of a base's config that describes its decoder."""
+    return config.get_text_config(decoder=True)
+
+
+def layer_config(config: PretrainedConfig, layer: int) -> Any:
+    """What the decoder's config says about one of its layers, which may differ (Gemma 4: wider heads in some)."""
+    return config.per_layer_config[layer] if getattr(config, "is_heterogeneous", False) else config
 
 
 def find_attention(layer: nn.Module, among: Sequence[str] = ("",)) -> Any:
@@ -304,45 +267,63 @@ def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.Modu
 
     Raises:
         LensConfigError: the dict names no model type, or has no such layers.
-        UnsupportedModelError: the model cannot be read, or this version of transformers does not know it.
+        UnsupportedModelError: the model cannot be read, these layers cannot be mirrored, or this version of
+            transformers does not know it.
     """
     unwanted = ("model_type", "quantization_config", "auto_map")  # auto_map: remote code, never run
     facts = {key: value for key, value in base_config.items() if key not in unwanted}
     if "model_type" not in base_config:
         raise LensConfigError("base_config must be the config of the base as a dict; got one without 'model_type'.")
-    config = AutoConfig.for_model(base_config["model_type"], **facts)
-    auto = auto_class(config)
+    name = base_config["model_type"]
+    if name not in CONFIG_MAPPING:  # transformers 4 lists as "lfm2_vl" what calls itself "lfm2-vl"
+        name = name.replace("-", "_")
+    config = AutoConfig.for_model(name, **facts) if name in CONFIG_MAPPING else None
+    auto = None if config is None else auto_class(config)
     if auto is None:
         raise UnsupportedModelError(
-            f"{config.model_type!r} is not a model of AutoModelForImageTextToText in this version of transformers, so "
-            'its decoder layers cannot be rebuilt from a config. Use fusion="lite".'
+            f"{base_config['model_type']!r} is not a model of AutoModelForImageTextToText in this version of "
+            'transformers, so its decoder layers cannot be rebuilt from a config. Use fusion="lite".'
         )
-    # Buffers are made for real, as no checkpoint holds them; parameters only for the layers that are kept.
-    with init_empty_weights(include_buffers=False), torch.device("cpu"):
+    with torch.device("meta"):
         model = auto.from_config(config, dtype=torch.float32)
     anatomy = find_anatomy(model)
-    anatomy.require_mirrorable()
     if not all(0 <= index < len(anatomy.layers) for index in indices):
         raise LensConfigError(f"The base has decoder layers 0 to {len(anatomy.layers) - 1}; got {list(indices)}.")
+    anatomy.require_mirrorable(indices)
     layers = nn.ModuleList(anatomy.layers[index] for index in indices)
+    if any(_holds_more_than_parameters(module) for module in layers.modules()):
+        # That is in no checkpoint, so it is made for real. Of parameters one at a time is, which takes long where they
+        # are large.
+        with init_empty_weights(include_buffers=False), torch.device("cpu"):
+            model = auto.from_config(config, dtype=torch.float32)
+        layers = nn.ModuleList(find_anatomy(model).layers[index] for index in indices)
     for module in layers.modules():
         for name, parameter in module.named_parameters(recurse=False):
             module.register_parameter(name, nn.Parameter(_drawn(name, parameter.shape)))
     return layers
 
 
-def _drawn(name: str, shape: torch.Size) -> torch.Tensor:
+def _holds_more_than_parameters(module: nn.Module) -> bool:
+    """Whether a module has buffers, or tensors in plain attributes."""
+    return any(isinstance(value, Tensor) for value in (*vars(module).values(), *module.buffers(recurse=False)))
+
+
+def _drawn(name: str, shape: torch.Size) -> Tensor:
     if len(shape) > 1:
         return torch.empty(shape).normal_(std=0.02)
     return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
 
 
-def _text_config(config: PretrainedConfig) -> PretrainedConfig:
-    return config.get_text_config(decoder=True)
+def _num_heads(attention: Any, layer: int) -> int:
+    """Query heads of an attention module: what it says of itself, else what its config says."""
+    if attention is None:
+        return 0
+    own = getattr(attention, "num_heads", None)
+    return own if isinstance(own, int) else layer_config(attention.config, layer).num_attention_heads
 
 
 def _find_layers(model: PreTrainedModel) -> Any:
-    if path := LAYER_PATHS.get(model.config.model_type):
+    if path := known(model.config.model_type).layers:
         return model.get_submodule(path)
     layers = getattr(model.get_decoder(), "layers", None)
     return layers if isinstance(layers, nn.ModuleList) else _search_layers(model)
@@ -350,12 +331,12 @@ def _find_layers(model: PreTrainedModel) -> Any:
 
 def _search_layers(model: PreTrainedModel) -> nn.ModuleList | None:
     """The first list whose modules attend through the interface with the text config (a vision tower has another)."""
-    text_config = _text_config(model.config)
+    decoder_config = text_config(model.config)
     for module in model.modules():
         if not isinstance(module, nn.ModuleList) or not len(module):
             continue
         attentions = [find_attention(layer) for layer in module]
-        if any(attention is not None and attention.config is text_config for attention in attentions):
+        if any(attention is not None and attention.config is decoder_config for attention in attentions):
             return module
     return None
 

@@ -18,8 +18,7 @@ from transformers import BatchFeature, PreTrainedModel
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import InputError
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
-from lens_adapter.vlm.anatomy import Anatomy, find_anatomy
-from lens_adapter.vlm.compatibility import text_config
+from lens_adapter.vlm.anatomy import Anatomy, find_anatomy, text_config
 from lens_adapter.vlm.hooks import Query, capture, prefill
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.tokens import token_layouts
@@ -175,7 +174,7 @@ class FrozenBase:
     ) -> list[TokenLayout]:
         """As `LensAdapter.layout`."""
         _require_mapping(inputs)
-        return token_layouts(self.anatomy.model, self.processor, inputs, image_sizes)
+        return token_layouts(self.anatomy, self.processor, inputs, image_sizes)
 
     def prefill(
         self, inputs: Mapping[str, Any], *, query: Query = "last", layers: Sequence[int] | None = None

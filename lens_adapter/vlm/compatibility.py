@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
-from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError
-from lens_adapter.vlm.anatomy import Anatomy
+from lens_adapter.vlm.anatomy import Anatomy, layer_config, text_config
 
 logger = logging.get_logger(__name__)
 
 # What tells apart two text configs of one architecture, beside the widths that every LensConfig holds.
 _BUILD = ("model_type", "intermediate_size", "num_key_value_heads", "head_dim", "vocab_size")
-
-
-def text_config(config: PretrainedConfig) -> PretrainedConfig:
-    """The part of a base's config that describes its decoder."""
-    return config.get_text_config(decoder=True)
 
 
 def check_base(config: LensConfig, anatomy: Anatomy) -> None:
@@ -29,24 +24,25 @@ def check_base(config: LensConfig, anatomy: Anatomy) -> None:
     Raises:
         CheckpointMismatchError: names what was expected and what came.
     """
-    expected = {
-        "architecture": config.base_model_type or anatomy.architecture,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-    }
-    got = {
-        "architecture": anatomy.architecture,
-        "hidden_size": anatomy.hidden_size,
-        "num_hidden_layers": len(anatomy.layers),
-        "num_attention_heads": anatomy.num_heads,
+    layers = range(min(config.num_hidden_layers, len(anatomy.layers)))
+    readable = [layer for layer in layers if anatomy.num_heads[layer]]
+    facts: dict[str, tuple[Any, Any]] = {  # expected and got; of each layer, where these may differ
+        "architecture": (config.base_model_type or anatomy.architecture, anatomy.architecture),
+        "hidden_size": (config.hidden_size, anatomy.hidden_size),
+        "num_hidden_layers": (config.num_hidden_layers, len(anatomy.layers)),
+        "num_attention_heads": (
+            {layer: config.heads_of(layer) for layer in readable},
+            {layer: anatomy.num_heads[layer] for layer in readable},
+        ),
     }
     if config.base_model_type == anatomy.architecture:
         trained_for = type(anatomy.config).from_dict(deepcopy(config.require_base_config()))
-        for facts, base in ((expected, trained_for), (got, anatomy.config)):
-            facts |= {f"text {key}": getattr(text_config(base), key, None) for key in _BUILD}
+        bases = (text_config(trained_for), text_config(anatomy.config))
+        for key in _BUILD:
+            expected, got = ({k: getattr(layer_config(base, k), key, None) for k in layers} for base in bases)
+            facts[f"text {key}"] = (expected, got)
     name = anatomy.config.name_or_path or None
-    wrong = [f"{key} {expected[key]} (got {got[key]})" for key in expected if expected[key] != got[key]]
+    wrong = [_difference(key, *both) for key, both in facts.items() if both[0] != both[1]]
     if wrong:
         raise CheckpointMismatchError(
             f"This head was trained for {config.base_model_name_or_path or 'a base'} with {', '.join(wrong)}; the "
@@ -58,3 +54,12 @@ def check_base(config: LensConfig, anatomy: Anatomy) -> None:
         logger.warning("This head was trained for %s; the model in hand is %s. Masks may be poor.", trained[0], name)
     elif trained[0] == name and trained[1] and revision and trained[1] != revision:
         logger.warning("This head was trained for revision %s of %s; got %s.", trained[1], name, revision)
+
+
+def _difference(fact: str, expected: Any, got: Any) -> str:
+    """What was expected and what came; of the first layer that differs, where layers have values of their own."""
+    if isinstance(expected, dict):
+        alike = all(values[k] == values[min(values)] for values in (expected, got) for k in values)
+        layer = next(k for k in expected if expected[k] != got[k])
+        fact, expected, got = fact if alike else f"{fact} of layer {layer}:", expected[layer], got[layer]
+    return f"{fact} {expected} (got {got})"

@@ -15,8 +15,9 @@ from transformers import Cache, PretrainedConfig
 
 from lens_adapter.errors import InputError, LensConfigError, LensError, UnsupportedModelError
 from lens_adapter.signals import LensSignals
-from lens_adapter.vlm.anatomy import Anatomy, CrossAttention
+from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, watched_config
+from lens_adapter.vlm.cross import behind_image, image_states
 from lens_adapter.vlm.state import state_kept
 
 Query = Literal["last", "all"] | Sequence[int]
@@ -159,7 +160,7 @@ class _Recorder:
         self.forwards = 0
         self.current: Any = None  # the `LensSignals` of the forward that is running
         self.total = 0  # its tokens, cached ones included
-        self.image_states = 0  # how many stand before them where layers attend to those apart
+        self.num_states = 0  # image states before them, where layers attend to those apart from the text
         self.arguments: dict[nn.Module, dict[str, Any]] = {}  # what the running modules of the path were called with
         self._check()
 
@@ -300,33 +301,13 @@ class _Recorder:
             )
         self._finish()
 
-    def _lead_with_image(self, cross: CrossAttention) -> None:
-        """Put the image states that the layers attend to before the text, so that there is one sequence."""
-        signals = self.current
-        states = signals.layer_kwargs.get(cross.states)
-        if not self.forwards:  # later forwards may leave the states to the cache
-            states = states.reshape(len(signals.hidden), -1, states.shape[-1]).to(signals.hidden)  # (B, N, D)
-            if states.shape[-1] != signals.hidden.shape[-1]:
-                raise UnsupportedModelError(
-                    f"{self.anatomy.architecture!r}: expected image states as wide as those of the text "
-                    f"({signals.hidden.shape[-1]}), got {states.shape[-1]}; one sequence cannot hold both."
-                )
-            signals.hidden = torch.cat([states, signals.hidden], dim=1)
-            self.image_states = states.shape[1]
-        count, batch = self.image_states, len(signals.queries)
-        seen = _seen_states(signals.layer_kwargs.get(cross.mask), signals.queries[:, -1] - self.total, count)
-        signals.queries = signals.queries + count
-        signals.attention = {layer: pad(rows, (0, self.total)) for layer, rows in signals.attention.items()}
-        if signals.input_ids is not None:
-            signals.input_ids = pad(signals.input_ids, (count, 0), value=-1)
-        if signals.attention_mask is not None or seen is not None:
-            text, image = signals.attention_mask, torch.ones(1, count) if seen is None else seen
-            text = torch.ones(batch, self.total, dtype=torch.long, device=image.device) if text is None else text
-            signals.attention_mask = torch.cat([image.to(text).expand(batch, count), text], dim=1)
-
     def _finish(self) -> None:
-        if self.anatomy.cross:
-            self._lead_with_image(self.anatomy.cross)
+        if cross := self.anatomy.cross:
+            if not self.forwards:  # later forwards may leave the states to the cache
+                states = image_states(self.current, cross, self.anatomy.architecture)  # (B, N, D)
+                self.num_states = states.shape[1]
+                self.current.hidden = torch.cat([states, self.current.hidden], dim=1)
+            self.current = behind_image(self.current, cross, self.num_states, self.total)
         if self.forwards:
             self.signals.steps.append(self.current)
         else:
@@ -376,15 +357,6 @@ def _stateless(arguments: dict[str, Any], total: int) -> dict[str, Any]:
     if isinstance(mask, Tensor) and mask.dim() == 4:
         kept["attention_mask"] = mask[..., :total]  # a static cache is longer than the sequence
     return kept
-
-
-def _seen_states(mask: Any, from_end: Tensor, count: int) -> Tensor | None:
-    """Which of `count` states a mask (B or 1, 1, q or 1, T) lets the tokens `from_end` (B) see: (B, N); None: all."""
-    if not isinstance(mask, Tensor) or mask.dim() != 4:
-        return None
-    rows = from_end[:, None, None, None] % mask.shape[2]  # 0 where one row is for all tokens
-    row = mask[..., :count].take_along_dim(rows.to(mask.device), dim=2)[:, 0, 0]
-    return row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
 
 
 def _detached(value: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lens_adapter import LensAdapter
-from lens_adapter.vlm.registry import LAYOUTS
+from lens_adapter.vlm.architectures import ARCHITECTURES
 from tests.tiny.processes import run_two
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,7 +49,7 @@ def test_example(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [f"{name}.py"])
     if name == "custom_architecture":
-        monkeypatch.setitem(LAYOUTS, "my_vlm", None)  # so that what is registered goes again
+        monkeypatch.setitem(ARCHITECTURES, "my_vlm", None)  # so that what is registered goes again
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     said = capsys.readouterr().out
     assert re.search(SAYS[name], said), said

@@ -1,23 +1,28 @@
 """The traps that a frozen base can set, beyond its architecture: each has a test that fails where one falls into it.
 
-| trap                                                   | tested in                                             |
-|--------------------------------------------------------|-------------------------------------------------------|
-| sparse attention that asks for its implementation      | traps/test_decoders.py                                |
-| soft caps, sinks, sliding windows, experts             | traps/test_decoders.py                                |
-| a sliding cache, dynamic or static, drops keys         | traps/test_decoders.py                                |
-| torch.compile before or after attach, flex attention   | traps/test_compiling.py                               |
-| gradient checkpointing                                 | traps/test_compiling.py    , vlm/test_hooks.py         |
-| several images per prompt                              | here; where their tokens are: vlm/test_layout.py      |
-| accelerate: offloaded to CPU or disk, dispatched       | here                                                  |
+| trap                                                   | tested in                                              |
+|--------------------------------------------------------|--------------------------------------------------------|
+| sparse attention that asks for its implementation      | traps/test_decoders.py                                 |
+| soft caps, sinks, sliding windows, experts             | traps/test_decoders.py                                 |
+| a sliding cache, dynamic or static, drops keys         | traps/test_decoders.py                                 |
+| layers of several kinds, some of which cannot be read  | traps/test_kinds.py                                    |
+| layers with heads, or a width of heads, of their own   | traps/test_uneven_layers.py, zoo/test_released.py      |
+| copies of layers that no machine holds                 | traps/test_uneven_layers.py, zoo/test_released.py      |
+| torch.compile before or after attach, flex attention   | traps/test_compiling.py                                |
+| gradient checkpointing                                 | traps/test_compiling.py, vlm/test_hooks.py             |
+| several images per prompt                              | here; where their tokens are: vlm/test_layout.py       |
+| accelerate: offloaded to CPU or disk, dispatched       | here                                                   |
 | float16                                                | here; bfloat16: vlm/test_hooks.py, test_adapter.py     |
-| quantised linears, 8 and 4 bits                        | here                                                  |
+| quantised linears, 8 and 4 bits                        | here                                                   |
 | padding on the left and on the right                   | vlm/test_hooks.py, vlm/test_mirror.py, test_adapter.py |
 | generation with a cache, dynamic or static             | vlm/test_hooks.py, test_adapter.py                     |
 | LoRA                                                   | vlm/test_hooks.py, test_adapter.py                     |
 | a tap that does not fire                               | vlm/test_hooks.py                                      |
-| centre crop, padding to a square, a class token        | vlm/test_layout.py                                    |
-| the kernels of other devices: flash                    | vlm/test_attention.py                                 |
-| what is an architecture's own (tiles, thumbnails, ...) | test_zoo.py, by its specimens                         |
+| centre crop, padding to a square, a class token        | vlm/test_layout.py                                     |
+| the kernels of other devices: flash                    | vlm/test_attention.py                                  |
+| several residual streams                               | zoo/test_streams.py                                    |
+| an image apart from the text                           | zoo/test_cross.py                                      |
+| what is an architecture's own (tiles, thumbnails, ...) | zoo/test_zoo.py, by its specimens                      |
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from transformers.models.llava import LlavaConfig, LlavaForConditionalGeneration
 
 from lens_adapter.errors import LensConfigError, UnsupportedModelError
 from lens_adapter.vlm import anatomy as room
-from lens_adapter.vlm.anatomy import REFUSED, build_layers, find_anatomy, unwrap
+from lens_adapter.vlm import architectures as table
+from lens_adapter.vlm.anatomy import build_layers, find_anatomy, unwrap
 from tests.tiny.models import (
     ARCHITECTURES,
     HIDDEN_SIZE,
@@ -33,7 +34,11 @@ def test_facts(architecture):
     assert anatomy.attentions == [layer.self_attn for layer in anatomy.layers]
     assert anatomy.path == [model, model.model, model.model.language_model]
     assert anatomy.decoder is model.model.language_model
-    assert (anatomy.hidden_size, anatomy.num_heads, anatomy.image_token_id) == (HIDDEN_SIZE, NUM_HEADS, IMAGE)
+    assert (anatomy.hidden_size, anatomy.num_heads, anatomy.image_token_id) == (
+        HIDDEN_SIZE,
+        [NUM_HEADS] * NUM_LAYERS,
+        IMAGE,
+    )
     assert anatomy.attention_implementation(1) == "sdpa"
 
 
@@ -45,9 +50,10 @@ def test_search_finds_the_decoder_and_not_the_vision_tower(architecture):
 
 def test_a_path_of_the_table_is_followed(monkeypatch):
     model = tiny_model("llava")
-    monkeypatch.setitem(room.LAYER_PATHS, "llava", "model.vision_tower.vision_model.encoder.layers")
+    path = "model.vision_tower.vision_model.encoder.layers"
     if not hasattr(model.model.vision_tower, "vision_model"):  # transformers 5 has one module less
-        monkeypatch.setitem(room.LAYER_PATHS, "llava", "model.vision_tower.encoder.layers")
+        path = "model.vision_tower.encoder.layers"
+    monkeypatch.setitem(table.ARCHITECTURES, "llava", table.Architecture(layers=path))
     assert len(find_anatomy(model).layers) == 2
 
 
@@ -103,12 +109,12 @@ def test_refuses_by_table_with_a_reason(architecture):
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(architecture))
     with pytest.raises(UnsupportedModelError, match=f"'{architecture}'") as caught:
         find_anatomy(model)
-    assert REFUSED[architecture] in str(caught.value)
+    assert table.known(architecture).refused in str(caught.value)
 
 
 @pytest.mark.parametrize("architecture", ["blip", "git"])
 def test_attention_past_the_interface_is_noticed_without_the_table(architecture, monkeypatch):
-    monkeypatch.delitem(room.REFUSED, architecture)
+    monkeypatch.delitem(table.ARCHITECTURES, architecture)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(architecture))
     with pytest.raises(UnsupportedModelError, match="attention interface"):

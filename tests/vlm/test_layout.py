@@ -15,10 +15,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
+from lens_adapter.vlm.architectures import ARCHITECTURES, register
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.frames import Frame, measure_frames
 from lens_adapter.vlm.layout.tokens import token_layouts
-from lens_adapter.vlm.registry import LAYOUTS, register_layout
 from tests.tiny.pairs import tiny_pair, tiny_processor
 from tests.tiny.processors import IMAGE_PAD, IMAGE_TOKEN
 from tests.zoo import variable
@@ -69,7 +69,7 @@ def probe(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image,
 
 
 def layout_of(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image) -> TokenLayout:
-    (layout,) = token_layouts(model, processor, ask(processor, [image]), [(image.height, image.width)])
+    (layout,) = token_layouts(find_anatomy(model), processor, ask(processor, [image]), [(image.height, image.width)])
     return layout
 
 
@@ -98,7 +98,7 @@ def test_probe_finds_a_transposed_layout_out(architecture):
 def test_probe_finds_a_layout_without_the_frame_out(framing):
     model, processor = tiny_pair("llava", framing, **SHALLOW["llava"])
     image = noise_image((70, 140))
-    (unframed,) = token_layouts(model, None, ask(processor, [image]), [(70, 140)])
+    (unframed,) = token_layouts(find_anatomy(model), None, ask(processor, [image]), [(70, 140)])
     assert probe(model, processor, image, layout_of(model, processor, image)) == 1
     assert probe(model, processor, image, unframed) <= 0.5
 
@@ -256,8 +256,8 @@ def test_the_frame_follows_the_processor_when_its_settings_change():
 def test_an_image_processor_alone_will_do():
     model, processor = tiny_pair("llava", "crop")
     inputs = ask(processor, [noise_image((70, 140))])
-    (whole,) = token_layouts(model, processor, inputs, [(70, 140)])
-    (alone,) = token_layouts(model, processor.image_processor, inputs, [(70, 140)])
+    (whole,) = token_layouts(find_anatomy(model), processor, inputs, [(70, 140)])
+    (alone,) = token_layouts(find_anatomy(model), processor.image_processor, inputs, [(70, 140)])
     assert torch.equal(whole.boxes, alone.boxes)
 
 
@@ -265,7 +265,10 @@ def test_an_image_processor_alone_will_do():
 def test_without_sizes_or_processor_the_frame_is_that_of_the_pixels(architecture):
     model, processor = tiny_pair(architecture)
     inputs = ask(processor, [noise_image((70, 140))])
-    for layouts in (token_layouts(model, processor, inputs), token_layouts(model, None, inputs, [(70, 140)])):
+    for layouts in (
+        token_layouts(find_anatomy(model), processor, inputs),
+        token_layouts(find_anatomy(model), None, inputs, [(70, 140)]),
+    ):
         h, w = layouts[0].grid
         x, y = edges(layouts[0])
         assert torch.allclose(x, torch.linspace(0, 1, w + 1))
@@ -280,7 +283,7 @@ def test_a_batch_gives_each_image_its_own_layout(architecture, framing):
     model, processor = tiny_pair(architecture, framing)
     images = [noise_image(size) for size in ((84, 84), (70, 140), (168, 84))]
     inputs = build_inputs(processor, images, ["cat", "the cat on the left", "dog"], "Where is {prompt}?")
-    layouts = token_layouts(model, processor, inputs, [(image.height, image.width) for image in images])
+    layouts = token_layouts(find_anatomy(model), processor, inputs, [(image.height, image.width) for image in images])
     assert inputs["attention_mask"][0, 0] == 0  # the first row is padded on the left
     for row, (image, layout) in enumerate(zip(images, layouts, strict=True)):
         alone = layout_of(model, processor, image)
@@ -305,7 +308,7 @@ def test_several_images_in_one_sequence(architecture, token):
         return processor(images=images, text=texts, padding=True, padding_side="left", return_tensors="pt")
 
     inputs = process([small, wide, tall])
-    layouts = token_layouts(model, processor, inputs, sizes)
+    layouts = token_layouts(find_anatomy(model), processor, inputs, sizes)
     assert len(layouts) == 3
     assert layouts[0].positions.max() < layouts[1].positions.min()
     before = first_embeddings(model, inputs)
@@ -328,7 +331,7 @@ def test_image_tokens_cut_off(architecture):
     got = (inputs["input_ids"] == model.config.image_token_id).sum().item()
     inputs["input_ids"] = inputs["input_ids"][:, : layout_of(model, processor, noise_image((84, 84))).positions[-2] + 1]
     with pytest.raises(InputError, match=rf"expected {got} image tokens .* got \[{got - 1}\]"):
-        token_layouts(model, processor, inputs)
+        token_layouts(find_anatomy(model), processor, inputs)
 
 
 def test_an_image_split_over_two_sequences():
@@ -339,25 +342,25 @@ def test_an_image_split_over_two_sequences():
     ids[0, (ids[0] == image).nonzero()[0]] = 0
     ids[1, -1] = image  # 15 and 17: the sum is right
     with pytest.raises(InputError, match=r"got \[15, 17\] per sequence"):
-        token_layouts(model, processor, inputs)
+        token_layouts(find_anatomy(model), processor, inputs)
 
 
 def test_image_sizes_of_other_images():
     model, processor = tiny_pair("qwen2_vl")
     inputs = ask(processor, [noise_image((84, 84))])
     with pytest.raises(InputError, match=r"one \(H, W\) for each of 1 images"):
-        token_layouts(model, processor, inputs, [(84, 84), (84, 84)])
+        token_layouts(find_anatomy(model), processor, inputs, [(84, 84), (84, 84)])
     with pytest.raises(InputError, match=r"\(84, 168\) has token grids .* but the inputs have \[\(3, 3\)\]"):
-        token_layouts(model, processor, inputs, [(84, 168)])
+        token_layouts(find_anatomy(model), processor, inputs, [(84, 168)])
 
 
 def test_inputs_without_images():
     model, processor = tiny_pair("llava")
     with pytest.raises(InputError, match="'pixel_values'"):
-        token_layouts(model, processor, {"input_ids": torch.ones(1, 4, dtype=torch.long)})
+        token_layouts(find_anatomy(model), processor, {"input_ids": torch.ones(1, 4, dtype=torch.long)})
     pixels = {"input_ids": torch.ones(1, 4, dtype=torch.long), "pixel_values": torch.zeros(1, 5, 3, 56, 56)}
     with pytest.raises(InputError, match=r"shape \(images, 3, H, W\), got \(1, 5, 3, 56, 56\)"):
-        token_layouts(model, processor, pixels)
+        token_layouts(find_anatomy(model), processor, pixels)
 
 
 def test_frames_of_a_video():
@@ -365,20 +368,21 @@ def test_frames_of_a_video():
     inputs = ask(processor, [noise_image((84, 84))])
     inputs["image_grid_thw"] = torch.tensor([[2, 3, 6]])
     with pytest.raises(InputError, match=r"t = 1.*\(2, 3, 6\)"):
-        token_layouts(model, processor, inputs)
+        token_layouts(find_anatomy(model), processor, inputs)
 
 
 def test_an_unknown_layout_is_refused_and_can_be_taught(monkeypatch):
     model, processor = tiny_pair("llava")
-    row = LAYOUTS["llava"]
-    monkeypatch.delitem(LAYOUTS, "llava")
+    row = ARCHITECTURES["llava"]
+    monkeypatch.delitem(ARCHITECTURES, "llava")
     image = noise_image((70, 140))
-    with pytest.raises(UnsupportedModelError, match=r"llava: .* not known.*qwen2_vl.*register_layout"):
+    with pytest.raises(UnsupportedModelError, match=r"llava: .* not known.*qwen2_vl.*register"):
         layout_of(model, processor, image)
-    register_layout("llava", replace(row, fields={**row.fields, "patch": "vision_config.no_such_field"}))
+    fields = {**row.layout.fields, "patch": "vision_config.no_such_field"}
+    register("llava", replace(row, layout=replace(row.layout, fields=fields)))
     with pytest.raises(UnsupportedModelError, match=r"config\.vision_config\.no_such_field"):
         layout_of(model, processor, image)
-    register_layout("llava", row)
+    register("llava", row)
     assert layout_of(model, processor, image).grid == (4, 4)
 
 
@@ -389,7 +393,7 @@ def test_a_padded_picture_has_the_grid_of_its_own_size():
     ids = inputs["input_ids"][1]
     ids[ids == model.config.image_token_id] = 0
     ids[3:9] = model.config.image_token_id
-    full, padded = token_layouts(model, processor, inputs)
+    full, padded = token_layouts(find_anatomy(model), processor, inputs)
     assert full.grid == (4, 4) and padded.grid == (2, 3)
     assert padded.positions.tolist() == list(range(3, 9))
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lens_adapter.errors import InputError
+from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.layout.frames import NOWHERE, measure_frames
 from lens_adapter.vlm.layout.tiled import tiled
 from lens_adapter.vlm.layout.tokens import token_layouts
@@ -64,7 +65,7 @@ def test_a_picture_of_nothing_but_padding_is_nowhere():
 
 def test_without_image_sizes_each_tile_is_a_picture_of_its_own():
     model, processor, inputs = layout_inputs("internvl")
-    layouts = token_layouts(model, processor, inputs)
+    layouts = token_layouts(find_anatomy(model), processor, inputs)
     assert len(layouts) == 7
     assert all(layout.grid == (2, 2) and layout.boxes.amax() == 1 for layout in layouts)
 
@@ -79,15 +80,15 @@ def test_texts_that_were_cut_off_are_refused():
 def test_sizes_of_other_images_are_refused():
     model, processor, inputs = layout_inputs("internvl")
     with pytest.raises(InputError, match="tiles"):
-        token_layouts(model, processor, inputs, [(100, 100)])
+        token_layouts(find_anatomy(model), processor, inputs, [(100, 100)])
     with pytest.raises(InputError, match="tiles"):
-        token_layouts(model, processor, inputs, [(100, 150), (100, 150)])
+        token_layouts(find_anatomy(model), processor, inputs, [(100, 150), (100, 150)])
 
 
 def test_an_image_too_thin_to_be_measured_as_it_was_tiled_is_refused():
     model, processor, inputs = layout_inputs("llama4", (5, 40))
     with pytest.raises(InputError, match="enlarge"):
-        token_layouts(model, processor, inputs, [(5, 40)])
+        token_layouts(find_anatomy(model), processor, inputs, [(5, 40)])
 
 
 @pytest.mark.skipif(not hasattr(transformers, "GraniteDoclingConfig"), reason="not in this version of transformers")
@@ -95,7 +96,7 @@ def test_a_finer_route_has_more_tokens_per_tile():
     model, processor = SPECIMENS["granite_docling"].build()
     processor.image_processor.fine_route = True
     inputs = SPECIMENS["granite_docling"].ask(processor, [noise_image((100, 150))])
-    (layout,) = token_layouts(model, processor, inputs, [(100, 150)])
+    (layout,) = token_layouts(find_anatomy(model), processor, inputs, [(100, 150)])
     assert "tile_fine_mask" in inputs
     assert len(layout.positions) == 7 * 16
     assert torch.allclose(layout.boxes[0], torch.tensor([0, 0, 1 / 12, 1 / 8]), atol=0.005)

@@ -108,6 +108,7 @@ def bit_identical(adapter: LensAdapter, model: PreTrainedModel, inputs: dict[str
     assert before.std() > 0 and torch.equal(before, during), "capturing changed the logits"
     for layer in layers:
         assert signals.attention[layer].isfinite().all(), f"rows of layer {layer} are not finite"
+        assert signals.attention[layer].shape[1] == anatomy.num_heads[layer], f"layer {layer} has other heads"
     return signals
 
 

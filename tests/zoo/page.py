@@ -19,8 +19,7 @@ import transformers
 from tqdm import tqdm
 
 from lens_adapter.errors import UnsupportedModelError
-from lens_adapter.vlm.anatomy import REFUSED
-from lens_adapter.vlm.registry import LAYOUTS
+from lens_adapter.vlm.architectures import known
 from tests.zoo.checks import examine
 from tests.zoo.specimens import ZOO, architectures
 
@@ -47,13 +46,14 @@ a head trained on the real weights segments.
 
 def measure(architecture: str) -> dict[str, Any]:
     """What the page says about one architecture: the facts of `Report`, or why it is refused."""
-    if architecture in REFUSED:
-        return {"works": False, "reason": REFUSED[architecture]}
+    row = known(architecture)
+    if row.refused:
+        return {"works": False, "reason": row.refused}
     try:
         report = asdict(examine(ZOO[architecture]))
     except UnsupportedModelError as error:
         return {"works": False, "reason": str(error)}
-    return {"works": True, "layout": LAYOUTS[architecture].family.__name__, **report}
+    return {"works": True, "layout": row.layout.family.__name__, **report}
 
 
 def agree(found: dict[str, Any], recorded: dict[str, Any]) -> bool:

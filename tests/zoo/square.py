@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 import torch
 import transformers
 from packaging import version
@@ -34,6 +33,8 @@ TEXT = {
     "initializer_range": 0.2,
     "tie_word_embeddings": False,
 }
+SLIDING = {**TEXT, "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]}
+SLIDING |= {"sliding_window": 16}
 TOWER = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -191,7 +192,6 @@ def chameleon_processor() -> Any:
 
 
 def fast_vlm_processor() -> Any:
-    pytest.importorskip("timm", reason="FastVLM's tower is one of timm's")
     images = transformers.CLIPImageProcessor(size={"shortest_edge": 128}, crop_size={"height": 128, "width": 128})
     return transformers.LlavaProcessor(
         images, words(), patch_size=32, vision_feature_select_strategy="full", chat_template=chat("<image>")
@@ -285,7 +285,7 @@ SPECIMENS: dict[str, Specimen] = {
     **specimen(
         "gemma3",
         gemma3_processor,
-        {"text_config": TEXT, "vision_config": {**SIGLIP, "image_size": 112}, "mm_tokens_per_image": 16},
+        {"text_config": SLIDING, "vision_config": {**SIGLIP, "image_size": 112}, "mm_tokens_per_image": 16},
         "<soft>",
         draw_projection,
         id_name="image_token_index",
@@ -294,7 +294,7 @@ SPECIMENS: dict[str, Specimen] = {
         "shieldgemma2",
         gemma3_processor,
         {
-            "text_config": {"model_type": "gemma3_text", **TEXT},
+            "text_config": {"model_type": "gemma3_text", **SLIDING},
             "vision_config": {**SIGLIP, "image_size": 112},
             "mm_tokens_per_image": 16,
             "yes_token_index": 5,
@@ -347,6 +347,7 @@ SPECIMENS: dict[str, Specimen] = {
             "image_seq_length": 16,
         },
         id_name="image_token_index",
+        requires=("timm",),
     ),
     **specimen(
         "chameleon",

@@ -338,6 +338,7 @@ SPECIMENS: dict[str, Specimen] = {
                 "head_dim": 8,
                 "mlp_layer_types": ["dense"] * 4,
                 "layer_types": ["full_attention", "sliding_attention"] * 2,
+                "num_sliding_attention_heads": 8,
                 "sliding_window": 16,
                 "moe_intermediate_size": 16,
                 "share_expert_dim": 16,

@@ -18,7 +18,7 @@ from tests.zoo.square import OLD, TEXT, TOWER, VOCAB_SIZE, chat, codes, learn_co
 SMALL = {"patch_size": 4, "pooling_kernel_size": 3}
 GEMMA_TEXT = {
     **TEXT,
-    "global_head_dim": 8,
+    "global_head_dim": 16,  # of the layers of full attention
     "layer_types": ["sliding_attention", "full_attention"] * 2,
     "vocab_size_per_layer_input": VOCAB_SIZE,
     "hidden_size_per_layer_input": 8,
@@ -135,7 +135,13 @@ SPECIMENS: dict[str, Specimen] = {
         "diffusion_gemma",
         lambda: gemma_processor("Gemma4"),
         {
-            "text_config": {**GEMMA_TEXT, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
+            "text_config": {
+                **GEMMA_TEXT,
+                "num_global_key_value_heads": 1,
+                "num_experts": 4,
+                "top_k_experts": 2,
+                "moe_intermediate_size": 16,
+            },
             "vision_config": GEMMA_TOWER,
             "canvas_length": 8,
         },
@@ -185,8 +191,8 @@ SPECIMENS: dict[str, Specimen] = {
             "text_config": {
                 **TEXT,
                 **EXPERTS,
-                "swa_num_attention_heads": 4,
-                "swa_num_key_value_heads": 2,
+                "swa_num_attention_heads": 2,
+                "swa_num_key_value_heads": 1,
                 "swa_head_dim": 8,
                 "sliding_window_size": 16,
                 "d_rel": 4,
@@ -239,7 +245,7 @@ SPECIMENS: dict[str, Specimen] = {
             "text_config": {
                 **TEXT,
                 **EXPERTS,
-                "layers_block_type": ["linear_attention", "full_attention", "full_attention", "mlp"],
+                "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
                 "mamba_num_heads": 4,
                 "mamba_head_dim": 16,
                 "ssm_state_size": 8,

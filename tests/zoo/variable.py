@@ -162,10 +162,10 @@ FACTS: dict[str, Facts] = {
             **WINDOW,
             "layer_types": ["indexed_attention", "indexed_attention", "sliding_attention", "indexed_attention"],
             **{
-                f"swa_{name}": SIZES[name]
-                for name in ("num_attention_heads", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
+                f"swa_{name}": SIZES[name] for name in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
             },
-            "swa_num_key_value_heads": 4,
+            "swa_num_attention_heads": 2,  # of the sliding layers
+            "swa_num_key_value_heads": 2,
             "swa_head_dim": 16,
         },
         {"mlp_layer_types": ["dense"]},

@@ -276,7 +276,10 @@ def _signals(rows: Sequence[Features]) -> LensSignals:
     attention = {}
     if key["attention_layers"]:
         heat = torch.stack([pad_left(row["attention"], total) for row in tensors]).float()  # (B, T, layers, heads)
-        attention = {layer: heat[:, :, k].mT[:, :, None] for k, layer in enumerate(key["attention_layers"])}
+        heads = key["num_attention_heads"]
+        for k, layer in enumerate(key["attention_layers"]):
+            count = heads if isinstance(heads, int) else heads[layer]
+            attention[layer] = heat[:, :, k, :count].mT[:, :, None]
     arguments: dict[str, Any] = {}
     if key["layer_arguments"]:
         samples = [_layer_arguments(row) for row in tensors]

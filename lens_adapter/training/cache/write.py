@@ -22,6 +22,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -299,8 +300,10 @@ def _take(adapter: LensAdapter, batch: Batch) -> tuple[list[dict[str, Tensor]], 
             "ignored.runs": torch.empty(0, dtype=torch.uint8) if example.ignore is None else _runs(example.ignore),
             "texts": _bytes(json.dumps(_texts(example)).encode()),
         }
-        if attended:
-            sample["attention"] = torch.stack([heads[row].cpu()[:, kept].mT for heads in attended], dim=1)
+        if attended:  # layers may have different numbers of heads
+            most = max(heads.shape[1] for heads in attended)
+            columns = [pad(heads[row].cpu()[:, kept].mT, (0, most - heads.shape[1])) for heads in attended]
+            sample["attention"] = torch.stack(columns, dim=1)  # (T, layers, heads)
         if layers[row]:
             sees = layers[row].pop("sees")
             sample["layer.sees"] = torch.from_numpy(np.packbits(sees.cpu().numpy()))

@@ -1,7 +1,7 @@
 """How image tokens tile the preprocessed pixels: one function per family of architectures.
 
 A family reads the processor's outputs and says through which windows the tokens of each image look. Whatever the
-processor did before that (resizing, cropping, padding) is measured elsewhere: see frame.py.
+processor did before that (resizing, cropping, padding) is measured elsewhere: see frames.py.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def square_grid(inputs: Mapping[str, Any], *, tokens: int) -> list[ImageTokens]:
     if side**2 != tokens:
         raise UnsupportedModelError(
             f"The config says {tokens} tokens per image, which make no square grid. Give the model a row of its own "
-            "with register_layout."
+            "(lens_adapter.vlm.architectures.register)."
         )
     return [_whole(picture, (side, side)) for picture in _pictures(inputs, "pixel_values")]
 

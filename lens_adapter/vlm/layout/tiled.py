@@ -1,6 +1,6 @@
 """How image tokens tile the preprocessed pixels where an image is shown in several pictures: tiles, or two resolutions.
 
-Families as in windows.py.
+Families as in single.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where in the original image each image token looks.
 
-What differs between models is data: a row of `LAYOUTS` (registry.py) names a family (windows.py, tiles.py: how tokens
-tile the preprocessed pixels). What differs between processors (resizing, cropping, padding) is measured: see frame.py.
+What differs between models is data: a row of architectures.py names a family (single.py, tiled.py: how tokens tile the
+preprocessed pixels). What differs between processors (resizing, cropping, padding) is measured: see frames.py.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from weakref import WeakKeyDictionary
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
 
 from lens_adapter.errors import InputError, UnsupportedModelError
 from lens_adapter.signals import TokenLayout
-from lens_adapter.vlm.anatomy import find_anatomy
+from lens_adapter.vlm.anatomy import Anatomy
+from lens_adapter.vlm.architectures import ARCHITECTURES, Layout
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.frames import MIN_SIDE, WHOLE, Frame, Line, is_enlarged, measure_frames
 from lens_adapter.vlm.layout.single import ImageTokens, require_tensor
 from lens_adapter.vlm.layout.tiled import joined
-from lens_adapter.vlm.registry import LAYOUTS
 
 
 def token_layouts(
-    model: PreTrainedModel,
+    anatomy: Anatomy,
     processor: Any,
     inputs: Mapping[str, Any],
     image_sizes: Sequence[tuple[int, int]] | None = None,
@@ -39,7 +38,7 @@ def token_layouts(
     A token sees its own patch (for Qwen: its merge x merge patches); what attention mixes into it is not counted.
 
     Args:
-        model: as `LensAdapter.attach` takes it.
+        anatomy: of the model that is given `inputs`.
         processor: the processor (or image processor) that made `inputs`, with its settings of then.
         inputs: what the processor returned: `input_ids` (B, T), `pixel_values`, grids.
         image_sizes: (H, W) of every original image, in the batch's order. Without them, or without a processor, boxes
@@ -53,16 +52,15 @@ def token_layouts(
         UnsupportedModelError: the architecture's layout is not known.
         InputError: the image tokens do not fit the images (text cut off, say), or `image_sizes` are not theirs.
     """
-    anatomy = find_anatomy(model)
-    read = _reader(anatomy.architecture, anatomy.config)
+    known = _known_layout(anatomy)
+    read = _reader(known, anatomy)
     images = read(inputs)
-    row = LAYOUTS[anatomy.architecture]
     measurable = any(window.pixels is not None for image in images for window in image.windows)
     if processor is None or image_sizes is None or not measurable:
         frames = [[WHOLE] * len(image.windows) for image in images]
     else:
         sizes = [(int(height), int(width)) for height, width in image_sizes]
-        measured = [_measure(processor, row.from_text, read, size) for size in sizes]
+        measured = [_measure(processor, known.from_text, read, size) for size in sizes]
         counts = [one.pictures for one in measured]
         if sum(counts) != len(images):
             tiled = f" (by this processor, such images make {counts} of them)" if sum(counts) != len(sizes) else ""
@@ -75,7 +73,7 @@ def token_layouts(
         images = [joined(images[start:end]) for start, end in pairwise(ends)]
         frames = [_frames_of(*parts) for parts in zip(images, sizes, measured, strict=True)]
     lengths = [image.length for image in images]
-    if row.leads:
+    if known.leads:
         runs = [torch.arange(length) for length in lengths]
     elif anatomy.image_token_id is None:
         raise UnsupportedModelError(f"{anatomy.architecture}: its config names no image token, so none can be found.")
@@ -148,23 +146,35 @@ def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str,
     return image_processor(images=[picture], return_tensors="pt")
 
 
-def _reader(architecture: str, config: PretrainedConfig) -> partial[list[ImageTokens]]:
-    """The family's function with this model's values filled in."""
-    row = LAYOUTS.get(architecture)
-    if row is None:
+def _known_layout(anatomy: Anatomy) -> Layout:
+    """What is known about how this architecture's image tokens lie.
+
+    Raises:
+        UnsupportedModelError: nothing.
+    """
+    if anatomy.known.layout is None:
+        names = sorted(name for name, architecture in ARCHITECTURES.items() if architecture.layout)
         raise UnsupportedModelError(
-            f"{architecture}: how its image tokens lie in the image is not known. Known: {sorted(LAYOUTS)}. If it is "
-            "laid out as one of these, register_layout(architecture, row) with that one's row teaches it."
+            f"{anatomy.architecture}: how its image tokens lie in the image is not known. Known: {names}. If it is "
+            f"laid out as one of these, register({anatomy.architecture!r}, Architecture(Layout(...))) with that one's "
+            "layout teaches it."
         )
-    values = dict(row.constants)
-    for name, path in row.fields.items():
-        value: Any = config
+    return anatomy.known.layout
+
+
+def _reader(layout: Layout, anatomy: Anatomy) -> partial[list[ImageTokens]]:
+    """The family's function with this model's values filled in."""
+    values = dict(layout.constants)
+    for name, path in layout.fields.items():
+        value: Any = anatomy.config
         for part in path.split("."):
             if not hasattr(value, part):
-                raise UnsupportedModelError(f"{architecture}: its layout needs config.{path}, which is not there.")
+                raise UnsupportedModelError(
+                    f"{anatomy.architecture}: its layout needs config.{path}, which is not there."
+                )
             value = getattr(value, part)
         values[name] = value
-    return partial(row.family, **values)
+    return partial(layout.family, **values)
 
 
 def _token_runs(input_ids: Tensor, image_token_id: int, lengths: Sequence[int]) -> list[Tensor]:

@@ -9,10 +9,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from lens_adapter import LensConfig
 from lens_adapter.errors import UnsupportedModelError
-from lens_adapter.vlm.anatomy import STREAMS, build_layers, find_anatomy
+from lens_adapter.vlm.anatomy import build_layers, find_anatomy
+from lens_adapter.vlm.architectures import ARCHITECTURES
 from lens_adapter.vlm.hooks import prefill
 from tests.zoo.elsewhere import SPECIMENS
 
+STREAMS = [name for name, architecture in ARCHITECTURES.items() if architecture.streams]
 WHERE = {  # the streams of a layer's input (1, 5, 32) -> (streams, 1, 5, 32)
     "gemma3n": lambda hidden: hidden,
     "glm5_next": lambda hidden: hidden.movedim(2, 0),

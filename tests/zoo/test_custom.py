@@ -7,8 +7,8 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from lens_adapter.errors import UnsupportedModelError
+from lens_adapter.vlm.architectures import ARCHITECTURES, Architecture, Layout, register
 from lens_adapter.vlm.layout.single import ImageTokens, Window, fixed_grid, require_tensor
-from lens_adapter.vlm.registry import LAYOUTS, LayoutRow, register_layout
 from tests.tiny.adapters import tiny_adapter
 from tests.tiny.pairs import tiny_pair
 from tests.zoo.checks import examine, noise_image
@@ -39,16 +39,18 @@ def my_family(inputs, *, patch):
 
 
 def test_a_model_of_the_users_own_works_once_its_layout_is_registered(monkeypatch):
-    monkeypatch.delitem(LAYOUTS, "my_vlm", raising=False)
+    monkeypatch.delitem(ARCHITECTURES, "my_vlm", raising=False)
     model, processor = my_pair()
     adapter = tiny_adapter(model, processor)  # attaching and capturing need no row
-    with pytest.raises(UnsupportedModelError, match=r"my_vlm: .* register_layout"):
+    with pytest.raises(UnsupportedModelError, match=r"my_vlm: .* register"):
         adapter.segment(noise_image((50, 70)), "the cat")
-    monkeypatch.setitem(LAYOUTS, "my_vlm", None)  # so that what is registered here goes again
-    register_layout("my_vlm", LayoutRow(my_family, {"patch": "vision_config.patch_size"}))
+    monkeypatch.setitem(ARCHITECTURES, "my_vlm", None)  # so that what is registered here goes again
+    register("my_vlm", Architecture(Layout(my_family, {"patch": "vision_config.patch_size"})))
     report = examine(Specimen(my_pair))
     assert report.segmented and report.hits == 1
-    register_layout("my_vlm", LayoutRow(fixed_grid, {"patch": "vision_config.patch_size"}))  # or one of the families
+    register(
+        "my_vlm", Architecture(Layout(fixed_grid, {"patch": "vision_config.patch_size"}))
+    )  # or one of the families
     assert torch.equal(*(a.layout(inputs(processor), [(50, 70)])[0].boxes for a in (adapter, tiny_adapter(*my_pair()))))
 
 

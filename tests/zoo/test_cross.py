@@ -12,13 +12,15 @@ from transformers import PreTrainedModel
 
 from lens_adapter import LensConfig
 from lens_adapter.errors import LensError, UnsupportedModelError
-from lens_adapter.vlm.anatomy import CROSS_ATTENTIONS, build_layers, find_anatomy
+from lens_adapter.vlm.anatomy import build_layers, find_anatomy
+from lens_adapter.vlm.architectures import ARCHITECTURES
 from lens_adapter.vlm.hooks import capture, prefill
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.tokens import token_layouts
 from tests.zoo.checks import noise_image
 from tests.zoo.elsewhere import SPECIMENS
 
+CROSS_ATTENTIONS = [name for name, architecture in ARCHITECTURES.items() if architecture.cross]
 STATES = {"mllama": 2 * 17, "pix2struct": 30}  # (1 + 4 x 4) tokens of 2 tiles; at most 30 patches
 PROMPTS = ["cat", "the dog on the left"]
 
@@ -69,7 +71,7 @@ def test_states_that_show_no_image_are_masked(architecture, seen):
 @pytest.mark.parametrize(("architecture", "grid", "first"), [("mllama", (4, 4), 1), ("pix2struct", (5, 5), 0)])
 def test_layout_counts_states(architecture, grid, first):
     model, inputs = ready(architecture, *PROMPTS)
-    for layout in token_layouts(model, None, inputs):
+    for layout in token_layouts(find_anatomy(model), None, inputs):
         assert layout.grid == grid
         assert layout.positions.tolist() == list(range(first, first + grid[0] * grid[1]))
 
