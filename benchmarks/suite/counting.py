@@ -57,9 +57,9 @@ def count_flops(base: str, tap_layer: int | None = None) -> dict[str, int]:
     """
     model, processor = bases.build(base, "meta")
     config, image = LensConfig.from_model(model, fusion="lite", tap_layer=tap_layer), picture()
-    base = FrozenBase(model, processor, config)
-    inputs, anatomy = base.build_inputs([image], PROMPTS[:1]), base.anatomy
-    layouts = base.layout(inputs, [(image.height, image.width)])
+    frozen = FrozenBase(model, processor, config)
+    inputs, anatomy = frozen.build_inputs([image], PROMPTS[:1]), frozen.anatomy
+    layouts = frozen.layout(inputs, [(image.height, image.width)])
     tokens = inputs["input_ids"].shape[1]
     hidden = torch.empty(1, tokens, anatomy.hidden_size, device="meta")
 

@@ -93,17 +93,17 @@ def postprocess(stage: Stage) -> Iterator[Comparison]:
     radii = torch.linspace(0.1, 0.5, count, device=stage.device)[:, None, None]
     noise = torch.randn(count, 4 * grid, 4 * grid, device=stage.device)
     logits = 20 * (radii - (x**2 + (2 * y + 1) ** 2).sqrt()) + 0.5 * noise
-    masks = decoder.masks(logits, SIZE_4K, 0.4)
+    masks = decoder.masks(logits, SIZE_4K, 0.6)
     points, none = [torch.zeros(0, 2)] * count, [torch.zeros(0)] * count
 
     def run_lengths() -> list[dict[str, Any]]:
-        found = decoder.masks(logits, SIZE_4K, 0.4)
+        found = decoder.masks(logits, SIZE_4K, 0.6)
         texts, maps = PROMPTS[:count], torch.zeros(count, 1, 1)
         return LensOutput(texts, SIZE_4K, found, torch.zeros(count), points, none, maps).to_coco_rle()
 
     ways: dict[str, Work] = {
         "SAM's mask decoder": partial(decoder, embedding, index, sparse),
-        "masks": partial(decoder.masks, logits, SIZE_4K, 0.4),
+        "masks": partial(decoder.masks, logits, SIZE_4K, 0.6),
         "masks and their run lengths": run_lengths,
         "logits, then masks": lambda: (decoder.upsample(logits, SIZE_4K) > 0.4).cpu(),
     }

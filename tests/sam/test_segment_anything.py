@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigE
 from lens_adapter.sam import square
 from lens_adapter.sam.segment_anything import PROMPTS_AT_ONCE, SamDecoder
 from lens_adapter.sam.weights import load_parts, load_sam_weights, rename_from_sam_model
+from lens_adapter.signals import Keypoints, SparsePrompts
 from tests.tiny.largest import Largest
 from tests.tiny.sam import noise_image, segment_anything_of, tiny_decoder, tiny_sam, tiny_sam_model
 
@@ -41,6 +43,41 @@ def sparse_prompts(decoder: SamDecoder, points: torch.Tensor, labels: list[int],
     embeddings, filler = decoder.prompt_encoder.point_embeddings, decoder.prompt_encoder.not_a_point_embed.weight[0]
     rows = [filler if k == -1 else v + embeddings[k].weight[0] for k, v in zip(labels, encoded, strict=True)]
     return torch.stack([*rows, filler])[None]
+
+
+def vectors_of(decoder: SamDecoder, shown: list[list[bool]]) -> SparsePrompts:
+    """What a head might say of two prompts with three points each."""
+    generator = torch.Generator().manual_seed(3)
+    channels = decoder.sam["out_channels"]
+    points = torch.rand(2, 3, 2, generator=generator)
+    return SparsePrompts(
+        keypoints=Keypoints(points, torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)),
+        shown=torch.tensor(shown),
+        point_vectors=torch.randn(2, 3, channels, generator=generator),
+        text_vector=torch.randn(2, channels, generator=generator),
+        heatmap=torch.zeros(2, 4, 4),
+        size=torch.tensor([[4, 4], [3, 4]]),
+    )
+
+
+def test_the_decoder_adds_places_and_fillers_to_what_the_head_says():
+    decoder, sizes = tiny_decoder(), [(64, 64), (40, 100)]
+    prompts = vectors_of(decoder, [[True, True, True], [True, False, False]])
+    sparse = decoder.sparse_prompts(prompts, sizes)
+    assert sparse.shape == (2, 4, decoder.sam["out_channels"])
+    placed = prompts.point_vectors + decoder.point_encoding(prompts.keypoints.points, sizes)
+    filler = decoder.prompt_encoder.not_a_point_embed.weight
+    assert torch.equal(sparse[:, :3][prompts.shown], placed[prompts.shown])
+    assert torch.equal(sparse[1, 1:3], filler.expand(2, -1))
+    assert torch.equal(sparse[:, 3], prompts.text_vector)  # of no place
+
+
+def test_clicks_are_the_prompt_encoders_own():
+    decoder, size = tiny_decoder(), (40, 100)
+    points = clicks(size)
+    expected = sparse_prompts(decoder, points, [1, 1, 1], size)
+    fractions = points / torch.tensor([size[1], size[0]])
+    torch.testing.assert_close(decoder.clicks(fractions[None], [size]), expected, **close)
 
 
 # Dimensions
@@ -411,12 +448,13 @@ def blobs() -> torch.Tensor:
 def test_masks_are_thresholded_logits_of_one_prompt_at_a_time(size):
     decoder, low_res = tiny_decoder(), blobs()
     logits = decoder.upsample(low_res, size)
-    for threshold in (-0.3, 0.0, 0.4, -torch.inf):
+    for threshold in (0.43, 0.5, 0.6, 0.0):
         with Largest() as largest:
             masks = decoder.masks(low_res, size, threshold)
         assert masks.shape == logits.shape and masks.dtype == torch.bool
-        certain = (logits - threshold).abs() > 1e-4
-        assert torch.equal(masks[certain], (logits > threshold)[certain])
+        cut = math.log(threshold / (1 - threshold)) if threshold else -math.inf
+        certain = (logits - cut).abs() > 1e-4
+        assert torch.equal(masks[certain], (logits > cut)[certain])
         assert largest.numel <= max(size[0] * size[1], decoder.sam["image_size"] ** 2, low_res.numel())
 
 
@@ -427,12 +465,12 @@ def test_only_where_an_outline_may_be_a_mask_is_brought_to_the_images_size():
     small[0, 4:8, 10:14] = 5
     for low_res in (small, -small):  # an object, and all but an object
         with Largest() as largest:
-            masks = decoder.masks(low_res, size, 0.0)
+            masks = decoder.masks(low_res, size, 0.5)
         assert torch.equal(masks, decoder.upsample(low_res, size) > 0)
         assert largest.numel < 0.1 * size[0] * size[1]
     for value in (-5.0, 5.0):
         with Largest() as largest:
-            masks = decoder.masks(torch.full((1, 32, 32), value), size, 0.0)
+            masks = decoder.masks(torch.full((1, 32, 32), value), size, 0.5)
         assert masks.all() if value > 0 else not masks.any()
         assert largest.numel <= decoder.sam["image_size"] ** 2
 
@@ -441,9 +479,9 @@ def test_only_where_an_outline_may_be_a_mask_is_brought_to_the_images_size():
 @pytest.mark.parametrize("size", [*SIZES, (600, 800), (601, 800), (800, 601), (601, 803)])
 def test_an_accelerator_brings_one_box_to_the_images_size(size, monkeypatch):
     decoder, low_res = tiny_decoder(), blobs()
-    tiled = decoder.masks(low_res, size, 0.4)
+    tiled = decoder.masks(low_res, size, 0.6)
     monkeypatch.setattr(square, "_runs", square._box)
-    assert torch.equal(decoder.masks(low_res, size, 0.4), tiled)
+    assert torch.equal(decoder.masks(low_res, size, 0.6), tiled)
 
 
 def test_more_prompts_than_are_decoded_at_once():

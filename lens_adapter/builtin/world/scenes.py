@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 from lens_adapter.builtin.world.backgrounds import paint_background
 from lens_adapter.builtin.world.catalog import THINGS
-from lens_adapter.builtin.world.sprites import Window, lay, proportions
+from lens_adapter.builtin.world.sprites import Slices, lay, proportions
 
 # Seeds of the splits never meet: seed = index * len(SPLITS) + offset. "words" are scenes that are only talked about:
 # from them the vision-language model learns; from "train" the mask decoder and the heads do.
@@ -103,7 +103,7 @@ class Scene:
             mask[rows, columns] = seen.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING).mean(axis=(1, 3)) > 0.5
         return masks
 
-    def _lay(self, side: int) -> list[tuple[Window, np.ndarray]]:
+    def _lay(self, side: int) -> list[tuple[Slices, np.ndarray]]:
         """Where every object lies on a canvas of `side` x `side` pixels, and its RGBa there."""
         return [
             lay(
@@ -190,7 +190,7 @@ def _apart(a: SceneObject, b: SceneObject) -> bool:
     return math.hypot(a.x - b.x, a.y - b.y) >= _CLOSEST * (_radius(a) + _radius(b))
 
 
-def _cover(layer: np.ndarray, window: Window, laid: np.ndarray) -> None:
+def _cover(layer: np.ndarray, window: Slices, laid: np.ndarray) -> None:
     """Lay premultiplied uint8 RGBa over a canvas of the same."""
     under = layer[window]
     rest = (255 - laid[..., 3:]).astype(np.uint16)

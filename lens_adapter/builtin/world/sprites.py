@@ -18,7 +18,7 @@ _LEVELS = tuple(0.8**k for k in range(9))  # scales kept ready: hardly anything 
 _BORDER = 2  # transparent pixels around each, for smooth edges
 _HUE_REACH = 0.11  # how far from the natural hue paint still is paint, in turns of the color circle
 
-Window = tuple[slice, slice]  # rows and columns of a canvas
+Slices = tuple[slice, slice]  # rows and columns of a canvas
 
 
 @cache
@@ -49,7 +49,7 @@ def proportions(name: str) -> tuple[float, float, float]:
 
 def lay(
     name: str, color: str, *, x: float, y: float, side: float, angle: float, mirrored: bool, canvas: int
-) -> tuple[Window, np.ndarray]:
+) -> tuple[Slices, np.ndarray]:
     """Where on a canvas of `canvas` x `canvas` pixels a thing comes to lie, and what is there.
 
     Args:
