@@ -33,7 +33,7 @@ quick: .venv/.test-ready
 
 # The site, into build/site; a warning is an error.
 docs: .venv/.docs-ready
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 style: .venv/.test-ready
 	$(BIN)/ruff format --check $(SOURCES)

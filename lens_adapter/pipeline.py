@@ -82,10 +82,10 @@ class LensSegmentationPipeline(Pipeline):
             inputs: an image (as `LensAdapter.segment` takes it, or a URL) or a dict {"image": ..., "prompts": ...}
                 with prompts of its own; or a list, a generator or a `torch.utils.data.Dataset` of them.
             prompts: a prompt or a list of them, asked about every image that brings none.
-            threshold: prompts with a score below it are left out, and it alone decides which: the others come with
-                their masks, however low their scores; default: the head's `score_threshold`; 0 keeps all.
-            mask_threshold: a pixel is foreground above this probability; default: the head's.
-            batch_size: images (with all their prompts) that run through the models together; default: 1.
+            kwargs: `threshold`: prompts with a score below it are left out, and it alone decides which; the others come
+                with their masks, however low their scores. Default: the head's `score_threshold`; 0 keeps all.
+                `mask_threshold`: a pixel is foreground above this probability; default: the head's.
+                `batch_size`: images (with all their prompts) that run through the models together; default: 1.
 
         Returns:
             For one image a list of dicts, one per prompt found: `label` (the prompt), `score` (in [0, 1]) and `mask` (a

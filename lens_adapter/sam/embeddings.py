@@ -58,7 +58,8 @@ class EmbeddingCache:
         """Embeddings (C, g, g) of RGB images, as `decoder.encode_images` makes them; the new ones in one batch.
 
         Raises:
-            as `SamDecoder.encode_images`.
+            InputError: an image that the decoder does not take.
+            LensError: its image encoder was not loaded.
         """
         maker = _state_of(decoder.image_encoder)
         keys = [_content(image) for image in images]
