@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from numbers import Integral
 from os import PathLike
@@ -19,10 +19,14 @@ from transformers import PreTrainedModel
 
 from lens_adapter.chat import GroundedText, Messages, Route, Wanted, chat, ground, route
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import CheckpointMismatchError, InputError, NotAttachedError
+from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, NotAttachedError
+from lens_adapter.fitting import FitReport, Labelled, fit_readout
 from lens_adapter.head.head import LensHead
+from lens_adapter.head.raster import rasterize
+from lens_adapter.head.readout import Readout
 from lens_adapter.output import LensOutput
 from lens_adapter.results import Evaluation, save_results
+from lens_adapter.sam.clicks import masks_of_clicks
 from lens_adapter.sam.embeddings import EmbeddingCache
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.segmentation import LensPrediction, assemble, read_requests, segment
@@ -31,7 +35,7 @@ from lens_adapter.vlm.anatomy import build_layers
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.compatibility import check_base
 from lens_adapter.vlm.hooks import Query
-from lens_adapter.vlm.inputs import ImageInput
+from lens_adapter.vlm.inputs import ImageInput, load_image
 from lens_adapter.vlm.mirror import MirrorLayers
 from lens_adapter.vlm.state import evaluation_mode
 
@@ -72,12 +76,13 @@ class LensAdapter(PreTrainedModel):
         super().__init__(config)
         self._base: FrozenBase | None = None
         self.embedding_cache: EmbeddingCache | None = EmbeddingCache()
-        mirror = None
-        if config.fusion == "mirror":
-            last = config.tap_layer + config.fusion_layers
-            mirror = MirrorLayers(build_layers(config.require_base_config(), range(config.tap_layer, last)))
-        self.head = LensHead(config, mirror)
+        self.head = _build_head(config)
         self.decoder = SamDecoder(config.sam)
+        # SAM as it was published is named, not copied: a readout's checkpoint is a few kilobytes.
+        self._names_sam = config.fusion == "readout" and bool(config.sam["weights"])
+        self._sam_is_loaded = True
+        if self._names_sam:
+            self._keys_to_ignore_on_load_missing = [r"^decoder\."]
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -151,6 +156,7 @@ class LensAdapter(PreTrainedModel):
                 "Fetch it again, or load it with the version of lens_adapter that wrote it."
             )
         adapter.decoder.freeze()
+        adapter._sam_is_loaded = not adapter._names_sam
         return cast(LensAdapter, (adapter, info) if wants_info else adapter)  # transformers says so too
 
     def save_pretrained(  # type: ignore[override]  # what transformers takes by place is taken by name
@@ -178,7 +184,8 @@ class LensAdapter(PreTrainedModel):
 
         folder = Path(save_directory)
         hub = {key: kwargs.pop(key) for key in ("private", "commit_message", "revision", "create_pr") if key in kwargs}
-        self._keys_to_ignore_on_save = {f"decoder.{key}" for key in self.decoder.unsaved_keys}
+        unsaved = self.decoder.state_dict() if self._names_sam else self.decoder.unsaved_keys
+        self._keys_to_ignore_on_save = {f"decoder.{key}" for key in unsaved}
         super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
             return
@@ -280,7 +287,7 @@ class LensAdapter(PreTrainedModel):
     @property
     def mirror(self) -> MirrorLayers:
         """The copies of the base's layers that a head with the "mirror" fusion is made of."""
-        return cast(MirrorLayers, self.head.fusion.layers)
+        return cast(MirrorLayers, cast(LensHead, self.head).fusion.layers)
 
     def capture(
         self, *, query: Query = "last", layers: Sequence[int] | None = None, attention: bool = True
@@ -347,6 +354,60 @@ class LensAdapter(PreTrainedModel):
         """
         return self.base.layout(inputs, image_sizes)
 
+    # -- fitting a readout ---------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        examples: str | PathLike[str] | Mapping[str, Any] | Iterable[Labelled] | None = None,
+        *,
+        count: int = 50,
+        validation: float = 0.25,
+    ) -> FitReport:
+        """Fit a readout: choose the attention heads of the base that point, and weights for them. A matter of seconds.
+
+        Only forwards of the base are run, one per example; no gradient flows through anything large. How well it does
+        was measured on the built-in model alone. Whether drawn scenes carry over to photographs is not known: look at
+        the report, and give photographs with masks if you have some.
+
+        Args:
+            examples: prompts with masks (those with an empty mask name nothing): a source as
+                `lens_adapter.data.formats` describes it, or `Example`s; None: `count` prompts of every kind about
+                scenes of the built-in world, whose masks are exact.
+            count: how many, where no examples are given.
+            validation: share of the pictures that every fold of the judgement holds out.
+
+        Returns:
+            What was chosen, and how good it is on pictures that had no part in it.
+
+        Raises:
+            LensConfigError: the head is no readout.
+            NotAttachedError: there is no base.
+            InputError: no processor, too few pictures, or examples that cannot be used.
+            FitError: it points no better than chance on held-out pictures. The head stays as it was.
+        """
+        if self.config.fusion != "readout":
+            raise LensConfigError(
+                f'fit is for fusion="readout"; this head is {self.config.fusion!r}, which learns by LensTrainer. Make '
+                'one with LensAdapter.from_model(model, processor, fusion="readout", sam=...).'
+            )
+        self.base.require_processor()
+        data = ""
+        if examples is None:
+            from lens_adapter.builtin.world.labelled import labelled_scenes
+
+            examples, data = labelled_scenes(count), "drawn scenes of the built-in world"
+        elif isinstance(examples, (str, PathLike, Mapping)):
+            from lens_adapter.data.formats import DataSource
+
+            source = Path(examples) if isinstance(examples, PathLike) else examples
+            examples = DataSource.of(source).examples()
+        report, config, readout = fit_readout(self.base, self.config, examples, validation=validation, data=data)
+        for name in ("attention_layers", "tap_layer", "score_threshold", "readout"):
+            setattr(self.config, name, getattr(config, name))
+        readout.config = self.config
+        self.head = readout.to(self.device)
+        return report
+
     # -- segmenting ---------------------------------------------------------------------------------------------------
 
     def forward(
@@ -360,8 +421,12 @@ class LensAdapter(PreTrainedModel):
             image_index: long (N,), which of the B images each prompt is about.
             keypoint_dropout: in training, the probability that a prompt goes without its keypoints.
         """
-        prompts = self.head(reading, keypoint_dropout)
-        sparse = self.decoder.sparse_prompts(prompts, reading.image_sizes)
+        prompts, sizes = self.head(reading, keypoint_dropout), reading.image_sizes
+        if prompts.point_vectors is None:
+            found = masks_of_clicks(self.decoder, prompts, image_embeddings, image_index, sizes)
+            logits, quality, things = found
+            return LensPrediction(logits, quality if prompts.presence is None else prompts.presence, prompts, things)
+        sparse = self.decoder.sparse_prompts(prompts, sizes)
         logits, quality = self.decoder(image_embeddings, image_index, sparse)
         return LensPrediction(logits, quality, prompts)
 
@@ -370,8 +435,11 @@ class LensAdapter(PreTrainedModel):
 
         The frozen image encoder is loaded if it has to be.
         """
-        if self.decoder.image_encoder is None:
-            with torch.inference_mode(False):  # weights made in it could never learn or be written again
+        with torch.inference_mode(False):  # weights made in it could never learn or be written again
+            if not self._sam_is_loaded:
+                self.decoder.load_weights()
+                self._sam_is_loaded = True
+            if self.decoder.image_encoder is None:
                 self.decoder.load_image_encoder()
         if self.embedding_cache is None:
             return list(self.decoder.encode_images(images))
@@ -452,6 +520,50 @@ class LensAdapter(PreTrainedModel):
         ]
         return outputs if isinstance(images, (list, tuple)) else outputs[0]
 
+    @torch.no_grad()
+    def look(self, image: ImageInput, prompt: str, *, layer: int | None = None, head: int | None = None) -> Image:
+        """Where the base looks when it is asked about a prompt: a picture, in one line and without a SAM.
+
+        Works under every attention implementation, for bases of any size: only the rows of one token are computed.
+
+        Args:
+            image: one image, as for `segment`.
+            prompt: what is asked.
+            layer: the decoder layer whose attention is shown. None: what a fitted readout or a trained head makes of
+                it; of a readout that was not fitted, the tapped layer's.
+            head: of that layer; None: their mean.
+
+        Returns:
+            The picture in grey under its heat (of raw attention: over its peak).
+
+        Raises:
+            NotAttachedError: there is no base.
+            InputError: no processor; a picture or prompt that cannot be used.
+            LensConfigError: no such layer or head.
+
+        Examples:
+            >>> adapter.look(image, "a cup").size, adapter.look(image, "a cup", layer=2, head=0).size
+            ((640, 480), (640, 480))
+        """
+        from lens_adapter.pictures.overlays import heatmap_overlay
+
+        picture = load_image(image)
+        unfitted = isinstance(self.head, Readout) and not self.head.heads
+        if layer is None and not unfitted and head is None:
+            with self.base.turn(), evaluation_mode(self):
+                prompts = self.head(self.base.read([picture], [prompt]))
+            height, width = prompts.size[0].tolist()
+            return heatmap_overlay(picture, prompts.heatmap[0, :height, :width].cpu())
+        layer = self.config.tap_layer if layer is None else layer
+        reading = self.base.read([picture], [prompt], layers=[layer])
+        rows = reading.signals.attention[layer][0, :, -1].cpu().float()  # (heads, T)
+        if head is not None and not 0 <= head < len(rows):
+            raise LensConfigError(f"head must be one of layer {layer}, from 0 to {len(rows) - 1}; got {head}.")
+        row = rows.mean(0) if head is None else rows[head]
+        raster = rasterize(reading.layouts)
+        heat = raster.spread(row[None].gather(1, raster.positions))[0]
+        return heatmap_overlay(picture, heat / heat.max().clamp(min=1e-12))
+
     # -- chatting -----------------------------------------------------------------------------------------------------
 
     def chat(self, image: Any, messages: Messages, phrases: Wanted = None, **generate_kwargs: Any) -> GroundedText:
@@ -501,3 +613,13 @@ class LensAdapter(PreTrainedModel):
             InputError: no processor; a text or question that cannot be used; "yes" and "no" look the same.
         """
         return route(self.base, text, image, question)
+
+
+def _build_head(config: LensConfig) -> LensHead | Readout:
+    if config.fusion == "readout":
+        return Readout(config)
+    mirror = None
+    if config.fusion == "mirror":
+        last = config.tap_layer + config.fusion_layers
+        mirror = MirrorLayers(build_layers(config.require_base_config(), range(config.tap_layer, last)))
+    return LensHead(config, mirror)

@@ -87,6 +87,28 @@ SAM_VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# The tiny SAM that ships with the package, in `lens_adapter/builtin/sam`.
+BUILTIN_SAM: dict[str, Any] = {
+    "image_size": 192,
+    "patch_size": 8,
+    "window_size": 8,
+    "relative_position": False,
+    "out_channels": 64,
+    "decoder_depth": 2,
+    "decoder_num_heads": 4,
+    "decoder_mlp_dim": 128,
+    "mask_in_channels": 8,
+    "iou_head_dim": 64,
+    "pixel_mean": _SAM_COMMON["pixel_mean"],
+    "pixel_std": _SAM_COMMON["pixel_std"],
+    "embed_dim": 128,
+    "depth": 4,
+    "num_heads": 4,
+    "mlp_ratio": 2.0,
+    "global_attention_layers": [3],
+    "weights": "builtin",
+}
+
 
 class Thresholds(NamedTuple):
     """What counts as found.
@@ -106,8 +128,8 @@ class LensConfig(PretrainedConfig):
     Method and most numbers: LENS, arXiv 2510.16785. Unknown keys warn and are dropped.
 
     Args:
-        fusion: `"mirror"` (trainable copies of the base's own decoder layers, as the paper) or `"lite"` (a small
-            transformer of our own).
+        fusion: `"mirror"` (trainable copies of the base's own decoder layers, as the paper), `"lite"` (a small
+            transformer of our own) or `"readout"` (a linear reading of chosen attention heads: see `LensAdapter.fit`).
         tap_layer: index of the decoder layer whose INPUT hidden states are read; default: half of the layers, or the
             layer nearest to that whose attention can be read and sees all earlier tokens (see `from_model`).
         fusion_layers: number of trainable layers that refine the attention.
@@ -123,16 +145,18 @@ class LensConfig(PretrainedConfig):
         prompt_template: what is asked of the base; `{prompt}` is replaced by the expression.
         routing_question: what `LensAdapter.route` asks of the base, to be answered by yes (a mask is wanted) or no;
             `{prompt}` is replaced by the request. A base that knows few words needs one of its own.
-        sam: a variant's name (a key of `SAM_VARIANTS`, e.g. `"vit_b"` or the small `"slimsam_77"`) or a dict: `variant`
-            and / or any dimension, `weights` (an original `.pth`, a folder or a Hub repository in transformers'
-            `SamModel` layout; None: none) and `include_image_encoder` (True: the frozen image encoder travels in the
-            checkpoint).
+        sam: a variant's name (a key of `SAM_VARIANTS`, e.g. `"vit_b"` or the small `"slimsam_77"`; "builtin": the tiny
+            one that ships) or a dict: `variant` and / or any dimension, `weights` (an original `.pth`, a folder or a
+            Hub repository in transformers' `SamModel` layout; None: none) and `include_image_encoder` (True: the frozen
+            image encoder travels in the checkpoint).
         base_model_name_or_path: the frozen model this head was trained for.
         base_model_revision: its commit, where it came from the Hub.
         base_config: its configuration as a dict; the mirror rebuilds its layers from it.
         hidden_size: width of the base's decoder.
         num_hidden_layers: of the base's decoder.
         num_attention_heads: of the base's decoder; a list with one number for each layer where layers differ.
+        readout: of a fitted readout, what `LensAdapter.fit` notes: `heads` (the chosen ones, [layer, head] each), and
+            what it was fitted and judged on.
         training: what `LensTrainer` notes about each training of this head, earliest first; the model card shows it.
 
     Raises:
@@ -172,6 +196,7 @@ class LensConfig(PretrainedConfig):
         hidden_size: int = 4096,
         num_hidden_layers: int = 32,
         num_attention_heads: int | list[int] = 32,
+        readout: dict[str, Any] | None = None,
         training: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ):
@@ -195,11 +220,12 @@ class LensConfig(PretrainedConfig):
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
+        self.readout = readout
         self.training = training
         self._check()
         if self.attention_layers is None:
             before = max(self.tap_layer - 1, 0)
-            self.attention_layers = [] if fusion == "mirror" else sorted({before, self.tap_layer})
+            self.attention_layers = sorted({before, self.tap_layer}) if fusion == "lite" else []
         self.attention_layers = list(self.attention_layers)
 
     @property
@@ -326,12 +352,16 @@ class LensConfig(PretrainedConfig):
             logger.warning("LensConfig: unknown keys dropped: %s. Known: see the docstring of LensConfig.", unknown)
         return {key: value for key, value in kwargs.items() if key in known}
 
+    def _is_a_head(self, pair: Any) -> bool:
+        whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_int, pair))
+        return whole and 0 <= pair[0] < self.num_hidden_layers and 0 <= pair[1] < self.heads_of(pair[0])
+
     def _check(self) -> None:
         def require(key: str, good: bool, allowed: str) -> None:
             if not good:
                 raise LensConfigError(f"LensConfig.{key} must be {allowed}; got {getattr(self, key)!r}.")
 
-        require("fusion", self.fusion in ("mirror", "lite"), '"mirror" or "lite"')
+        require("fusion", self.fusion in ("mirror", "lite", "readout"), '"mirror", "lite" or "readout"')
         for key in ("num_hidden_layers", "hidden_size", "fusion_layers", "num_keypoints"):
             require(key, _is_int(getattr(self, key)) and getattr(self, key) >= 1, "an integer of at least 1")
         heads = self.num_attention_heads  # of a layer whose attention cannot be read: 0
@@ -374,6 +404,12 @@ class LensConfig(PretrainedConfig):
             require(key, isinstance(text, str) and "{prompt}" in text, "a text that holds {prompt}")
         for key in ("base_model_name_or_path", "base_model_revision"):
             require(key, getattr(self, key) is None or isinstance(getattr(self, key), str), "a text or None")
+        chosen = (self.readout or {}).get("heads", []) if isinstance(self.readout, dict | None) else None
+        require(
+            "readout",
+            isinstance(chosen, list) and all(self._is_a_head(pair) for pair in chosen),
+            "None or a dict with `heads`, a list of [layer, head] that the base has",
+        )
         require("base_config", self.base_config is None or isinstance(self.base_config, dict), "a dict or None")
         runs = [] if self.training is None else self.training
         require("training", isinstance(runs, list) and all(isinstance(run, dict) for run in runs), "a list of dicts")
@@ -399,9 +435,10 @@ def _complete_sam(sam: str | dict[str, Any]) -> dict[str, Any]:
         raise LensConfigError(f"LensConfig.sam must be the name of a variant or a dict; got {sam!r}.")
     given = {"variant": sam} if isinstance(sam, str) else dict(sam)
     variant = given.pop("variant", "custom")
-    if variant not in (*SAM_VARIANTS, "custom"):
-        raise LensConfigError(f"LensConfig.sam: variant must be one of {[*SAM_VARIANTS, 'custom']}; got {variant!r}.")
-    base = SAM_VARIANTS["vit_b" if variant == "custom" else variant]
+    known_variants = {**SAM_VARIANTS, "builtin": BUILTIN_SAM, "custom": SAM_VARIANTS["vit_b"]}
+    if variant not in known_variants:
+        raise LensConfigError(f"LensConfig.sam: variant must be one of {[*known_variants]}; got {variant!r}.")
+    base = known_variants[variant]
     known = {*base, "include_image_encoder"}
     if unknown := sorted(set(given) - known):
         raise LensConfigError(f"LensConfig.sam: unknown keys {unknown}; known: {sorted(known)}.")

@@ -25,6 +25,10 @@ class InputError(LensError):
     """An image or a prompt cannot be used as given."""
 
 
+class FitError(LensError):
+    """A readout points no better than chance on pictures that it had not seen."""
+
+
 class HubError(LensError):
     """The Hugging Face Hub refuses, or cannot be reached."""
 

@@ -34,13 +34,16 @@ class LensPrediction:
 
     Attributes:
         logits: float32 (N, g, g), mask logits over SAM's padded square at the decoder's own resolution.
-        quality: float32 (N,), the decoder's estimate of each mask's IoU, not clamped.
+        quality: float32 (N,), what becomes the score: the decoder's estimate of each mask's IoU, not clamped; or the
+            head's own word, where it has one (`SparsePrompts.presence`).
         prompts: heatmaps, keypoints and the vectors that the decoder was given.
+        things: N times float32 (K_i, g, g), mask logits of each different thing, where they were decoded apart.
     """
 
     logits: Tensor
     quality: Tensor
     prompts: SparsePrompts
+    things: list[Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -158,23 +158,29 @@ class SparsePrompts:
     Attributes:
         keypoints: K of each prompt, the hottest first.
         shown: bool (N, K), those that the decoder is to see: the valid ones, but for what training drops.
-        point_vectors: (N, K, C).
-        text_vector: (N, C).
+        point_vectors: (N, K, C). None: the head has no vectors, and the decoder takes the points as clicks of its own.
+        text_vector: (N, C); None: likewise.
         heatmap: float32 (N, H, W) in [0, 1], over the original picture; 0 beyond `size`.
         size: long (N, 2), rows and columns (h, w) of each prompt's own heatmap.
+        presence: (N,) in [0, 1], the head's own word on whether the prompt names anything in the picture. None: it has
+            none, and a score is what the decoder thinks of its mask.
     """
 
     keypoints: Keypoints
     shown: Tensor
-    point_vectors: Tensor
-    text_vector: Tensor
+    point_vectors: Tensor | None
+    text_vector: Tensor | None
     heatmap: Tensor
     size: Tensor
+    presence: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, k = self.keypoints.valid.shape
         require_shape("SparsePrompts.shown", self.shown, n, k)
-        require_shape("SparsePrompts.point_vectors", self.point_vectors, n, k, None)
-        require_shape("SparsePrompts.text_vector", self.text_vector, n, self.point_vectors.shape[-1])
+        if self.point_vectors is not None and self.text_vector is not None:
+            require_shape("SparsePrompts.point_vectors", self.point_vectors, n, k, None)
+            require_shape("SparsePrompts.text_vector", self.text_vector, n, self.point_vectors.shape[-1])
+        elif self.point_vectors is not None or self.text_vector is not None:
+            raise LensError("SparsePrompts: expected vectors of the points and of the text, or neither.")
         require_shape("SparsePrompts.heatmap", self.heatmap, n, None, None)
         require_shape("SparsePrompts.size", self.size, n, 2)

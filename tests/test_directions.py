@@ -14,12 +14,12 @@ PACKAGE = Path(__file__).parents[1] / "lens_adapter"
 
 # From the bottom up. A room may import from its own level, if that makes no circle, and from levels below.
 LEVELS = (
-    ("errors",),
+    ("errors", "builtin.world"),
     ("signals", "vlm.architectures", "vlm.layout.single", "vlm.layout.tiled", "vlm.anatomy"),
     ("config",),
     ("vlm", "head", "sam"),
     ("output",),
-    ("segmentation", "chat"),
+    ("segmentation", "chat", "fitting"),
     ("adapter",),
     ("results", "hub", "data", "evaluation", "training", "pipeline"),
     ("builtin",),
@@ -32,7 +32,7 @@ BESIDE = ("pictures",)
 REACHES = {
     "output": {"pictures"},  # LensOutput.plot, .save, .to_polygons, and what a notebook shows
     "chat": {"pictures"},  # what a notebook shows
-    "adapter": {"hub", "results"},  # save_pretrained writes the card, push_to_hub publishes
+    "adapter": {"hub", "results", "data", "pictures"},  # save_pretrained, push_to_hub; fit reads a folder; look
 }
 
 

@@ -111,7 +111,7 @@ def make_exam(index: int, split: str) -> Exam:
     )
 
 
-def labelled_scenes(count: int) -> Iterator[Example]:
+def labelled_cases(count: int) -> Iterator[Example]:
     """What is named in the first validation scenes, with its masks."""
     for index in range(count):
         exam = make_exam(index, "validation")

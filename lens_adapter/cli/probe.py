@@ -79,10 +79,10 @@ def _labelled(args: argparse.Namespace) -> tuple[Any, str | None]:
             args.parser.error("--model needs --data: labelled images of the kind that the model is for")
         return _examples(args.data), args.template
     from lens_adapter import LensConfig, builtin
-    from lens_adapter.builtin.exam import labelled_scenes
+    from lens_adapter.builtin.exam import labelled_cases
 
     taught = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-    examples = _examples(args.data) if args.data else labelled_scenes(args.scenes)
+    examples = _examples(args.data) if args.data else labelled_cases(args.scenes)
     return examples, args.template or taught
 
 

@@ -39,3 +39,11 @@ def last_token(signals: LensSignals) -> Tensor:
 def take(x: Tensor, positions: Tensor) -> Tensor:
     """(B, T, D) at positions (B, n) -> (B, n, D)."""
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def attended_tokens(signals: LensSignals) -> Tensor:
+    """Number of attended tokens of each row: (B,)."""
+    batch, length = signals.hidden.shape[:2]
+    if signals.attention_mask is None:
+        return torch.full((batch,), length, device=signals.hidden.device)
+    return (signals.attention_mask != 0).sum(dim=1)

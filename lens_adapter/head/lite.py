@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import LensError
-from lens_adapter.head.fusion import FusionOutput, last_token, take
+from lens_adapter.head.fusion import FusionOutput, attended_tokens, last_token, take
 from lens_adapter.head.raster import Raster
 from lens_adapter.signals import LensSignals
 
@@ -105,7 +105,7 @@ class LiteFusion(nn.Module):
         rows = [signals.attention[layer][batch, :, index] for layer in self.attention_layers]
         row = torch.cat(rows, dim=1).float()  # (B, channels, T)
         row = row.gather(2, raster.positions[:, None].expand(-1, row.shape[1], -1)).mT  # (B, n, channels)
-        return torch.log(row * _attended(signals)[:, None, None] + _ATTENTION_FLOOR)
+        return torch.log(row * attended_tokens(signals)[:, None, None] + _ATTENTION_FLOOR)
 
     def _kinds(self, image: Tensor, raster: Raster, query: Tensor, length: int) -> Tensor:
         """What is added to each token (B, T, d): `image` (B, n, d) at image tokens, a learned vector elsewhere."""
@@ -125,11 +125,3 @@ def fourier_features(boxes: Tensor) -> Tensor:
     octaves = math.pi * 2.0 ** torch.arange(_FREQUENCIES, device=boxes.device)
     angles = (values[..., None] * octaves).flatten(-2)  # (..., 32)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-def _attended(signals: LensSignals) -> Tensor:
-    """Number of attended tokens of each row: (B,)."""
-    batch, length = signals.hidden.shape[:2]
-    if signals.attention_mask is None:
-        return torch.full((batch,), length, device=signals.hidden.device)
-    return (signals.attention_mask != 0).sum(dim=1)

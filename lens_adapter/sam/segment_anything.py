@@ -202,8 +202,14 @@ class SamDecoder(nn.Module):
         is SAM's "not a point".
 
         Args:
+            prompts: with vectors.
             image_sizes: as for `point_encoding`.
+
+        Raises:
+            LensError: without vectors.
         """
+        if prompts.point_vectors is None or prompts.text_vector is None:
+            raise LensError("Expected prompts with vectors; these have points alone: use masks_of_clicks.")
         placed = prompts.point_vectors + self.point_encoding(prompts.keypoints.points, image_sizes)
         points = torch.where(prompts.shown[..., None], placed, self.prompt_encoder.not_a_point_embed.weight[0])
         return torch.cat([points, prompts.text_vector[:, None]], dim=1)

@@ -62,8 +62,8 @@ def load_sam_weights(
     """Read a complete SAM, on the CPU, under segment-anything's tensor names.
 
     Args:
-        source: an original `.pth` file; or a folder or Hub repository in the layout of transformers' `SamModel`, in
-            safetensors, in one file or sharded.
+        source: "builtin" for the one that ships; an original `.pth` file; or a folder or Hub repository in the layout
+            of transformers' `SamModel`, in safetensors, in one file or sharded.
         revision, token, cache_dir, local_files_only: as for `huggingface_hub.hf_hub_download`.
         subfolder: where in the folder or repository the weights are.
 
@@ -71,6 +71,8 @@ def load_sam_weights(
         CheckpointMismatchError: nothing readable there, a damaged file, or another layout. Pickles are read from a
             local `.pth` only, and then by `torch.load(weights_only=True)`.
     """
+    if source == "builtin":
+        source = Path(__file__).parents[1] / "builtin" / "sam"
     path = Path(source)
     if path.suffix == ".pth" or path.is_file():
         return _read_pth(path)

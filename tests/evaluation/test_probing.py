@@ -13,7 +13,7 @@ from PIL import Image
 
 import lens_adapter
 from lens_adapter import LensAdapter, LensConfig, builtin
-from lens_adapter.builtin.exam import labelled_scenes
+from lens_adapter.builtin.exam import labelled_cases
 from lens_adapter.cli import main
 from lens_adapter.data.examples import Example
 from lens_adapter.errors import InputError, LensConfigError, LensError
@@ -227,7 +227,7 @@ def test_probe_of_the_builtin_model(tmp_path, capsys):
         assert opened.format == "PNG" and opened.width > 400
     # The shipped heads' own question is asked, which the model knows.
     asked = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-    again = probe(*builtin.load_base(), labelled_scenes(2), prompt_template=asked)
+    again = probe(*builtin.load_base(), labelled_cases(2), prompt_template=asked)
     assert json.loads(json.dumps(again.to_dict())) == figures
 
 

@@ -1,0 +1,86 @@
+"""`lens-adapter fit`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lens_adapter.cli.arguments import (
+    BUILTIN,
+    Commands,
+    add_command,
+    add_data_option,
+    add_device_options,
+    add_json_option,
+    count,
+    make_room,
+)
+from lens_adapter.cli.loading import base_by_name, checked_device
+from lens_adapter.cli.result import Result, note
+
+UNKNOWN = (
+    "Fitted on drawn scenes: whether that carries over to photographs is not known. Give photographs with masks by "
+    "--data to see figures for them."
+)
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "fit",
+        run,
+        help="a head in seconds: choose the attention heads that point",
+        description="""
+        Fits a readout: a few attention heads of the frozen model, and weights for them, chosen on some pictures and judged
+        on others; an untouched SAM is clicked where they point. Only forwards of the model are run. Writes a checkpoint of
+        some kilobytes that `segment`, `evaluate` and `push` take like any other.
+
+        Prints what was chosen, and how well it points on pictures that had no part in it. Points no better than chance:
+        nothing is written, and the exit code is 1.""",
+        examples="""
+        lens-adapter fit --model Qwen/Qwen2.5-VL-7B-Instruct -o my-readout
+        lens-adapter fit --model llava-hf/llava-1.5-7b-hf --data my-pictures --sam slimsam_77 -o my-readout
+        lens-adapter fit --model builtin -o builtin-readout --json
+
+        Without --data: drawn scenes with exact masks, which come with the package. Whether
+        heads chosen on them point as well in photographs is not known.""",
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="ID_OR_FOLDER", help=f'the frozen model; "{BUILTIN}": the one that ships'
+    )
+    add_data_option(parser, "--data", "to fit on; twenty to two hundred prompts; default: drawn scenes")
+    parser.add_argument(
+        "--examples", type=count, default=50, metavar="N", help="drawn scenes, without --data; default: %(default)s"
+    )
+    parser.add_argument(
+        "--sam",
+        metavar="NAME",
+        help=f'the mask decoder: vit_b, slimsam_77, ...; default: vit_b, or "{BUILTIN}" with --model {BUILTIN}',
+    )
+    parser.add_argument("--template", metavar="TEXT", help="the question, with {prompt} in it; default: a new head's")
+    add_device_options(parser)
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the head goes")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> Result:
+    from lens_adapter import LensAdapter, LensConfig, builtin
+    from lens_adapter.data.formats import DataSource
+
+    data = DataSource.of(args.data).examples() if args.data else None  # before anything large is loaded
+    fields: dict[str, Any] = {"fusion": "readout", "sam": args.sam or (BUILTIN if args.model == BUILTIN else "vit_b")}
+    if args.model == BUILTIN:
+        fields["prompt_template"] = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
+    if args.template:
+        fields["prompt_template"] = args.template
+    LensConfig(**fields)  # a name or a template that cannot be used is said now
+    device = checked_device(args.device)
+    make_room(args.json)
+    model, processor = base_by_name(args.model, args.dtype, device)
+    adapter = LensAdapter.from_model(model, processor, load_sam=False, **fields)
+    report = adapter.fit(data, count=args.examples)
+    adapter.save_pretrained(args.output)
+    if data is None and args.model != BUILTIN:
+        note(UNKNOWN)
+    note(f"Wrote {args.output}")
+    return Result(report.summary(), {"output": str(args.output), "model": args.model, **report.to_dict()})

@@ -1,0 +1,475 @@
+"""A readout from a handful of examples: heads are chosen, weighted, and judged on pictures that had no part in it.
+
+1. The base reads every example once, with all heads that can be read. Where no example names nothing, a prompt about
+   another picture is read beside it.
+2. Heads are ranked by how much hotter they are inside the masks than outside. How deep in the decoder to look, and how
+   many heads to take, is chosen by cross-validation over pictures; the shallowest depth that is no worse than the best,
+   so that reading stops early.
+3. Weights make a cell that is drawn by softmax of the heat likely to lie in the mask. Small fits beside it turn heat
+   into probabilities, and say whether a prompt names several things, and whether it names anything at all.
+4. All this is done anew without each fold of the pictures, and judged on that fold. Pointing that may be chance is
+   refused. What is kept is fitted on all pictures.
+
+That a linear reading of a frozen model's attention points well was measured on the built-in model only:
+docs/first-head.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from math import ceil, erfc, sqrt
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from lens_adapter.config import LensConfig
+from lens_adapter.errors import FitError, InputError, LensError
+from lens_adapter.head.fusion import attended_tokens
+from lens_adapter.head.raster import rasterize
+from lens_adapter.head.readout import Readout, cells_of, coverage, head_facts, heat_facts, log_attention, set_readout
+from lens_adapter.vlm.base import FrozenBase
+
+CANDIDATES = 48  # heads that are looked at closely, of all
+COUNTS = (2, 4, 8, 16, 24)  # how many of them may be chosen
+PENALTY = 20.0  # of squared weights, over the number of examples: measured on validation scenes of the built-in world
+ACCEPTED = 0.96  # share of held-out prompts with a target that the score threshold lets pass
+LEAST_IMAGES = 4
+_LUCK = 0.01  # probability of such pointing, or better, by chance, above which a fit is refused
+_BRIEF = 40  # steps of a fit
+
+
+class Labelled(Protocol):
+    """One prompt about one picture and the pixels that it names, as `lens_adapter.data.examples.Example`."""
+
+    @property
+    def image(self) -> Image: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def mask(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit found, and how good it is where it had not looked.
+
+    Attributes:
+        heads: the chosen (layer, head), best first.
+        examples: prompts with a target that were fitted on; `absent`: prompts without one.
+        images: pictures.
+        pointing: share of held-out prompts whose hottest cell has its centre in the mask; `chance`: of a random cell.
+        present_accepted: share of held-out prompts with a target whose score is not below the threshold.
+        absent_refused: share of the others whose score is; None: there were none.
+        score_threshold: chosen on held-out prompts.
+        by_depth: {deepest layer that may be read: correlation of heat and mask under cross-validation}.
+        data: what the examples were.
+    """
+
+    heads: list[tuple[int, int]]
+    examples: int
+    absent: int
+    images: int
+    pointing: float
+    chance: float
+    present_accepted: float
+    absent_refused: float | None
+    score_threshold: float
+    by_depth: dict[int, float] = field(default_factory=dict)
+    data: str = "examples of one's own"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {**asdict(self), "by_depth": {str(layer): value for layer, value in self.by_depth.items()}}
+
+    def summary(self) -> str:
+        """What a person wants to read."""
+        chosen = ", ".join(f"{layer}.{head}" for layer, head in self.heads)
+        refused = "not known" if self.absent_refused is None else f"{self.absent_refused:.3f}"
+        lines = [
+            f"Fitted on {self.examples} prompts about {self.images} pictures ({self.data}).",
+            f"{len(self.heads)} heads (layer.head): {chosen}",
+            "On pictures that the reading had not seen:",
+            f"  hottest cell in the mask   {self.pointing:.3f}   (a random cell: {self.chance:.3f})",
+            f"  present prompts accepted   {self.present_accepted:.3f}",
+            f"  absent prompts refused     {refused}   ({self.absent} asked)",
+            "How well heat and mask agree, by how deep the base is read (cross-validation):",
+        ]
+        lines += [f"  up to layer {layer:<3} {value:6.3f}" for layer, value in self.by_depth.items()]
+        return "\n".join(lines)
+
+
+@dataclass
+class Seen:
+    """What the base's heads say about one prompt.
+
+    Attributes:
+        logs: float32 (H, h, w), log attention of every readable head over the picture.
+        cover: float32 (h, w), the share of each cell that the mask covers; all 0: it names nothing.
+        centres: bool (h, w), the cells whose centre lies in the mask.
+        several: whether the mask has several parts.
+        group: number of its picture.
+    """
+
+    logs: Tensor
+    cover: Tensor
+    centres: Tensor
+    several: bool
+    group: int
+
+    @property
+    def present(self) -> bool:
+        return bool(self.cover.max() > 0)
+
+
+def fit_readout(
+    base: FrozenBase, config: LensConfig, examples: Iterable[Labelled], *, validation: float = 0.25, data: str = ""
+) -> tuple[FitReport, LensConfig, Readout]:
+    """Choose heads and weights.
+
+    Args:
+        base: attached; only forwards of it are run.
+        config: of the readout that is to be; it is left as it is.
+        examples: prompts with masks; those with an empty mask name nothing.
+        validation: share of the pictures that each fold holds out.
+        data: what the examples are, for the report.
+
+    Returns:
+        The report, the config of the fitted readout, and the readout.
+
+    Raises:
+        InputError: too few pictures or prompts with a target.
+        FitError: it points no better than chance on pictures that it had not seen.
+    """
+    if not 0 < validation <= 0.5:
+        raise InputError(f"validation must be a share of the pictures, above 0 and at most 0.5; got {validation!r}.")
+    names = [
+        (layer, head)
+        for layer, attention in enumerate(base.anatomy.attentions)
+        if attention is not None
+        for head in range(base.anatomy.num_heads[layer])
+    ]
+    seen = read_examples(base, examples)
+    present, groups = [one for one in seen if one.present], sorted({one.group for one in seen})
+    if len({one.group for one in present}) < LEAST_IMAGES:
+        raise InputError(
+            "A readout is chosen on some pictures and judged on others: expected prompts with a target about at least "
+            f"{LEAST_IMAGES} pictures, got {len(present)} such prompts about {len({one.group for one in present})}. "
+            "Twenty are a good start."
+        )
+    folds = [groups[k :: ceil(1 / validation)] for k in range(ceil(1 / validation))]
+    judged = [_Fit(names, config, [one for one in seen if one.group not in fold]) for fold in map(set, folds)]
+    held_out = [(one, fit) for fold, fit in zip(folds, judged, strict=True) for one in seen if one.group in set(fold)]
+    heats = [(one, *fit.read(one)) for one, fit in held_out]  # (what was seen, logits (h, w), presence)
+    hits = [float(one.centres.flatten()[logits.argmax()]) for one, logits, _ in heats if one.present]
+    chances = [float(one.centres.float().mean()) for one, _, _ in heats if one.present]
+    pointing, chance = float(np.mean(hits)), float(np.mean(chances))
+    spread = sqrt(sum(c * (1 - c) for c in chances)) / len(chances)
+    luck = 0.5 * erfc((pointing - chance) / max(spread, 1e-9) / sqrt(2))
+    if pointing <= chance or luck > _LUCK:
+        raise FitError(
+            f"On pictures that the reading had not seen, its hottest cell lies in the mask {pointing:.1%} of the time, "
+            f"and a random cell {chance:.1%}, over {len(hits)} prompts: that may be chance. Nothing was changed. Look "
+            "at the masks; give more examples, of things that the model knows; or train a head (lens-adapter train)."
+        )
+    scores = {kind: [score for one, _, score in heats if one.present == kind] for kind in (True, False)}
+    threshold = float(np.quantile(scores[True], 1 - ACCEPTED)) if scores[False] else 0.0
+    final = _Fit(names, config, seen)
+    report = FitReport(
+        heads=final.heads,
+        examples=len(present),
+        absent=len(seen) - len(present),
+        images=len(groups),
+        pointing=pointing,
+        chance=chance,
+        present_accepted=float(np.mean([score >= threshold for score in scores[True]])),
+        absent_refused=float(np.mean([score < threshold for score in scores[False]])) if scores[False] else None,
+        score_threshold=threshold,
+        by_depth=final.by_depth,
+        data=data or FitReport.data,
+    )
+    fitted = final.config(report)
+    readout = Readout(fitted)
+    set_readout(readout, final.tensors)
+    return report, fitted, readout.eval()
+
+
+@torch.no_grad()
+def read_examples(base: FrozenBase, examples: Iterable[Labelled]) -> list[Seen]:
+    """Read every example once, all heads, with a prompt of another picture beside it where no example names nothing."""
+    given = list(examples)
+    empty = sum(not one.mask.any() for one in given)
+    others = empty < len(given) / 4
+    layers = [layer for layer, attention in enumerate(base.anatomy.attentions) if attention is not None]
+    numbers: dict[Any, int] = {}
+    seen: list[Seen] = []
+    for index, one in enumerate(tqdm(given, desc="reading the base", unit="prompt")):
+        group = numbers.setdefault(getattr(one, "image_id", "") or id(one.image), len(numbers))
+        prompts, masks = [one.prompt], [one.mask]
+        if others and one.mask.any() and (other := _other_prompt(given, index)) is not None:
+            prompts, masks = [one.prompt, other], [one.mask, np.zeros_like(one.mask)]
+        reading = base.read([one.image] * len(prompts), prompts, layers=layers)
+        raster = rasterize(reading.layouts, "cpu")
+        rows = torch.cat([reading.signals.attention[layer][:, :, -1].cpu().float() for layer in layers], dim=1)
+        if not rows.isfinite().all():
+            raise LensError("The attention of the base is not finite. Load the model in float32 or bfloat16.")
+        logs = log_attention(rows, attended_tokens(reading.signals).cpu(), raster)
+        for row, mask in enumerate(masks):
+            size = raster.size[row].tolist()
+            cover = coverage(torch.from_numpy(mask), size)
+            own = logs[row, :, : size[0], : size[1]].clone()
+            seen.append(Seen(own, cover, _centres(mask, size), count_parts(mask) > 1, group))
+    return seen
+
+
+def count_parts(mask: np.ndarray, side: int = 64) -> int:
+    """Parts of a bool mask (H, W) that do not touch, but for those under a tenth of the largest part's area."""
+    small = coverage(torch.from_numpy(mask), (min(side, mask.shape[0]), min(side, mask.shape[1]))) > 0.5
+    labels = torch.arange(1.0, small.numel() + 1).view_as(small) * small
+    while True:  # the largest number of a part spreads over all of it
+        spread = F.max_pool2d(labels[None, None], 3, 1, 1)[0, 0] * small
+        if torch.equal(spread, labels):
+            break
+        labels = spread
+    areas = labels[small].unique(return_counts=True)[1]
+    return int((areas >= 0.1 * areas.max()).sum()) if len(areas) else 0
+
+
+def _other_prompt(given: Sequence[Labelled], index: int) -> str | None:
+    """A prompt about another picture that is not asked about this one."""
+    here = {one.prompt for one in given if one.image is given[index].image}
+    around = (given[(index + step) % len(given)] for step in range(1, len(given)))
+    return next((one.prompt for one in around if one.prompt not in here and one.mask.any()), None)
+
+
+def _centres(mask: np.ndarray, size: Sequence[int]) -> Tensor:
+    """bool (h, w): the cells of a grid over the picture whose centre lies in a mask (H, W)."""
+    rows, columns = (
+        ((np.arange(count) + 0.5) / count * length).astype(int) for count, length in zip(size, mask.shape, strict=True)
+    )
+    return torch.from_numpy(mask[np.ix_(rows, columns)])
+
+
+class _Fit:
+    """Heads and weights from some of what was seen.
+
+    Attributes:
+        heads: chosen, best first.
+        by_depth: as in `FitReport`.
+        tensors: of a `Readout` with these heads.
+    """
+
+    def __init__(self, names: Sequence[tuple[int, int]], config: LensConfig, seen: Sequence[Seen]):
+        self.base_config = config
+        present = [one for one in seen if one.present]
+        chosen, self.by_depth = _choose(names, present)
+        self.chosen, self.heads = chosen, [names[index] for index in chosen]
+        pixels = torch.cat([one.logs[chosen].flatten(1) for one in seen], dim=1)  # (H, all cells)
+        self.mean, self.deviation = pixels.mean(1), pixels.std(1).clamp(min=1e-6)
+        described = [self._described(one) for one in present]
+        self.weight = _listwise(described, [one.cover.flatten() for one in present], PENALTY / len(present))
+        heat = torch.cat([cells @ self.weight for cells in described])
+        self.calibration = _logistic_line(heat, torch.cat([one.cover.flatten() for one in present]))
+        facts = [head_facts(one.logs[None, chosen], _everywhere(one)) for one in seen]
+        here = torch.tensor([one.present for one in seen])
+        spreads, peaks = torch.cat([fact.std for fact in facts]), torch.cat([fact.peak for fact in facts])
+        self.several = _logistic(spreads[here], torch.tensor([one.several for one in present]), 0.03)
+        values = torch.cat(
+            [torch.cat([heat_facts(self.logits(one)[None], _everywhere(one)) for one in seen]), peaks], dim=1
+        )
+        self.presence = _logistic(values, here, 0.01)
+
+    def _described(self, one: Seen) -> Tensor:
+        """(cells, H * 5), as the readout describes them."""
+        logs = (one.logs[None, self.chosen] - self.mean[:, None, None]) / self.deviation[:, None, None]
+        cells = cells_of(logs, torch.tensor([one.cover.shape]))[0]  # (H, 5, h, w)
+        return cells.flatten(0, 1).flatten(1).T
+
+    def logits(self, one: Seen) -> Tensor:
+        """Heat (h, w), as logits."""
+        heat = (self._described(one) @ self.weight).view(one.cover.shape)
+        return self.calibration[0] * heat + self.calibration[1]
+
+    def read(self, one: Seen) -> tuple[Tensor, float]:
+        """Heat as logits (h, w), and the presence."""
+        logits = self.logits(one)
+        peaks = head_facts(one.logs[None, self.chosen], _everywhere(one)).peak
+        values = torch.cat([heat_facts(logits[None], _everywhere(one)), peaks], dim=1)[0]
+        return logits, float((values @ self.presence[:-1] + self.presence[-1]).sigmoid())
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "weight": self.weight.view(len(self.heads), -1),
+            "calibration": self.calibration,
+            "several_weight": self.several,
+            "presence_weight": self.presence,
+        }
+
+    def config(self, report: FitReport) -> LensConfig:
+        """That of the fitted readout."""
+        layers = sorted({layer for layer, _ in self.heads})
+        facts = report.to_dict()
+        facts["heads"] = [list(pair) for pair in self.heads]
+        fitted: LensConfig = LensConfig.from_dict(
+            {
+                **self.base_config.to_dict(),
+                "attention_layers": layers,
+                "tap_layer": layers[-1],
+                "score_threshold": report.score_threshold,
+                "readout": facts,
+            }
+        )
+        return fitted
+
+
+def _everywhere(one: Seen) -> Tensor:
+    return torch.ones(1, *one.cover.shape, dtype=torch.bool)
+
+
+def _choose(names: Sequence[tuple[int, int]], present: Sequence[Seen]) -> tuple[list[int], dict[int, float]]:
+    """Indices of the heads to read, best first; and how good the best choice up to each layer is."""
+    contrast = torch.stack([_contrast(one) for one in present])  # (examples, heads)
+    deviation = contrast.std(0) / sqrt(len(present)) if len(present) > 1 else torch.ones(contrast.shape[1])
+    ranked = (contrast.mean(0) / (deviation + contrast.std(0).median() / sqrt(len(present)))).argsort(descending=True)
+    depths = sorted({names[index][0] for index in ranked[:CANDIDATES].tolist()})
+    choices: dict[tuple[int, int], Tensor] = {}
+    for depth in depths:
+        within = [index for index in ranked.tolist() if names[index][0] <= depth][:CANDIDATES]
+        for count in {min(count, len(within)) for count in COUNTS}:
+            choices[depth, count] = Tensor()
+        grams = _Grams(within[: max(COUNTS)], present)
+        for key in [key for key in choices if key[0] == depth]:
+            choices[key] = grams.agreement(key[1])
+    best = max(choices, key=lambda key: float(choices[key].mean()))
+    depth = next(key[0] for key in sorted(choices) if _no_worse(choices[key], choices[best]))
+    count = max((key for key in choices if key[0] == depth), key=lambda key: float(choices[key].mean()))[1]
+    by_depth = {d: max(float(values.mean()) for (k, _), values in choices.items() if k == d) for d in depths}
+    return [index for index in ranked.tolist() if names[index][0] <= depth][:count], by_depth
+
+
+def _contrast(one: Seen) -> Tensor:
+    """(heads,) how much hotter each is inside the mask than outside, in its own deviations over this picture.
+
+    Deviations are cut at three: a sink, which is hot whatever is asked, is no more than a hot cell.
+    """
+    logs, cover = one.logs.flatten(1), one.cover.flatten()
+    logs = ((logs - logs.mean(1, keepdim=True)) / logs.std(1, keepdim=True).clamp(min=1e-6)).clamp(-3, 3)
+    inside = logs @ cover / cover.sum()
+    return inside - logs @ (1 - cover) / (1 - cover).sum().clamp(min=1e-6)
+
+
+def _no_worse(values: Tensor, best: Tensor) -> bool:
+    """Whether values of the same examples are within one standard error of the best ones."""
+    lost = best - values
+    return (
+        float(lost.mean()) <= float(lost.std() / sqrt(max(len(lost), 2))) if len(lost) > 1 else float(lost.mean()) <= 0
+    )
+
+
+class _Grams:
+    """Ridge regression of covers on the first k of some heads, cross-validated over pictures; each k costs little."""
+
+    FOLDS = 4
+
+    def __init__(self, heads: Sequence[int], present: Sequence[Seen]):
+        self.covers, self.cells, groups = [], [], sorted({one.group for one in present})
+        folds = {group: k % self.FOLDS for k, group in enumerate(groups)}
+        self.fold = [folds[one.group] for one in present]
+        for one in present:
+            logs = one.logs[None, list(heads)]
+            logs = (logs - logs.mean((2, 3), keepdim=True)) / logs.std((2, 3), keepdim=True).clamp(min=1e-6)
+            cells = (
+                cells_of(logs.clamp(-3, 3), torch.tensor([one.cover.shape]))[0].flatten(0, 1).flatten(1).T
+            )  # (cells, k * 5)
+            self.cells.append(cells - cells.mean(0))
+            self.covers.append(one.cover.flatten() - one.cover.mean())
+        self.grams = torch.stack([x.T @ x / len(x) for x in self.cells])
+        self.targets = torch.stack([x.T @ y / len(x) for x, y in zip(self.cells, self.covers, strict=True)])
+
+    def agreement(self, count: int) -> Tensor:
+        """(examples,) correlation of each cover with what the first `count` heads say, fitted without its picture."""
+        width, values = 5 * count, []
+        fold = torch.tensor(self.fold)
+        weights = []
+        for k in range(self.FOLDS):
+            others = fold != k if bool((fold != k).any()) else fold == fold
+            gram, target = self.grams[others, :width, :width].mean(0), self.targets[others, :width].mean(0)
+            ridge = (1.0 / int(others.sum())) * torch.eye(width) * gram.diagonal().mean()
+            weights.append(torch.linalg.solve(gram + ridge, target))
+        for k, cells, cover in zip(self.fold, self.cells, self.covers, strict=True):
+            heat = cells[:, :width] @ weights[k]
+            values.append(heat @ cover / (heat.norm() * cover.norm()).clamp(min=1e-9))
+        return torch.stack(values)
+
+
+def _minimized(loss: Any, start: Tensor) -> Tensor:
+    """Where a smooth loss of a vector is least."""
+    with torch.enable_grad():
+        weight = start.clone().requires_grad_()
+        steps = torch.optim.LBFGS([weight], max_iter=_BRIEF, line_search_fn="strong_wolfe", tolerance_grad=1e-6)
+
+        def closure() -> Any:
+            steps.zero_grad()
+            value = loss(weight)
+            value.backward()
+            return value
+
+        steps.step(closure)
+    return weight.detach()
+
+
+def _listwise(described: Sequence[Tensor], covers: Sequence[Tensor], penalty: float) -> Tensor:
+    """(F,) weights under which softmax over each picture's cells falls into its mask."""
+    shares = [cover / cover.sum() for cover in covers]
+    alike = len({cells.shape for cells in described}) == 1
+    if alike:
+        cells, share = torch.stack(list(described)).double(), torch.stack(shares).double()
+
+        def loss(weight: Tensor) -> Tensor:
+            fit = -(share * (cells @ weight).log_softmax(1)).sum(1).mean()
+            return fit + 0.5 * penalty * weight @ weight
+    else:
+        pairs = [(cells.double(), share.double()) for cells, share in zip(described, shares, strict=True)]
+
+        def loss(weight: Tensor) -> Tensor:
+            fits = [-(share * (cells @ weight).log_softmax(0)).sum() for cells, share in pairs]
+            return torch.stack(fits).mean() + 0.5 * penalty * weight @ weight
+
+    return _minimized(loss, torch.zeros(described[0].shape[1], dtype=torch.double)).float()
+
+
+def _logistic_line(heat: Tensor, cover: Tensor) -> Tensor:
+    """(2,) scale and offset under which sigmoid(heat) is the share of a cell that is covered."""
+    x, y = heat.double(), cover.double()
+
+    def loss(line: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(line[0] * x + line[1], y)
+
+    line = _minimized(loss, torch.tensor([1.0, -2.0], dtype=torch.double)).float()
+    return torch.stack([line[0].clamp(min=1e-3), line[1]])
+
+
+def _logistic(values: Tensor, truth: Tensor, penalty: float) -> Tensor:
+    """(F + 1,) weights and bias that tell the true rows from the others; where all are alike, a bias that says so."""
+    if bool(truth.all()) or not bool(truth.any()):
+        constant = torch.zeros(values.shape[1] + 1)
+        constant[-1] = 10.0 if bool(truth.all()) else -10.0
+        return constant
+    mean, deviation = values.mean(0), values.std(0).clamp(min=1e-6)
+    x, y = ((values - mean) / deviation).double(), truth.double()
+
+    def loss(weight: Tensor) -> Tensor:
+        fit = F.binary_cross_entropy_with_logits(x @ weight[:-1] + weight[-1], y)
+        return fit + 0.5 * penalty * weight[:-1] @ weight[:-1]
+
+    weight = _minimized(loss, torch.zeros(values.shape[1] + 1, dtype=torch.double)).float()
+    scaled = weight[:-1] / deviation
+    return torch.cat([scaled, (weight[-1] - scaled @ mean)[None]])
