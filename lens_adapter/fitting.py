@@ -31,6 +31,7 @@ from tqdm import tqdm
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import FitError, InputError, LensError
 from lens_adapter.head.fusion import attended_tokens
+from lens_adapter.head.keypoints import find_keypoints
 from lens_adapter.head.raster import rasterize
 from lens_adapter.head.readout import Readout, cells_of, coverage, head_facts, heat_facts, log_attention, set_readout
 from lens_adapter.vlm.base import FrozenBase
@@ -63,7 +64,8 @@ class FitReport:
         heads: the chosen (layer, head), best first.
         examples: prompts with a target that were fitted on; `absent`: prompts without one.
         images: pictures.
-        pointing: share of held-out prompts whose hottest cell has its centre in the mask; `chance`: of a random cell.
+        pointing: share of held-out prompts whose hottest point, the first click, lies in the mask; `chance`: of a random
+            point.
         present_accepted: share of held-out prompts with a target whose score is not below the threshold.
         absent_refused: share of the others whose score is; None: there were none.
         score_threshold: chosen on held-out prompts.
@@ -95,7 +97,7 @@ class FitReport:
             f"Fitted on {self.examples} prompts about {self.images} pictures ({self.data}).",
             f"{len(self.heads)} heads (layer.head): {chosen}",
             "On pictures that the reading had not seen:",
-            f"  hottest cell in the mask   {self.pointing:.3f}   (a random cell: {self.chance:.3f})",
+            f"  hottest point in the mask  {self.pointing:.3f}   (a random point: {self.chance:.3f})",
             f"  present prompts accepted   {self.present_accepted:.3f}",
             f"  absent prompts refused     {refused}   ({self.absent} asked)",
             "How well heat and mask agree, by how deep the base is read (cross-validation):",
@@ -111,14 +113,14 @@ class Seen:
     Attributes:
         logs: float32 (H, h, w), log attention of every readable head over the picture.
         cover: float32 (h, w), the share of each cell that the mask covers; all 0: it names nothing.
-        centres: bool (h, w), the cells whose centre lies in the mask.
+        mask: bool (H, W), the mask itself.
         several: whether the mask has several parts.
         group: number of its picture.
     """
 
     logs: Tensor
     cover: Tensor
-    centres: Tensor
+    mask: np.ndarray
     several: bool
     group: int
 
@@ -166,15 +168,15 @@ def fit_readout(
     judged = [_Fit(names, config, [one for one in seen if one.group not in fold]) for fold in map(set, folds)]
     held_out = [(one, fit) for fold, fit in zip(folds, judged, strict=True) for one in seen if one.group in set(fold)]
     heats = [(one, *fit.read(one)) for one, fit in held_out]  # (what was seen, logits (h, w), presence)
-    hits = [float(one.centres.flatten()[logits.argmax()]) for one, logits, _ in heats if one.present]
-    chances = [float(one.centres.float().mean()) for one, _, _ in heats if one.present]
+    hits = [float(_points_at(one.mask, logits)) for one, logits, _ in heats if one.present]
+    chances = [float(one.mask.mean()) for one, _, _ in heats if one.present]
     pointing, chance = float(np.mean(hits)), float(np.mean(chances))
     spread = sqrt(sum(c * (1 - c) for c in chances)) / len(chances)
     luck = 0.5 * erfc((pointing - chance) / max(spread, 1e-9) / sqrt(2))
     if pointing <= chance or luck > _LUCK:
         raise FitError(
-            f"On pictures that the reading had not seen, its hottest cell lies in the mask {pointing:.1%} of the time, "
-            f"and a random cell {chance:.1%}, over {len(hits)} prompts: that may be chance. Nothing was changed. Look "
+            f"On pictures that the reading had not seen, its hottest point lies in the mask {pointing:.1%} of the time, "
+            f"and a random one {chance:.1%}, over {len(hits)} prompts: that may be chance. Nothing was changed. Look "
             "at the masks; give more examples, of things that the model knows; or train a head (lens-adapter train)."
         )
     scores = {kind: [score for one, _, score in heats if one.present == kind] for kind in (True, False)}
@@ -223,7 +225,7 @@ def read_examples(base: FrozenBase, examples: Iterable[Labelled]) -> list[Seen]:
             size = raster.size[row].tolist()
             cover = coverage(torch.from_numpy(mask), size)
             own = logs[row, :, : size[0], : size[1]].clone()
-            seen.append(Seen(own, cover, _centres(mask, size), count_parts(mask) > 1, group))
+            seen.append(Seen(own, cover, mask, count_parts(mask) > 1, group))
     return seen
 
 
@@ -247,12 +249,12 @@ def _other_prompt(given: Sequence[Labelled], index: int) -> str | None:
     return next((one.prompt for one in around if one.prompt not in here and one.mask.any()), None)
 
 
-def _centres(mask: np.ndarray, size: Sequence[int]) -> Tensor:
-    """bool (h, w): the cells of a grid over the picture whose centre lies in a mask (H, W)."""
-    rows, columns = (
-        ((np.arange(count) + 0.5) / count * length).astype(int) for count, length in zip(size, mask.shape, strict=True)
-    )
-    return torch.from_numpy(mask[np.ix_(rows, columns)])
+def _points_at(mask: np.ndarray, logits: Tensor) -> bool:
+    """Whether the hottest point of heat (h, w) lies in a mask (H, W)."""
+    found = find_keypoints(logits.sigmoid()[None], torch.tensor([logits.shape]), count=1, radius=0.0, threshold=0.0)
+    x, y = found.points[0, 0].tolist()
+    height, width = mask.shape
+    return bool(mask[min(int(y * height), height - 1), min(int(x * width), width - 1)])
 
 
 class _Fit:

@@ -31,9 +31,9 @@ def add_to(commands: Commands) -> None:
         run,
         help="a head in seconds: choose the attention heads that point",
         description="""
-        Fits a readout: a few attention heads of the frozen model, and weights for them, chosen on some pictures and judged
-        on others; an untouched SAM is clicked where they point. Only forwards of the model are run. Writes a checkpoint of
-        some kilobytes that `segment`, `evaluate` and `push` take like any other.
+        Fits a readout: a few attention heads of the frozen model, and weights for them, chosen on some pictures and
+        judged on others; an untouched SAM is clicked where they point. Only forwards of the model are run. Writes a
+        checkpoint of some kilobytes that `segment`, `evaluate` and `push` take like any other.
 
         Prints what was chosen, and how well it points on pictures that had no part in it. Points no better than chance:
         nothing is written, and the exit code is 1.""",
