@@ -2,9 +2,9 @@
 
 1. The base reads every example once, with all heads that can be read. Where no example names nothing, a prompt about
    another picture is read beside it.
-2. Heads are ranked by how much hotter they are inside the masks than outside. How deep in the decoder to look, and how
-   many heads to take, is chosen by cross-validation over pictures; the shallowest depth that is no worse than the best,
-   so that reading stops early.
+2. Heads are ranked by how much hotter they are inside the masks than outside. How deep in the decoder to look for the
+   best few is chosen by cross-validation over pictures: the shallowest depth that is no worse than the best one, so
+   that reading stops early.
 3. Weights make a cell that is drawn by softmax of the heat likely to lie in the mask. Small fits beside it turn heat
    into probabilities, and say whether a prompt names several things, and whether it names anything at all.
 4. All this is done anew without each fold of the pictures, and judged on that fold. Pointing that may be chance is
@@ -33,14 +33,25 @@ from lens_adapter.errors import FitError, InputError, LensError
 from lens_adapter.head.fusion import attended_tokens
 from lens_adapter.head.keypoints import find_keypoints
 from lens_adapter.head.raster import rasterize
-from lens_adapter.head.readout import Readout, cells_of, coverage, head_facts, heat_facts, log_attention, set_readout
+from lens_adapter.head.readout import (
+    SINK,
+    Readout,
+    cells_of,
+    coverage,
+    head_facts,
+    heat_facts,
+    log_attention,
+    set_readout,
+    standardized,
+)
 from lens_adapter.vlm.base import FrozenBase
 
-CANDIDATES = 48  # heads that are looked at closely, of all
-COUNTS = (2, 4, 8, 16, 24)  # how many of them may be chosen
-PENALTY = 20.0  # of squared weights, over the number of examples: measured on validation scenes of the built-in world
+# Measured on validation scenes of the built-in world: choosing the number of heads by cross-validation, too, was worse.
+HEADS = 16  # that are read
+PENALTY = 20.0  # of squared weights, over the number of examples
 ACCEPTED = 0.96  # share of held-out prompts with a target that the score threshold lets pass
 LEAST_IMAGES = 4
+FOLDS = 4  # of the cross-validation that chooses the depth
 _LUCK = 0.01  # probability of such pointing, or better, by chance, above which a fit is refused
 _BRIEF = 40  # steps of a fit
 
@@ -62,10 +73,10 @@ class FitReport:
 
     Attributes:
         heads: the chosen (layer, head), best first.
-        examples: prompts with a target that were fitted on; `absent`: prompts without one.
+        examples: prompts with a target; `absent`: prompts without one.
         images: pictures.
-        pointing: share of held-out prompts whose hottest point, the first click, lies in the mask; `chance`: of a random
-            point.
+        pointing: share of held-out prompts whose hottest point, the first click, lies in the mask; `chance`: of a
+            random point.
         present_accepted: share of held-out prompts with a target whose score is not below the threshold.
         absent_refused: share of the others whose score is; None: there were none.
         score_threshold: chosen on held-out prompts.
@@ -156,7 +167,19 @@ def fit_readout(
         if attention is not None
         for head in range(base.anatomy.num_heads[layer])
     ]
-    seen = read_examples(base, examples)
+    return choose_and_judge(names, config, read_examples(base, examples), validation=validation, data=data)
+
+
+def choose_and_judge(
+    names: Sequence[tuple[int, int]], config: LensConfig, seen: Sequence[Seen], *, validation: float, data: str = ""
+) -> tuple[FitReport, LensConfig, Readout]:
+    """As `fit_readout`, of what was read before.
+
+    Args:
+        names: (layer, head) of each of the H heads that were read.
+        config, validation, data: as for `fit_readout`.
+        seen: of every prompt.
+    """
     present, groups = [one for one in seen if one.present], sorted({one.group for one in seen})
     if len({one.group for one in present}) < LEAST_IMAGES:
         raise InputError(
@@ -175,7 +198,7 @@ def fit_readout(
     luck = 0.5 * erfc((pointing - chance) / max(spread, 1e-9) / sqrt(2))
     if pointing <= chance or luck > _LUCK:
         raise FitError(
-            f"On pictures that the reading had not seen, its hottest point lies in the mask {pointing:.1%} of the time, "
+            f"On pictures that the reading had not seen, its hottest point lies in the mask {pointing:.1%} of the time "
             f"and a random one {chance:.1%}, over {len(hits)} prompts: that may be chance. Nothing was changed. Look "
             "at the masks; give more examples, of things that the model knows; or train a head (lens-adapter train)."
         )
@@ -288,7 +311,7 @@ class _Fit:
 
     def _described(self, one: Seen) -> Tensor:
         """(cells, H * 5), as the readout describes them."""
-        logs = (one.logs[None, self.chosen] - self.mean[:, None, None]) / self.deviation[:, None, None]
+        logs = standardized(one.logs[None, self.chosen], self.mean, self.deviation)
         cells = cells_of(logs, torch.tensor([one.cover.shape]))[0]  # (H, 5, h, w)
         return cells.flatten(0, 1).flatten(1).T
 
@@ -337,33 +360,29 @@ def _everywhere(one: Seen) -> Tensor:
 
 
 def _choose(names: Sequence[tuple[int, int]], present: Sequence[Seen]) -> tuple[list[int], dict[int, float]]:
-    """Indices of the heads to read, best first; and how good the best choice up to each layer is."""
+    """Indices of the heads to read, best first; and how well the best ones up to each layer agree with the masks."""
     contrast = torch.stack([_contrast(one) for one in present])  # (examples, heads)
-    deviation = contrast.std(0) / sqrt(len(present)) if len(present) > 1 else torch.ones(contrast.shape[1])
-    ranked = (contrast.mean(0) / (deviation + contrast.std(0).median() / sqrt(len(present)))).argsort(descending=True)
-    depths = sorted({names[index][0] for index in ranked[:CANDIDATES].tolist()})
-    choices: dict[tuple[int, int], Tensor] = {}
-    for depth in depths:
-        within = [index for index in ranked.tolist() if names[index][0] <= depth][:CANDIDATES]
-        for count in {min(count, len(within)) for count in COUNTS}:
-            choices[depth, count] = Tensor()
-        grams = _Grams(within[: max(COUNTS)], present)
-        for key in [key for key in choices if key[0] == depth]:
-            choices[key] = grams.agreement(key[1])
-    best = max(choices, key=lambda key: float(choices[key].mean()))
-    depth = next(key[0] for key in sorted(choices) if _no_worse(choices[key], choices[best]))
-    count = max((key for key in choices if key[0] == depth), key=lambda key: float(choices[key].mean()))[1]
-    by_depth = {d: max(float(values.mean()) for (k, _), values in choices.items() if k == d) for d in depths}
-    return [index for index in ranked.tolist() if names[index][0] <= depth][:count], by_depth
+    # The mean over its error, which is not believed to be smaller than the usual one: few examples may agree by luck.
+    error = contrast.std(0) / sqrt(len(present))
+    ranked = (contrast.mean(0) / (error + error.median())).argsort(descending=True).tolist()
+
+    def best_up_to(depth: int) -> list[int]:
+        return [index for index in ranked if names[index][0] <= depth][:HEADS]
+
+    depths = sorted({names[index][0] for index in best_up_to(max(layer for layer, _ in names))})
+    agreement = {depth: _cross_validated(best_up_to(depth), present) for depth in depths}
+    best = max(depths, key=lambda depth: float(agreement[depth].mean()))
+    depth = next(depth for depth in depths if _no_worse(agreement[depth], agreement[best]))
+    return best_up_to(depth), {depth: float(values.mean()) for depth, values in agreement.items()}
 
 
 def _contrast(one: Seen) -> Tensor:
     """(heads,) how much hotter each is inside the mask than outside, in its own deviations over this picture.
 
-    Deviations are cut at three: a sink, which is hot whatever is asked, is no more than a hot cell.
+    Deviations are cut: a sink, which is hot whatever is asked, is no more than a hot cell.
     """
     logs, cover = one.logs.flatten(1), one.cover.flatten()
-    logs = ((logs - logs.mean(1, keepdim=True)) / logs.std(1, keepdim=True).clamp(min=1e-6)).clamp(-3, 3)
+    logs = ((logs - logs.mean(1, keepdim=True)) / logs.std(1, keepdim=True).clamp(min=1e-6)).clamp(-SINK, SINK)
     inside = logs @ cover / cover.sum()
     return inside - logs @ (1 - cover) / (1 - cover).sum().clamp(min=1e-6)
 
@@ -376,40 +395,30 @@ def _no_worse(values: Tensor, best: Tensor) -> bool:
     )
 
 
-class _Grams:
-    """Ridge regression of covers on the first k of some heads, cross-validated over pictures; each k costs little."""
-
-    FOLDS = 4
-
-    def __init__(self, heads: Sequence[int], present: Sequence[Seen]):
-        self.covers, self.cells, groups = [], [], sorted({one.group for one in present})
-        folds = {group: k % self.FOLDS for k, group in enumerate(groups)}
-        self.fold = [folds[one.group] for one in present]
-        for one in present:
-            logs = one.logs[None, list(heads)]
-            logs = (logs - logs.mean((2, 3), keepdim=True)) / logs.std((2, 3), keepdim=True).clamp(min=1e-6)
-            cells = (
-                cells_of(logs.clamp(-3, 3), torch.tensor([one.cover.shape]))[0].flatten(0, 1).flatten(1).T
-            )  # (cells, k * 5)
-            self.cells.append(cells - cells.mean(0))
-            self.covers.append(one.cover.flatten() - one.cover.mean())
-        self.grams = torch.stack([x.T @ x / len(x) for x in self.cells])
-        self.targets = torch.stack([x.T @ y / len(x) for x, y in zip(self.cells, self.covers, strict=True)])
-
-    def agreement(self, count: int) -> Tensor:
-        """(examples,) correlation of each cover with what the first `count` heads say, fitted without its picture."""
-        width, values = 5 * count, []
-        fold = torch.tensor(self.fold)
-        weights = []
-        for k in range(self.FOLDS):
-            others = fold != k if bool((fold != k).any()) else fold == fold
-            gram, target = self.grams[others, :width, :width].mean(0), self.targets[others, :width].mean(0)
-            ridge = (1.0 / int(others.sum())) * torch.eye(width) * gram.diagonal().mean()
-            weights.append(torch.linalg.solve(gram + ridge, target))
-        for k, cells, cover in zip(self.fold, self.cells, self.covers, strict=True):
-            heat = cells[:, :width] @ weights[k]
-            values.append(heat @ cover / (heat.norm() * cover.norm()).clamp(min=1e-9))
-        return torch.stack(values)
+def _cross_validated(heads: Sequence[int], present: Sequence[Seen]) -> Tensor:
+    """(examples,) correlation of each mask with what these heads say of it, by a ridge regression on other pictures."""
+    groups = sorted({one.group for one in present})
+    fold = torch.tensor([groups.index(one.group) % FOLDS for one in present])
+    cells, covers = [], []
+    for one in present:
+        logs = one.logs[None, list(heads)]
+        logs = (logs - logs.mean((2, 3), keepdim=True)) / logs.std((2, 3), keepdim=True).clamp(min=1e-6)
+        described = cells_of(logs.clamp(-SINK, SINK), torch.tensor([one.cover.shape]))[0].flatten(0, 1).flatten(1).T
+        cells.append(described - described.mean(0))  # (cells, H * 5)
+        covers.append(one.cover.flatten() - one.cover.mean())
+    grams = torch.stack([x.T @ x / len(x) for x in cells])
+    targets = torch.stack([x.T @ y / len(x) for x, y in zip(cells, covers, strict=True)])
+    weights = []
+    for k in range(FOLDS):
+        others = fold != k
+        gram, target = grams[others].mean(0), targets[others].mean(0)
+        ridge = gram.diagonal().mean() / int(others.sum()) * torch.eye(len(gram))
+        weights.append(torch.linalg.solve(gram + ridge, target))
+    values = []
+    for k, described, cover in zip(fold.tolist(), cells, covers, strict=True):
+        heat = described @ weights[k]
+        values.append(heat @ cover / (heat.norm() * cover.norm()).clamp(min=1e-9))
+    return torch.stack(values)
 
 
 def _minimized(loss: Any, start: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ ATTENTION_FLOOR = 1e-2  # of uniform attention; keeps the logarithm of an unatte
 NEIGHBOR_SCALE = 0.3  # a neighbor's value counts less than the cell's own, for the same weight
 CELL = 5  # values that describe a cell: of itself, and of the cells above, to the left, to the right and below
 HEAT_FACTS = 3  # of a whole heatmap: its peak, its mass (log-sum-exp), its spread
+SINK = 3.0  # deviations that attention is cut at
 ALONE = 1.0  # cells; around one thing there is one keypoint
 _OTHERS = 0.1  # where a prompt names several things: a keypoint is kept above this share of the peak
 
@@ -76,9 +77,9 @@ class Readout(nn.Module):
         raster = rasterize(reading.layouts, device)
         rows = self._chosen(reading.signals).to(device)  # (N, H, T)
         logs = log_attention(rows, attended_tokens(reading.signals).to(device), raster)  # (N, H, rows, columns)
-        logits = (cells_of(self.standardized(logs), raster.size) * self.weight[:, :, None, None]).sum(
-            (1, 2)
-        )  # (N, h, w)
+        logits = (
+            cells_of(standardized(logs, self.mean, self.deviation), raster.size) * self.weight[:, :, None, None]
+        ).sum((1, 2))  # (N, h, w)
         logits = self.calibration[0] * logits + self.calibration[1]
         inside = within(raster)
         heatmap = torch.where(inside, logits.sigmoid(), 0.0)
@@ -87,10 +88,6 @@ class Readout(nn.Module):
         presence = _linear(torch.cat([heat_facts(logits, inside), facts.peak], dim=1), self.presence_weight).sigmoid()
         keypoints, shown = self._keypoints(heatmap, raster, several)
         return SparsePrompts(keypoints, shown, None, None, heatmap, raster.size, presence)
-
-    def standardized(self, logs: Tensor) -> Tensor:
-        """(N, H, rows, columns) of log attention, with mean 0 and deviation 1 over the cells that it was fitted on."""
-        return (logs - self.mean[:, None, None]) / self.deviation[:, None, None]
 
     def _chosen(self, signals: LensSignals) -> Tensor:
         """Attention of the last token by the chosen heads, float32 (N, H, T)."""
@@ -134,6 +131,14 @@ def log_attention(rows: Tensor, tokens: Tensor, raster: Raster) -> Tensor:
     seen = torch.einsum("nrt,nct->nrc", raster.rows, raster.columns)[:, None] > 0
     floor = torch.log(torch.tensor(ATTENTION_FLOOR, device=grid.device))
     return torch.where(seen, grid, floor)
+
+
+def standardized(logs: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Log attention (N, H, rows, columns) with mean 0 and deviation 1 over the cells of the fit, cut at SINK.
+
+    A sink (a token that is hot whatever is asked) is then no hotter than a hot cell.
+    """
+    return ((logs - mean[:, None, None]) / deviation[:, None, None]).clamp(-SINK, SINK)
 
 
 def cells_of(values: Tensor, size: Tensor) -> Tensor:
