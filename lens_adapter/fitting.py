@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from math import ceil, erfc, sqrt
+from math import ceil, sqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +52,7 @@ PENALTY = 20.0  # of squared weights, over the number of examples
 ACCEPTED = 0.96  # share of held-out prompts with a target that the score threshold lets pass
 LEAST_IMAGES = 4
 FOLDS = 4  # of the cross-validation that chooses the depth
+_NEXT_TO_NOTHING = 0.01  # of correlation: not worth a deeper reading
 _LUCK = 0.01  # probability of such pointing, or better, by chance, above which a fit is refused
 _BRIEF = 40  # steps of a fit
 
@@ -194,9 +195,7 @@ def choose_and_judge(
     hits = [float(_points_at(one.mask, logits)) for one, logits, _ in heats if one.present]
     chances = [float(one.mask.mean()) for one, _, _ in heats if one.present]
     pointing, chance = float(np.mean(hits)), float(np.mean(chances))
-    spread = sqrt(sum(c * (1 - c) for c in chances)) / len(chances)
-    luck = 0.5 * erfc((pointing - chance) / max(spread, 1e-9) / sqrt(2))
-    if pointing <= chance or luck > _LUCK:
+    if _luck(chances, int(sum(hits))) > _LUCK:
         raise FitError(
             f"On pictures that the reading had not seen, its hottest point lies in the mask {pointing:.1%} of the time "
             f"and a random one {chance:.1%}, over {len(hits)} prompts: that may be chance. Nothing was changed. Look "
@@ -270,6 +269,14 @@ def _other_prompt(given: Sequence[Labelled], index: int) -> str | None:
     here = {one.prompt for one in given if one.image is given[index].image}
     around = (given[(index + step) % len(given)] for step in range(1, len(given)))
     return next((one.prompt for one in around if one.prompt not in here and one.mask.any()), None)
+
+
+def _luck(chances: Sequence[float], hits: int) -> float:
+    """Probability of at least so many hits, each of its own chance."""
+    exactly = np.ones(1)  # probability of 0, 1, ... hits
+    for chance in chances:
+        exactly = np.convolve(exactly, [1 - chance, chance])
+    return float(exactly[hits:].sum())
 
 
 def _points_at(mask: np.ndarray, logits: Tensor) -> bool:
@@ -388,11 +395,9 @@ def _contrast(one: Seen) -> Tensor:
 
 
 def _no_worse(values: Tensor, best: Tensor) -> bool:
-    """Whether values of the same examples are within one standard error of the best ones."""
+    """Whether values of the same examples are within one standard error of the best ones, or next to equal."""
     lost = best - values
-    return (
-        float(lost.mean()) <= float(lost.std() / sqrt(max(len(lost), 2))) if len(lost) > 1 else float(lost.mean()) <= 0
-    )
+    return float(lost.mean()) <= max(float(lost.std() / sqrt(len(lost))), _NEXT_TO_NOTHING)
 
 
 def _cross_validated(heads: Sequence[int], present: Sequence[Seen]) -> Tensor:
