@@ -25,7 +25,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import InputError
 from lens_adapter.output import is_found
-from lens_adapter.vlm.inputs import load_image
+from lens_adapter.vlm.images import load_image
 
 TASK = "lens-segmentation"
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lens_adapter.data.masks import Region, ShownSize, decode
 from lens_adapter.errors import BrokenRecordError, InputError
-from lens_adapter.vlm.inputs import load_image
+from lens_adapter.vlm.images import load_image
 
 
 @dataclass(frozen=True, eq=False)

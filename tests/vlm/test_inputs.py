@@ -8,7 +8,8 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from lens_adapter.errors import InputError
-from lens_adapter.vlm.inputs import build_inputs, load_image
+from lens_adapter.vlm.images import load_image
+from lens_adapter.vlm.inputs import build_inputs
 from tests.tiny.pairs import tiny_processor
 from tests.tiny.processors import LLAVA_TEMPLATE, QWEN_TEMPLATE, TOKEN_IDS
 from tests.zoo.square import chat, words
