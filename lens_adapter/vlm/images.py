@@ -110,14 +110,14 @@ def load_image(image: ImageInput) -> Image.Image:
         )
         return Image.fromarray(np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy()))
     if isinstance(image, Image.Image):
-        return _as_shown(image, f"The {image.mode} image")
+        return _as_shown(image)
     if not isinstance(image, PictureFile):
         raise InputError(
             "An image must be a PIL image, a path, a file's bytes, a data URI, a numpy array (H, W, 3) or a torch tensor "
             f"(3, H, W) of dtype uint8; got {type(image).__name__}."
         )
     with open_image(image) as opened:
-        return _as_shown(opened, f"The image file {str(image)!r}" if opened.filename else "The image")
+        return _as_shown(opened)
 
 
 def orientation(image: Image.Image) -> int:
@@ -127,7 +127,7 @@ def orientation(image: Image.Image) -> int:
         InputError: a TIFF, which has to be decoded for that, is damaged.
     """
     if image.format == "TIFF":
-        _decode(image, "The TIFF image")  # Pillow turns these itself
+        _decode(image)  # Pillow turns these itself
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)
         return int(found) if found in TURNS else 1
@@ -190,20 +190,26 @@ def _require_rgb(array: np.ndarray | Tensor, good: bool, expected: str) -> None:
         )
 
 
-def _decode(image: Image.Image, name: str) -> None:
+def _name(image: Image.Image) -> str:
+    file = getattr(image, "filename", "")
+    return f"The image file {str(file)!r}" if file else f"The {image.mode} image"
+
+
+def _decode(image: Image.Image) -> None:
     try:
         image.load()
     except Exception as error:  # a decoder meets damage with whatever error it runs into first
-        raise InputError(f"{name} cannot be decoded; it may be damaged or cut off: {error}") from error
+        raise InputError(f"{_name(image)} cannot be decoded; it may be damaged or cut off: {error}") from error
 
 
-def _as_shown(image: Image.Image, name: str) -> Image.Image:
+def _as_shown(image: Image.Image) -> Image.Image:
     """Decode, turn upright and convert to RGB."""
+    name = _name(image)
     if 0 in image.size:
         raise InputError(f"{name} is empty: {image.width} x {image.height} pixels.")
     if image.mode == "F":
         raise InputError(f"{name} has floating-point pixels, whose white is not defined. Convert it to 8 bits first.")
-    _decode(image, name)
+    _decode(image)
     try:
         turn = TURNS.get(orientation(image))
         upright = image if turn is None else image.transpose(turn)

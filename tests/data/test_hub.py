@@ -92,7 +92,7 @@ def test_only_what_is_asked_for_is_decoded():
 
 def test_broken_rows_are_named_or_skipped(caplog):
     rows = [REFCOCO, {**REFCOCO, "answer": [None]}, {**REFCOCO, "answer": None}, {**REFCOCO, "segmentation": [1.0]}]
-    with pytest.raises(BrokenRecordError, match=r"rows, record 1 .*malformed"):
+    with pytest.raises(BrokenRecordError, match=r"rows, record 1 .*Prompts must be .*got \[None\]"):
         read_hub(rows, "lmms-lab/RefCOCO")
     records = read_hub(rows, "lmms-lab/RefCOCO", "skip")
     assert [record.index for record in records] == [0, 3] and "rows, record 2" in caplog.text

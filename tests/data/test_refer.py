@@ -228,7 +228,11 @@ BROKEN = {
     "no annotation": (reference(3, [], 1, ["it"]), "names no annotation"),
     "an image that is missing": (reference(3, 11, 77, ["it"]), "Its image 77 is not in instances.json"),
     "no segmentation": (reference(3, 16, 2, ["it"]), "The annotation 16 has no segmentation"),
-    "a sentence without words": (reference(3, 11, 1, ["it", ""]), "Prompts must be"),
+    "sentences without words": (reference(3, 11, 1, ["", " "]), "Prompts must be"),
+    "an empty list of sentences": (reference(3, 11, 1, []), "It has no prompt"),
+    "an annotation of another image": (reference(3, 14, 1, ["it"]), "about the image 1, and its annotation 14 about"),
+    "no id": ({**reference(3, 11, 1, ["it"]), "image_id": None}, "An id must be a text or a whole number, got None"),
+    "a list as an id": ({**reference(3, 11, 1, ["it"]), "image_id": [1]}, "must be a text or a whole number, got [1]"),
     "no sentences": ({k: v for k, v in reference(3, 11, 1, []).items() if k != "sentences"}, "It has no 'sentences'"),
     "not even an object": ("train", "malformed"),
 }

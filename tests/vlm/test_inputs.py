@@ -140,7 +140,7 @@ def test_no_pixels(size):
         (torch.zeros(4, 4, 3, dtype=torch.uint8), r"\(3, H, W\).*got shape \(4, 4, 3\)"),
         (torch.zeros(3, 4, 4), r"uint8.*got .* dtype torch\.float32"),
         (torch.zeros(3, 4, 0, dtype=torch.uint8), r"at least one pixel; got shape \(3, 4, 0\)"),
-        (b"\x89PNG", "got bytes"),
+        (b"\x89PNG", "image of 4 bytes cannot be read as an image"),
         (None, "got NoneType"),
         ([1, 2], "got list"),
     ],
