@@ -50,7 +50,7 @@ def read_coco(
     double = same_ids(content["annotations"], "annotations")
 
     def build(group: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-        for index, one in group:
+        for index, _ in group:
             if index in double:
                 raise InputError(double[index])
         annotations = [one for _, one in group]

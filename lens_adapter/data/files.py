@@ -70,7 +70,7 @@ def require_folder(path: Path, what: str) -> Path:
 def listed(folder: Path, below: bool = False) -> list[Path]:
     """The files in a folder, sorted; `below`: in those within it, too. Hidden ones (".DS_Store") are left out."""
     try:
-        found = sorted(path for path in (folder.rglob("*") if below else folder.iterdir()) if path.is_file())
+        found = sorted(path for path in (folder.rglob("*") if below else folder.iterdir()) if not path.is_dir())
     except OSError as error:
         raise InputError(f"The folder {str(folder)!r} cannot be read: {_why(error)}.") from error
     return [path for path in found if not path.name.startswith(".")]

@@ -135,7 +135,12 @@ def _names(rows: Any) -> Sequence[str]:
         raise InputError(f"Expected the rows of one split, got those of {', '.join(rows)}. Choose one: rows['test'].")
     if not hasattr(rows, "__len__") or not len(rows):
         raise InputError("Expected at least one row, in a sequence; a streamed data set must be downloaded first.")
-    return getattr(rows, "column_names", None) or list(rows[0])
+    names: Sequence[str] | None = getattr(rows, "column_names", None)
+    if names:
+        return names
+    if not hasattr(rows, "__getitem__") or not isinstance(rows[0], Mapping):
+        raise InputError(f"Expected a sequence of dicts, one per row, got {brief(rows)}.")
+    return list(rows[0])
 
 
 def _select(rows: Any, names: list[str]) -> Any:
@@ -144,7 +149,7 @@ def _select(rows: Any, names: list[str]) -> Any:
 
 
 def _undecoded(rows: Any) -> Any:
-    """The rows with the bytes of their pictures, so that these are opened as all pictures are: `datasets` opens any file."""
+    """The rows with the bytes of their pictures: `datasets` would open files of any format."""
     for name, feature in dict(getattr(rows, "features", None) or {}).items():
         if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
             rows = rows.cast_column(name, replace(feature, decode=False))

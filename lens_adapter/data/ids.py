@@ -46,7 +46,7 @@ def by_id(entries: Any, what: str, file: Path, on_error: OnError) -> dict[str, d
         entries: the list.
         what: its name: "images", "annotations", "categories".
         file: for messages.
-        on_error: what to do about an entry without an id, and about several of the same ("skip" leaves all of them out).
+        on_error: what to do about an entry without an id, and about several of one id ("skip" leaves all these out).
 
     Raises:
         InputError: it is no list.

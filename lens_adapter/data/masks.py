@@ -146,7 +146,7 @@ def _drawn(value: Any, shown: ShownSize) -> np.ndarray:
             raise InputError(f"Expected a mask, run lengths or polygons, got {brief(value)}.")
         return fill_polygons(value, shown.size)
     grid = _without_channel(numbers, shown)
-    if shown.fits(grid.shape) or grid.dtype == bool or isinstance(value, np.ndarray | Tensor) and grid.ndim == 2:
+    if shown.fits(grid.shape) or grid.dtype == bool or (isinstance(value, np.ndarray | Tensor) and grid.ndim == 2):
         if grid.ndim != 2:
             raise InputError(f"Expected a mask, run lengths or polygons, got {brief(value)}.")
         shown.require(grid.shape)
@@ -159,13 +159,15 @@ def _drawn(value: Any, shown: ShownSize) -> np.ndarray:
 def _without_channel(numbers: np.ndarray, shown: ShownSize) -> np.ndarray:
     """(1, H, W) and (H, W, 1) as (H, W)."""
     if numbers.ndim == 3 and numbers.shape[0] == 1 and (shown.fits(numbers.shape[1:]) or numbers.shape[2] != 2):
-        return numbers[0]
-    return numbers[..., 0] if numbers.ndim == 3 and numbers.shape[2] == 1 else numbers
+        numbers = numbers[0]
+    elif numbers.ndim == 3 and numbers.shape[2] == 1:
+        numbers = numbers[..., 0]
+    return numbers
 
 
 def _target(levels: np.ndarray) -> np.ndarray:
     """bool: where a mask is not zero."""
-    if levels.dtype.kind in "if" and not (levels >= 0).all():
+    if levels.dtype.kind in "if" and not ((levels >= 0) & (levels < np.inf)).all():
         raise InputError("A mask has numbers below zero, or NaN; expected zero outside the target, above zero in it.")
     target: np.ndarray = levels != 0
     return target
@@ -201,15 +203,15 @@ def read_levels(picture: PictureFile | Image.Image) -> np.ndarray:
         InputError: it cannot be read, has several channels or pages, or is of a format that changes values.
     """
     opened = picture if isinstance(picture, Image.Image) else open_image(picture, "mask")
-    name = f"The mask {opened.filename!r}" if getattr(opened, "filename", "") else "A mask"
+    file = getattr(opened, "filename", "")
+    name = f"The mask {str(file)!r}" if file else "A mask"
     with nullcontext() if opened is picture else opened:
         kind, channels, pages = opened.format, opened.getbands(), getattr(opened, "n_frames", 1)
         lossy = kind not in _LOSSLESS or "jpeg" in str(opened.info.get("compression"))
         if len(channels) != 1 or lossy or pages != 1:
             raise InputError(
-                f"{name} is a {kind or 'picture'} of {pages} page{'s' * (pages != 1)} with the channels "
-                f"{''.join(channels)}; expected a PNG with one channel (greyscale, black and white, or a palette), zero "
-                "outside the target."
+                f"{name} is a {kind or 'picture'} of {pages} page(s) with the channels {''.join(channels)}; expected a "
+                "PNG of one with one channel (greyscale, black and white, or a palette), zero outside the target."
             )
         try:
             return np.asarray(opened)

@@ -86,7 +86,8 @@ def _plain(value: Any, known: dict[int, Any]) -> Any:
 
     Args:
         value: what the unpickler made; it lives as long as `known`.
-        known: {id of a container: what became of it}, as pickles name one thing many times; None while it is being made.
+        known: {id of a container: what became of it}, as a pickle may hold one thing in many places; None while it is
+            being made.
     """
     kind = type(value)
     if kind in _ATOMS:

@@ -2,10 +2,11 @@
 
     {"text": ["..."], "is_sentence": true, "shapes": [{"label": "target", "points": [[x, y], ...]}, ...]}
 
-A shape is drawn as its `shape_type` says: a polygon (also where there is none), a rectangle, a circle or a mask; lines and
-points have no pixels to name and are refused. Shapes are painted over one another, the largest first, so that small ones stay visible. What is left of a shape whose
-label holds "ignore" counts neither way; a shape labelled "flag" means nothing. A file without shapes is taken for texts
-that name nothing in their image. Some files are not UTF-8 but cp1252.
+A shape is drawn as its `shape_type` says: a polygon (also where it says nothing), a rectangle, a circle or a mask. Lines,
+points and others are refused: which pixels they name is not said. Shapes are painted over one another, the largest first, so that
+small ones stay visible. What is left of a shape whose label holds "ignore" counts neither way; a shape labelled "flag"
+means nothing. A file without shapes is taken for texts that name nothing in their image, with a warning. Some files are
+not UTF-8 but cp1252.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class _Shape:
     def draw(self, size: Size) -> np.ndarray:
         """bool (H, W), not empty; like OpenCV's and LabelMe's, with all pixels of its outline."""
         if self.kind == "circle":
-            drawn = draw_circle(*self.points, size)
+            center, edge = self.points
+            drawn = draw_circle(center, edge, size)
         elif self.kind == "rectangle" and len(self.points) == 2:
             (left, top), (right, bottom) = self.points
             drawn = draw_outlined([(left, top), (right, top), (right, bottom), (left, bottom)], size)
@@ -110,7 +112,8 @@ def read_reason_seg(folder: str | Path, on_error: OnError = "raise") -> list[Rec
             pairs.setdefault(path.stem, ([], []))[path.suffix.lower() == ".json"].append(path)
     others = [path.name for path in files if not any(path in found for found in pairs.get(path.stem, ()))]
     say_left_out(others, f"files in {str(folder)!r} are neither pictures nor JSON, and left out")
-    records = collect(folder, enumerate(sorted(pairs.items())), lambda pair: _fields(Path(folder), *pair), on_error)
+    in_order = sorted(pairs.items(), key=lambda pair: (pair[1][0] or pair[1][1])[0])
+    records = collect(folder, enumerate(in_order), lambda pair: _fields(Path(folder), *pair), on_error)
     nothing = [record.id for record in records if not record.regions[0].shapes]
     say_left_out(nothing, f"JSON files in {str(folder)!r} have no shapes: taken for texts that name nothing there")
     return records

@@ -47,7 +47,7 @@ class Record:
     """An image and N prompts about it (N = 0: nothing in it has a name).
 
     Attributes:
-        image: what `load_image` takes: a path, a file's bytes, a PIL image, ...; or a callable that returns one of these.
+        image: what `load_image` takes: a path, a file's bytes, a PIL image, ...; or a callable that returns one.
         prompts: N texts.
         regions: what each prompt names, as `lens_adapter.data.masks` says; None: the image does not show it.
         ignored: what counts neither way, as a region; None: every pixel counts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,8 +48,8 @@ def _levels_of(path: Path, _: int) -> np.ndarray:
 class LabelMaps(Sequence[Record]):
     """A record per image: each class that its label map shows is a prompt.
 
-    Pictures without a label map, and files among the label maps that are no PNG, are left out with a warning that names them.
-    Which classes those are is read off the label map when a record is asked for; images stay closed even then.
+    Pictures without a label map, and label maps that are no PNG, are left out with a warning that names them. Which
+    classes an image shows is read off its label map when a record is asked for; images stay closed even then.
 
     Args:
         images: folder of the images.
@@ -78,6 +79,7 @@ class LabelMaps(Sequence[Record]):
             raise InputError(f"There is no label map (PNG) in {str(labels)!r}.")
         self.classes, self.first, self.ignore = list(classes), first, ignore
         self._names = [path.relative_to(labels).with_suffix("") for path in self.labels]
+        self._counts = Counter(self._names)
         self._files: dict[Path, list[Path]] = {}  # all pictures of one name
         suffixes = picture_suffixes()
         for path in listed(self.images, below=True):
@@ -87,8 +89,10 @@ class LabelMaps(Sequence[Record]):
         same = self.images.resolve() == Path(labels).resolve()
         others = [path.name for path in maps if path.suffix.lower() != ".png"]
         say_left_out([] if same else others, f"files in {str(labels)!r} are no label maps (PNG), and left out")
-        alone = [path for path in self._files if path not in set(self._names)]
-        say_left_out(alone, f"pictures in {str(images)!r} have no label map, and are left out")
+        say_left_out(
+            sorted(self._files.keys() - set(self._names)),
+            f"pictures in {str(images)!r} have no label map, and are left out",
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -109,6 +113,8 @@ class LabelMaps(Sequence[Record]):
 
     def _record(self, path: Path, name: Path, index: int) -> Record:
         images = [image for image in self._files.get(name, ()) if self.images / image != path]
+        if self._counts[name] > 1:
+            raise InputError("Another label map has its name, but for capitals in the suffix. Take one of them out.")
         if not images:
             raise InputError(f"There is no image {str(self.images / name)!r} of any format.")
         if len(images) > 1:

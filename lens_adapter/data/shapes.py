@@ -96,7 +96,7 @@ def fill_polygons(polygons: Any, size: Size) -> np.ndarray:
     areal = [part.ravel().tolist() for part in parts if len(part) >= 3]  # lines and points hold no pixel
     if not areal:
         raise InputError(f"Expected polygons with at least 3 corners, got {brief(polygons)}.")
-    _require_outlines(parts, polygons)
+    _require_outlines(parts, polygons, size)
     mask: np.ndarray = coco.decode(coco.merge(coco.frPyObjects(areal, *size))).astype(bool)
     if not mask.any():
         raise NoPixelError(
@@ -123,7 +123,7 @@ def fill_runs(counts: Any, size: Size) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(inside, runs).reshape(size, order="F"))
 
 
-def _require_outlines(parts: Sequence[np.ndarray], polygons: Any) -> None:
+def _require_outlines(parts: Sequence[np.ndarray], polygons: Any, size: Size) -> None:
     """Refuse what has the form of polygons and means another thing: a mask's numbers, or fractions of the image."""
     corners = np.concatenate(parts)
     few = len(np.unique(corners, axis=0)) < len(corners) / 2
@@ -132,8 +132,8 @@ def _require_outlines(parts: Sequence[np.ndarray], polygons: Any) -> None:
         raise InputError(
             f"Expected the corners of polygons in pixels, got {brief(polygons)}: "
             + ("most of them are the same. " if few else "all lie between 0 and 1. ")
-            + "If this is a mask, give it as H rows of W numbers, as large as its image; fractions of the image have to "
-            "be multiplied by its width and height."
+            + f"A mask for this image is {size[0]} rows of {size[1]} numbers; fractions of the image have to be "
+            "multiplied by its width and height."
         )
 
 

@@ -1,4 +1,4 @@
-"""Whatever a user calls a picture -> an RGB image as a viewer shows it. Everything that reads pictures opens them here."""
+"""What a user calls a picture -> an RGB image as a viewer shows it. Whatever reads pictures opens them here."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def load_image(image: ImageInput) -> Image.Image:
         return _as_shown(image)
     if not isinstance(image, PictureFile):
         raise InputError(
-            "An image must be a PIL image, a path, a file's bytes, a data URI, a numpy array (H, W, 3) or a torch tensor "
-            f"(3, H, W) of dtype uint8; got {type(image).__name__}."
+            "An image must be a PIL image, a path, a file's bytes, a data URI, a numpy array (H, W, 3) or a torch "
+            f"tensor (3, H, W) of dtype uint8; got {type(image).__name__}."
         )
     with open_image(image) as opened:
         return _as_shown(opened)
