@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Any
 
 
 class LensError(ValueError):
@@ -56,7 +55,7 @@ class BrokenRecordError(InputError):
         self.index = index
 
 
-def brief(value: Any, most: int = 80) -> str:
+def brief(value: object, most: int = 80) -> str:
     """`value` as a message may repeat it: `most` letters and no more, however large or deep it is."""
     shown = reprlib.Repr()
     shown.maxlevel, shown.maxstring, shown.maxother, shown.maxlong = 3, 4 * most, 4 * most, 4 * most

@@ -2,11 +2,11 @@
 
     {"text": ["..."], "is_sentence": true, "shapes": [{"label": "target", "points": [[x, y], ...]}, ...]}
 
-A shape is drawn as its `shape_type` says: a polygon (also where it says nothing), a rectangle, a circle or a mask. Lines,
-points and others are refused: which pixels they name is not said. Shapes are painted over one another, the largest first, so that
-small ones stay visible. What is left of a shape whose label holds "ignore" counts neither way; a shape labelled "flag"
-means nothing. A file without shapes is taken for texts that name nothing in their image, with a warning. Some files are
-not UTF-8 but cp1252.
+A shape is drawn as its `shape_type` says: a polygon (also where it says nothing), a rectangle, a circle or a mask.
+Lines, points and others are refused: which pixels they name is not said. Shapes are painted over one another, the
+largest first, so that small ones stay visible. What is left of a shape whose label holds "ignore" counts neither way; a
+shape labelled "flag" means nothing. A file without shapes is taken for texts that name nothing in their image, with a
+warning. Some files are not UTF-8 but cp1252.
 """
 
 from __future__ import annotations

@@ -286,7 +286,7 @@ DAMAGED = {
     "a tiny polygon": ([[3.1, 3.1, 3.2, 3.1, 3.2, 3.2]], "cover no pixel"),
     "a union beside the image": ([{"size": [8, 12], "polygons": corners(20, 20, 25, 25)}], "cover no pixel"),
     "deep nesting": (nested(900), "."),
-    "deep nesting of unions": (nested(900, None), "malformed"),
+    "deep nesting of nothing": (nested(900, None), "as numbers"),
     "a size of bools": ({"size": [True, True], "counts": [1]}, r"\[height, width\]"),
     "runs of bools": ({"size": [8, 12], "counts": [True] * 96}, "whole numbers"),
     "null for runs": ({"size": [8, 12], "counts": None}, "whole numbers"),
