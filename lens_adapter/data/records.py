@@ -145,4 +145,4 @@ class Record:
                 yield source if isinstance(source, Image.Image) else load_image(source)
         except Exception as error:  # what others wrote breaks in whatever way comes first
             said = str(error) if isinstance(error, InputError) else f"It is malformed: {error!r}."
-            raise BrokenRecordError(f"{self.id}: {said}" if self.id else said, self.file, self.index) from error
+            raise BrokenRecordError(f"{self.id[:100]}: {said}" if self.id else said, self.file, self.index) from error

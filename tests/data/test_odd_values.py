@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def altered(content: Any, rng: random.Random, odd: list[Any]) -> Any:
                 if rng.random() < 0.1:
                     del at[key]
                 else:
-                    at[key] = rng.choice(odd)
+                    at[key] = copy.deepcopy(rng.choice(odd))
                 break
             at = at[key]
     return content
@@ -131,6 +130,7 @@ def test_odd_values_break_nothing_but_their_record(tmp_path, read, monkeypatch):
     for name in ("a.jpg", "b.jpg"):
         write_image(tmp_path / "images" / name)
     write_levels(tmp_path / "masks" / "a.png", BOX)
+    monkeypatch.chdir(tmp_path / "images")  # where the rows' pictures are
     rng = random.Random(0)
     odd = ODD + LIVE * (read is hub)
     read_well = loaded = 0
@@ -144,9 +144,10 @@ def test_odd_values_break_nothing_but_their_record(tmp_path, read, monkeypatch):
         for example in examples:
             assert example.mask.dtype == bool and example.mask.shape == (8, 12)
             loaded += 1
-        assert all(len(str(error)) < 1500 for error in examples.broken)
-    assert read_well > 100 and (loaded > 100 or read is hub)
-    shutil.rmtree(tmp_path / "images")
+        assert max([0, *(len(str(error)) for error in examples.broken)]) < 1500, [
+            str(error)[:300] for error in examples.broken
+        ]
+    assert read_well > 100 and loaded > 20
 
 
 @pytest.mark.filterwarnings("ignore")
