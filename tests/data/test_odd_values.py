@@ -134,7 +134,7 @@ def test_odd_values_break_nothing_but_their_record(tmp_path, read, monkeypatch):
     rng = random.Random(0)
     odd = ODD + LIVE * (read is hub)
     read_well = loaded = 0
-    for _ in range(600):
+    for _ in range(300):
         try:
             examples = Examples(read(tmp_path, altered(CONTENTS[read], rng, odd)), "skip")
             read_well += 1
@@ -147,7 +147,7 @@ def test_odd_values_break_nothing_but_their_record(tmp_path, read, monkeypatch):
         assert max([0, *(len(str(error)) for error in examples.broken)]) < 1500, [
             str(error)[:300] for error in examples.broken
         ]
-    assert read_well > 100 and loaded > 20
+    assert read_well > 50 and loaded > 10
 
 
 @pytest.mark.filterwarnings("ignore")
