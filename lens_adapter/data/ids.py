@@ -17,6 +17,8 @@ def id_of(value: Any) -> str:
     Raises:
         InputError: it is none, or neither a text nor a whole number.
     """
+    if type(value) is int:  # nearly all, of hundreds of thousands
+        return str(value)
     name = as_label(value, "An id")
     if not name:
         raise InputError(f"An id must be a text or a whole number, got {value!r}.")
