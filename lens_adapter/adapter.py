@@ -35,7 +35,7 @@ from lens_adapter.vlm.anatomy import build_layers
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.compatibility import check_base
 from lens_adapter.vlm.hooks import Query
-from lens_adapter.vlm.inputs import ImageInput, load_image
+from lens_adapter.vlm.images import ImageInput, load_image
 from lens_adapter.vlm.mirror import MirrorLayers
 from lens_adapter.vlm.state import evaluation_mode
 

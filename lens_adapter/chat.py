@@ -18,7 +18,8 @@ from torch import Tensor
 from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
 from lens_adapter.vlm.base import GREEDY, FrozenBase
-from lens_adapter.vlm.inputs import load_image, text_inputs
+from lens_adapter.vlm.images import load_image
+from lens_adapter.vlm.inputs import text_inputs
 from lens_adapter.vlm.state import state_kept
 
 Messages = str | Sequence[dict[str, Any]]

@@ -1,5 +1,9 @@
 """Everything that can go wrong, by name. An error says what was expected, what came, and what to do."""
 
+from __future__ import annotations
+
+import reprlib
+
 
 class LensError(ValueError):
     """Base of every error this package raises on purpose."""
@@ -53,6 +57,19 @@ class BrokenRecordError(InputError):
         super().__init__(f"{file}, record {index} (counted from 0): {reason}" if file else reason)
         self.file = file
         self.index = index
+
+
+def brief(value: object, most: int = 80) -> str:
+    """`value` as a message may repeat it: `most` letters and no more, however large or deep it is."""
+    shown = reprlib.Repr()
+    shown.maxlevel, shown.maxstring, shown.maxother, shown.maxlong = 3, 4 * most, 4 * most, 4 * most
+    shown.maxlist = shown.maxtuple = shown.maxdict = shown.maxset = shown.maxfrozenset = shown.maxarray = 30
+    try:
+        cut = value[: most + 1] if isinstance(value, str | bytes) else value
+        text = shown.repr(cut)
+    except ValueError:  # a number of more digits than Python writes
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= most + 2 else f"{text[:most]}..."
 
 
 def one_line(error: BaseException) -> str:

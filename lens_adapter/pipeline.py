@@ -23,9 +23,9 @@ from transformers.image_utils import load_image as fetch_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
 from lens_adapter.output import is_found
-from lens_adapter.vlm.inputs import load_image
+from lens_adapter.vlm.images import load_image
 
 TASK = "lens-segmentation"
 
@@ -118,7 +118,8 @@ class LensSegmentationPipeline(Pipeline):
         if inputs is None or not isinstance(prompts, list | tuple):
             raise InputError(
                 'The pipeline wants an image and what to find in it: pipe(image, prompts=["the dog"]) or '
-                f'pipe({{"image": image, "prompts": ["the dog"]}}); got the image {inputs!r}, the prompts {prompts!r}.'
+                f'pipe({{"image": image, "prompts": ["the dog"]}}); got the image {brief(inputs)}, '
+                f"the prompts {brief(prompts)}."
             )
         if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
             inputs = fetch_image(inputs)

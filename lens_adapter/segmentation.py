@@ -19,7 +19,7 @@ from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.sam.square import logit
 from lens_adapter.signals import Reading, SparsePrompts
 from lens_adapter.vlm.base import FrozenBase
-from lens_adapter.vlm.inputs import load_image
+from lens_adapter.vlm.images import load_image
 
 Request = tuple[Image, list[str]]  # an RGB image and its prompts
 

@@ -19,7 +19,8 @@ from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
 from lens_adapter.pictures.colors import PALETTE
 from lens_adapter.pictures.overlays import heatmap_overlay, labelled_overlay, mask_overlay
-from lens_adapter.vlm.inputs import load_image, unread_words
+from lens_adapter.vlm.images import load_image
+from lens_adapter.vlm.inputs import unread_words
 
 MASKS, HEATMAP, KEYPOINTS = LAYERS = ("Masks", "Heatmap", "Keypoints")
 ALL = -1  # every prompt, where one of them could be chosen

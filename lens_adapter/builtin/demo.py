@@ -21,7 +21,8 @@ from lens_adapter.builtin.world import Scene, sample_scene
 from lens_adapter.evaluation import overlap
 from lens_adapter.output import LensOutput
 from lens_adapter.pictures.contact_sheet import contact_sheet
-from lens_adapter.vlm.inputs import load_image, unread_words
+from lens_adapter.vlm.images import load_image
+from lens_adapter.vlm.inputs import unread_words
 
 PICTURE_SIZE = 480
 ONLY_ITS_WORLD = (

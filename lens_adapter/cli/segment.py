@@ -47,7 +47,7 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Result:
     head = adapter_of(args)
     from lens_adapter.builtin.demo import ONLY_ITS_WORLD
-    from lens_adapter.vlm.inputs import load_image
+    from lens_adapter.vlm.images import load_image
 
     image = load_image(args.image)  # before anything large is loaded
     if args.model == BUILTIN:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from transformers.utils import logging
 
 from lens_adapter.data.records import Record
-from lens_adapter.errors import BrokenRecordError, InputError
+from lens_adapter.errors import BrokenRecordError, InputError, brief
 
 logger = logging.get_logger(__name__)
 
@@ -43,29 +42,54 @@ class Breakage:
 
 
 def collect(
-    file: str | Path, entries: Iterable[tuple[int, Entry]], build: Callable[[Entry], Record], on_error: OnError
+    file: str | Path, entries: Iterable[tuple[int, Entry]], build: Callable[[Entry], dict[str, Any]], on_error: OnError
 ) -> list[Record]:
     """Make a record of each entry of `file`.
+
+    A prompt that says nothing is broken like a record: with "skip" it is left out, and its record keeps the others.
 
     Args:
         file: for messages.
         entries: each with its position in the file, from 0.
-        build: makes the record of one.
-        on_error: what to do where `build` raises.
+        build: makes of one the fields of its record; whatever it raises breaks this record alone.
+        on_error: what to do about what is broken.
 
     Raises:
-        BrokenRecordError: `build` raised, and `on_error` is "raise".
+        BrokenRecordError: something is broken, and `on_error` is "raise".
     """
     records, breakage = [], Breakage(on_error)
     for index, entry in entries:
+        dumb: dict[int, Any] = {}
         try:
-            records.append(replace(build(entry), file=str(file), index=index))
-        except (InputError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            breakage.meet(BrokenRecordError(_reason(error), str(file), index), error)
+            fields = build(entry)
+            if on_error == "skip":
+                fields, dumb = _outspoken(fields)
+            if not fields["prompts"]:
+                raise InputError("It has no prompt.")
+            records.append(Record(**fields, file=str(file), index=index))
+        except Exception as error:  # what others wrote breaks in whatever way comes first
+            breakage.meet(BrokenRecordError(reason(error), str(file), index), error)
+            continue
+        for place, prompt in dumb.items():
+            said = f"Its prompt {place} (counted from 0) says nothing: {brief(prompt)}. The others are kept."
+            breakage.meet(BrokenRecordError(said, str(file), index))
     return records
 
 
-def _reason(error: Exception) -> str:
+def _outspoken(fields: dict[str, Any]) -> tuple[dict[str, Any], dict[int, Any]]:
+    """The fields of a record with those of its prompts that say something, and {position: prompt} of the others."""
+    prompts, regions = fields["prompts"], fields["regions"]
+    dumb = {k: prompt for k, prompt in enumerate(prompts) if not isinstance(prompt, str) or not prompt.strip()}
+    if len(dumb) == len(prompts) or len(prompts) != len(regions):
+        return fields, {}  # broken as a whole, as `Record` will say
+    kept = [k for k in range(len(prompts)) if k not in dumb]
+    return fields | {"prompts": [prompts[k] for k in kept], "regions": [regions[k] for k in kept]}, dumb
+
+
+def reason(error: Exception) -> str:
+    """Why an entry is broken, in words."""
     if isinstance(error, KeyError):
         return f"It has no {error}."
-    return str(error) if isinstance(error, InputError) else f"It is malformed: {error}."
+    if isinstance(error, InputError):
+        return str(error)
+    return f"It is malformed: {str(error)[:300] or type(error).__name__}."

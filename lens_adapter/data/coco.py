@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lens_adapter.data.breakage import OnError, collect
-from lens_adapter.data.files import by_id, read_json, require_folder
-from lens_adapter.data.masks import annotation_regions
+from lens_adapter.data.files import read_json, require_folder, within
+from lens_adapter.data.ids import by_id, entry_of, id_of, same_ids
+from lens_adapter.data.masks import annotation_regions, is_crowd
 from lens_adapter.data.records import Record
 from lens_adapter.errors import InputError
 
@@ -36,49 +37,52 @@ def read_coco(
         images: the folder that its file names are relative to.
         say: makes a prompt of a category's name.
         on_error: "raise" over a broken record (e.g. its category is missing), or "skip" it with a warning.
+
+    Raises:
+        InputError: these are no annotations of COCO; an id that several images, categories or annotations have.
     """
     file, folder = Path(annotations), require_folder(Path(images), "images")
     content = read_json(file)
-    try:
-        pictures, categories = by_id(content["images"]), by_id(content["categories"])
-        groups = _group(content["annotations"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{str(file)!r} must hold the lists images, annotations and categories: {error!r}.") from error
+    lists = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
+        raise InputError(f"{str(file)!r} must hold the lists images, annotations and categories.")
+    pictures, categories = (by_id(content[name], name, file, on_error) for name in ("images", "categories"))
+    double = same_ids(content["annotations"], "annotations")
 
-    def build(group: list[dict[str, Any]]) -> Record:
-        picture, category = (
-            _entry(entries, group[0][key], key)
-            for entries, key in ((pictures, "image_id"), (categories, "category_id"))
-        )
+    def build(group: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+        for index, _ in group:
+            if index in double:
+                raise InputError(double[index])
+        annotations = [one for _, one in group]
+        picture = entry_of(pictures, annotations[0]["image_id"], "image_id", "the file")
+        category = entry_of(categories, annotations[0]["category_id"], "category_id", "the file")
         target, crowd = (
-            [part for one in group if bool(one.get("iscrowd")) is is_crowd for part in annotation_regions(one, picture)]
-            for is_crowd in (False, True)
+            [part for one in annotations if is_crowd(one) is crowds for part in annotation_regions(one, picture)]
+            for crowds in (False, True)
         )
-        return Record(
-            image=folder / picture["file_name"],
-            prompts=[say(category["name"])],
-            regions=[target],
-            ignored=crowd or None,
-            id=f"{picture['id']}/{category['id']}",
-        )
+        return {
+            "image": within(folder, picture["file_name"]),
+            "prompts": [say(category["name"])],
+            "regions": [target],
+            "ignored": crowd or None,
+            "id": f"{id_of(picture['id'])}/{id_of(category['id'])}",
+        }
 
+    groups = [(group[0][0], group) for group in _group(content["annotations"])]
     return collect(file, groups, build, on_error)
 
 
-def _group(annotations: list[Any]) -> list[tuple[int, list[dict[str, Any]]]]:
-    """Annotations of one image and category, with the position of the first; those of crowds alone are left out."""
-    groups: dict[Any, tuple[int, list[dict[str, Any]]]] = {}
+def _group(annotations: list[Any]) -> list[list[tuple[int, dict[str, Any]]]]:
+    """Annotations of one image and category with their positions; groups of crowds alone are left out."""
+    groups: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
     for index, one in enumerate(annotations):
-        key = (one.get("image_id"), one.get("category_id")) if isinstance(one, dict) else index
-        groups.setdefault(key, (index, []))[1].append(one)
-    return [
-        (index, group)
-        for index, group in groups.values()
-        if not all(isinstance(one, dict) and one.get("iscrowd") for one in group)
-    ]
+        try:
+            key: Any = (id_of(one["image_id"]), id_of(one["category_id"]))
+        except Exception:  # refused in its turn, as a record of its own
+            key = index
+        groups.setdefault(key, []).append((index, one))
+    return [group for group in groups.values() if not all(_is_surely_a_crowd(one) for _, one in group)]
 
 
-def _entry(entries: dict[Any, dict[str, Any]], name: Any, key: str) -> dict[str, Any]:
-    if name not in entries:
-        raise InputError(f"Its {key} {name!r} is not in the file.")
-    return entries[name]
+def _is_surely_a_crowd(annotation: Any) -> bool:
+    return isinstance(annotation, dict) and annotation.get("iscrowd") in (1, True)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from numbers import Integral
+from pathlib import Path, PurePath
 from typing import Any
 
-from lens_adapter.errors import InputError
+from transformers.utils import logging
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+from lens_adapter.errors import InputError, brief
+
+logger = logging.get_logger(__name__)
 
 
 def read_text(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
     """The text of a file in the first of `encodings` that fits."""
     try:
         raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"The file {str(path)!r} cannot be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # a name with letters that no name can have
+        raise InputError(f"The file {brief(str(path), 300)} cannot be read: {_why(error)}.") from error
     for encoding in encodings:
         try:
             return raw.decode(encoding)
@@ -31,17 +34,74 @@ def read_json(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> Any:
     text = read_text(path, encodings)
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of too many digits, and too deep a nesting
         raise InputError(f"The file {str(path)!r} is no valid JSON: {error}") from error
 
 
-def by_id(entries: Iterable[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """id -> entry; entries without an `id` are left out."""
-    return {entry["id"]: entry for entry in entries if isinstance(entry, dict) and "id" in entry}
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def within(folder: Path, name: Any) -> Path:
+    """The file of this name in `folder`; a name that leads out of it is refused. Whether it exists is not asked."""
+    if not isinstance(name, str) or not name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise InputError(f"Expected the name of a file inside {str(folder)!r}, got {brief(name)}.")
+    return folder / name
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; False, too, where no file can have that name."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def require_folder(path: Path, what: str) -> Path:
     """`path` if it is a folder; `what` says in the error what it should hold."""
-    if not path.is_dir():
-        raise InputError(f"Expected a folder with {what} at {str(path)!r}; there is none.")
-    return path
+    try:
+        if path.is_dir():
+            return path
+    except (OSError, ValueError):  # no folder can have that name
+        pass
+    raise InputError(f"Expected a folder with {what} at {brief(str(path), 300)}; there is none.")
+
+
+def listed(folder: Path, below: bool = False) -> list[Path]:
+    """The files in a folder, sorted; `below`: in those within it, too. Hidden ones (".DS_Store") are left out."""
+    try:
+        found = sorted(path for path in (folder.rglob("*") if below else folder.iterdir()) if not path.is_dir())
+    except OSError as error:
+        raise InputError(f"The folder {str(folder)!r} cannot be read: {_why(error)}.") from error
+    return [path for path in found if not path.name.startswith(".")]
+
+
+def say_left_out(paths: Sequence[Path | str], what: str) -> None:
+    """Warn of files that are not read, with their number and the first names."""
+    if paths:
+        names = ", ".join(str(path) for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
+        logger.warning("%d %s: %s", len(paths), what, names)
+
+
+def as_label(value: Any, what: str) -> str:
+    """A name or number as a text; "" where there is none (null).
+
+    Raises:
+        InputError: it is neither a text nor a whole number.
+    """
+    if value is None or value != value:  # tables write NaN for what is missing
+        return ""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float) and value.is_integer():  # tables make floats of numbers beside what is missing
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{what} must be a text or a whole number, got {brief(value)}.")
+    return str(int(value))
+
+
+def as_flag(value: Any, what: str) -> bool:
+    """True or false, also as 1 or 0; a text such as "false" is refused, which Python takes for true."""
+    if isinstance(value, str) or value not in (0, 1):
+        raise InputError(f"{what} must be true or false, got {brief(value)}.")
+    return bool(value)

@@ -1,6 +1,6 @@
 """A plain folder of labelled images:
 
-    images/         in any format that `load_image` reads
+    images/         JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, ...: what `load_image` reads
     masks/          PNG with one channel, as large as the image; what is not zero is the target
     prompts.jsonl   a line per record:
                     {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
@@ -11,23 +11,24 @@ Names are relative to `images/` and `masks/`. Keys of a line:
     prompt          a text; or "prompts", a list of them
     mask            for all prompts; or "masks", a list with one per prompt: the name of
                     a PNG, COCO run lengths {"size": [H, W], "counts": ...}, polygons
-                    [[x, y, x, y, ...], ...] in pixels, or null for nothing
+                    [[x, y, x, y, ...], ...] in pixels, H rows of W numbers (what is not
+                    zero), or null for nothing
     ignore          in the same forms: what counts neither way
-    id, subset      texts
+    id, subset      texts or whole numbers
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from lens_adapter.data.breakage import OnError, collect
-from lens_adapter.data.files import read_text
+from lens_adapter.data.files import as_label, is_file, read_text, within
 from lens_adapter.data.masks import Region
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
 
 _KEYS = frozenset({"image", "prompt", "prompts", "mask", "masks", "ignore", "id", "subset"})
 
@@ -43,14 +44,14 @@ def read_folder(folder: str | Path, on_error: OnError = "raise") -> list[Record]
         InputError: there is no prompts.jsonl, or it is not UTF-8.
     """
     listing = Path(folder) / "prompts.jsonl"
-    if not listing.is_file():
+    if not is_file(listing):
         raise InputError(
             f"There is no {str(listing)!r}. A folder of labelled images holds images/, masks/ and prompts.jsonl with "
             'lines like {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}.'
         )
     lines = read_text(listing).split("\n")  # JSON texts may hold other line separators
     entries = ((index, line) for index, line in enumerate(lines) if line.strip())
-    return collect(listing, entries, lambda line: _record(Path(folder), line), on_error)
+    return collect(listing, entries, lambda line: _fields(Path(folder), line), on_error)
 
 
 def digest_folder(folder: str | Path) -> str:
@@ -65,23 +66,31 @@ def digest_folder(folder: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _record(folder: Path, line: str) -> Record:
+def _fields(folder: Path, line: str) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
+        entry = json.loads(line, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:  # also a number of too many digits, and too deep a nesting
         raise InputError(f"Expected a JSON object, got {line[:60]!r} ({error}).") from error
     if not isinstance(entry, dict) or not _KEYS.issuperset(entry) or "image" not in entry:
         raise InputError(f"Expected a JSON object with image and some of {sorted(_KEYS)}, got {line[:60]!r}.")
     prompts = _listed(entry, "prompt", "prompts", 1)
     masks = _listed(entry, "mask", "masks", len(prompts))
-    return Record(
-        image=_inside(folder / "images", entry["image"]),
-        prompts=prompts,
-        regions=[_region(folder, mask) for mask in masks],
-        ignored=_region(folder, entry.get("ignore")),
-        id=str(entry.get("id", entry["image"])),
-        subset=str(entry.get("subset", "")),
-    )
+    return {
+        "image": _inside(folder / "images", entry["image"]),
+        "prompts": prompts,
+        "regions": [_region(folder, mask) for mask in masks],
+        "ignored": _region(folder, entry.get("ignore")),
+        "id": as_label(entry.get("id"), "id") or entry["image"],
+        "subset": as_label(entry.get("subset"), "subset"),
+    }
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; Python would keep the last of two values under one key."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key stands twice among {brief([key for key, _ in pairs])}")
+    return found
 
 
 def _listed(entry: dict[str, Any], one: str, several: str, count: int) -> list[Any]:
@@ -90,7 +99,7 @@ def _listed(entry: dict[str, Any], one: str, several: str, count: int) -> list[A
     if one in entry:
         return [entry[one]] * count
     if not isinstance(entry[several], list):
-        raise InputError(f"{several!r} must be a list, got {entry[several]!r}.")
+        raise InputError(f"{several!r} must be a list, got {brief(entry[several])}.")
     return list(entry[several])
 
 
@@ -99,8 +108,7 @@ def _region(folder: Path, mask: Any) -> Region:
 
 
 def _inside(folder: Path, name: Any) -> Path:
-    if not isinstance(name, str) or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-        raise InputError(f"Expected the name of a file inside {str(folder)!r}, got {name!r}.")
-    if not (folder / name).is_file():
-        raise InputError(f"There is no file {str(folder / name)!r}.")
-    return folder / name
+    path = within(folder, name)
+    if not is_file(path):
+        raise InputError(f"There is no file {brief(str(path), 300)}.")
+    return path

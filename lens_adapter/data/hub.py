@@ -7,13 +7,16 @@ records = read_hub(rows, "Ricky06662/ReasonSeg_val")
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from lens_adapter.data.breakage import OnError, collect
+from lens_adapter.data.files import as_label
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
 
 
 @dataclass(frozen=True)
@@ -65,21 +68,24 @@ def read_hub(rows: Any, columns: Columns | str, on_error: OnError = "raise") -> 
     wanted = [name for name in astuple(columns) if name is not None]
     if missing := [name for name in wanted if name not in names]:
         raise InputError(f"The rows have no column {', '.join(missing)}; they have {', '.join(names)}.")
+    rows = _undecoded(rows)
     texts = _select(rows, [name for name in (columns.prompts, columns.id, columns.subset) if name])
     cell = {name: _select(rows, [name]) for name in wanted}
 
-    def build(entry: tuple[int, Mapping[str, Any]]) -> Record:
+    def build(entry: tuple[int, Mapping[str, Any]]) -> dict[str, Any]:
         index, text = entry
         prompts = text[columns.prompts]
+        if not isinstance(prompts, str | list | tuple | np.ndarray):
+            raise InputError(f"{columns.prompts!r} must be a text or a list of texts, got {brief(prompts)}.")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        return Record(
-            image=partial(_image, cell[columns.image], index, columns.image),
-            prompts=[prompt.strip() for prompt in prompts],
-            regions=[partial(_cell, cell[columns.mask], index, columns.mask)] * len(prompts),
-            ignored=partial(_cell, cell[columns.ignored], index, columns.ignored) if columns.ignored else None,
-            id=str(text[columns.id]) if columns.id else "",
-            subset=str(text[columns.subset]) if columns.subset else "",
-        )
+        return {
+            "image": partial(_cell, cell[columns.image], index, columns.image),
+            "prompts": [prompt.strip() if isinstance(prompt, str) else prompt for prompt in prompts],
+            "regions": [partial(_cell, cell[columns.mask], index, columns.mask)] * len(prompts),
+            "ignored": partial(_cell, cell[columns.ignored], index, columns.ignored) if columns.ignored else None,
+            "id": as_label(text[columns.id], columns.id) if columns.id else "",
+            "subset": as_label(text[columns.subset], columns.subset) if columns.subset else "",
+        }
 
     return collect(
         getattr(rows, "builder_name", None) or "rows", ((k, (k, text)) for k, text in enumerate(texts)), build, on_error
@@ -118,7 +124,7 @@ def load_hub(
         raise InputError(f"columns must name image, prompts and mask: {error}.") from error
     try:
         rows = load_dataset(repository, name, split=split, revision=revision)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # of many kinds, also of other libraries
         raise InputError(f"{repository!r}, split {split!r}, cannot be loaded: {error}") from error
     return read_hub(rows, chosen, on_error)
 
@@ -129,7 +135,12 @@ def _names(rows: Any) -> Sequence[str]:
         raise InputError(f"Expected the rows of one split, got those of {', '.join(rows)}. Choose one: rows['test'].")
     if not hasattr(rows, "__len__") or not len(rows):
         raise InputError("Expected at least one row, in a sequence; a streamed data set must be downloaded first.")
-    return getattr(rows, "column_names", None) or list(rows[0])
+    names: Sequence[str] | None = getattr(rows, "column_names", None)
+    if names:
+        return names
+    if not hasattr(rows, "__getitem__") or not isinstance(rows[0], Mapping):
+        raise InputError(f"Expected a sequence of dicts, one per row, got {brief(rows)}.")
+    return list(rows[0])
 
 
 def _select(rows: Any, names: list[str]) -> Any:
@@ -137,10 +148,17 @@ def _select(rows: Any, names: list[str]) -> Any:
     return rows.select_columns(names) if hasattr(rows, "select_columns") else rows
 
 
+def _undecoded(rows: Any) -> Any:
+    """The rows with the bytes of their pictures: `datasets` would open files of any format."""
+    for name, feature in dict(getattr(rows, "features", None) or {}).items():
+        if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
+            rows = rows.cast_column(name, replace(feature, decode=False))
+    return rows
+
+
 def _cell(rows: Any, index: int, name: str) -> Any:
-    return rows[index][name]
-
-
-def _image(rows: Any, index: int, name: str) -> Any:
-    image = rows[index][name]
-    return (image.get("bytes") or image.get("path")) if isinstance(image, Mapping) else image
+    """A picture that is not decoded is a dict with its bytes, or with its path."""
+    cell = rows[index][name]
+    if isinstance(cell, Mapping) and not cell.keys().isdisjoint(("bytes", "path")):
+        return cell.get("bytes") or cell.get("path")
+    return cell

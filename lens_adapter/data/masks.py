@@ -3,11 +3,12 @@
 A region is one of
 
     None                                    nothing: the prompt names what is not there
-    array (H, W)                            what is not zero; also nested lists of bools
-    path, bytes or PIL image                a picture with one channel; what is not zero (of a palette: its index)
+    H rows of W numbers                     a mask: what is not zero. An array, a tensor or nested lists; also (1, H, W)
+                                            and (H, W, 1). Numbers below zero and NaN are refused
+    path, data URI, bytes or PIL image      a picture with one channel; what is not zero (of a palette: its index)
     {"size": [H, W], "counts": ...}         COCO's run lengths: a list (uncompressed), or a text (compressed)
     [x, y, x, y, ...] or [[x, y], ...]      a polygon in pixels
-    [[x, y, x, y, ...], ...]                a polygon of several parts; their union
+    [[x, y, x, y, ...], ...]                a polygon of several parts; their union, which covers at least one pixel
     {"size": [H, W], "polygons": ...}       either of these, drawn on an image of that size
     a list of regions                       their union (None, an array or a polygon without its size cannot be in it)
     an object with `draw(size) -> mask`     draws itself
@@ -20,19 +21,22 @@ as stored is turned with its image.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from io import BytesIO
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
+from torch import Tensor
 
-from lens_adapter.data.shapes import Size, brief, fill_polygons, fill_runs
-from lens_adapter.errors import InputError
+from lens_adapter.data.files import as_flag
+from lens_adapter.data.shapes import NoPixelError, Size, as_numbers, fill_polygons, fill_runs
+from lens_adapter.errors import InputError, brief
+from lens_adapter.vlm.images import PictureFile, open_image, orientation
 
 Region = Any
+_PARTS = (Real, np.generic, list, tuple, np.ndarray, Tensor)  # of masks and polygons; other lists hold regions
 
 # EXIF orientations that lay an image on its side, and how its mask is set upright; the others keep the size.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -41,6 +45,8 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda mask: np.rot90(mask.T, 2),
     8: np.rot90,
 }
+# Pictures that keep every value of a mask.
+_LOSSLESS = ("PNG", "BMP", "DIB", "GIF", "TIFF", "PPM", None)
 
 
 @dataclass(frozen=True)
@@ -53,16 +59,17 @@ class ShownSize:
     @classmethod
     def of(cls, image: Image.Image) -> ShownSize:
         """That of an image, which need not be decoded yet."""
-        if image.format == "TIFF":
-            image.load()  # Pillow turns these itself
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        width, height = image.size[::-1] if orientation in _TURNS else image.size
-        return cls((height, width), orientation)
+        stored = orientation(image)
+        width, height = image.size[::-1] if stored in _TURNS else image.size
+        return cls((height, width), stored)
+
+    def fits(self, size: Sequence[int]) -> bool:
+        """Whether `size` is that of the image, as shown or as stored."""
+        return tuple(size) == self.size or (self.orientation in _TURNS and tuple(size) == self.size[::-1])
 
     def require(self, size: Sequence[int]) -> None:
         """Raise unless `size` is that of the image, as shown or as stored."""
-        allowed = [self.size, self.size[::-1]] if self.orientation in _TURNS else [self.size]
-        if tuple(size) not in allowed:
+        if not self.fits(size):
             raise InputError(
                 f"A mask is {size[1]} x {size[0]} pixels; its image, as a viewer shows it, {self.size[1]} x "
                 f"{self.size[0]}. Masks are drawn on the image at full size."
@@ -88,30 +95,82 @@ def decode(region: Region, shown: ShownSize) -> np.ndarray:
         array([[0, 1, 1],
                [0, 1, 1]])
     """
+    try:
+        return _decode(region, shown)
+    except InputError:
+        raise
+    except Exception as error:  # what was written by others breaks in whatever way comes first
+        raise InputError(f"The mask {brief(region)} is malformed: {error!r}.") from error
+
+
+def _decode(region: Region, shown: ShownSize) -> np.ndarray:
     if callable(region):
         region = region()
     if region is None:
         return np.zeros(shown.size, bool)
     if hasattr(region, "draw"):
         return shown.upright(region.draw(shown.size))
-    if isinstance(region, str | Path | bytes | Image.Image):
-        return shown.upright(read_levels(region) != 0)
+    if isinstance(region, PictureFile | Image.Image):
+        return shown.upright(_target(read_levels(region)))
     if isinstance(region, dict) and "size" in region:
         size = _size(region["size"])
         shown.require(size)
-        mask = fill_runs(region["counts"], size) if "counts" in region else fill_polygons(region.get("polygons"), size)
-        return shown.upright(mask)
-    if isinstance(region, np.ndarray) and region.ndim == 1:
-        region = region.tolist()
-    if isinstance(region, list | tuple) and region and not _holds_bools(region):
-        if isinstance(region[0], Real | list | tuple | np.ndarray):
-            return fill_polygons(region, shown.size)
-        union: np.ndarray = np.logical_or.reduce([decode(part, shown) for part in region])
-        return union
-    array = np.asarray(region) if isinstance(region, np.ndarray | list | tuple) else None
-    if array is None or array.ndim != 2 or array.dtype.kind not in "biuf":
+        if "counts" in region:
+            return shown.upright(fill_runs(region["counts"], size))
+        return shown.upright(_drawn(region.get("polygons"), ShownSize(size)))
+    if isinstance(region, list | tuple) and region and not any(isinstance(part, _PARTS) for part in region):
+        return _union(region, shown)
+    if not isinstance(region, list | tuple | np.ndarray | Tensor) or not len(region):
         raise InputError(f"Expected a mask, run lengths or polygons, got {brief(region)}.")
-    return shown.upright(array != 0)
+    return shown.upright(_drawn(region, shown))
+
+
+def _union(regions: Sequence[Region], shown: ShownSize) -> np.ndarray:
+    """What any of the regions holds. A part smaller than a pixel does no harm where others have some."""
+    union, missed = np.zeros(shown.size, bool), None
+    for region in regions:
+        try:
+            union |= _decode(region, shown)
+        except NoPixelError as error:
+            missed = error
+    if missed is not None and not union.any():
+        raise missed
+    return union
+
+
+def _drawn(value: Any, shown: ShownSize) -> np.ndarray:
+    """Numbers that are a mask, or polygons, of the size as shown or as stored."""
+    numbers = as_numbers(value)
+    if numbers is None:
+        if isinstance(value, np.ndarray | Tensor) and value.dtype != object:
+            raise InputError(f"Expected a mask, run lengths or polygons, got {brief(value)}.")
+        return fill_polygons(value, shown.size)
+    grid = _without_channel(numbers, shown)
+    if shown.fits(grid.shape) or grid.dtype == bool or (isinstance(value, np.ndarray | Tensor) and grid.ndim == 2):
+        if grid.ndim != 2:
+            raise InputError(f"Expected a mask, run lengths or polygons, got {brief(value)}.")
+        shown.require(grid.shape)
+        return _target(grid)
+    if numbers.ndim > 2 and numbers.shape[2:] != (2,):  # neither a mask nor parts of points
+        raise InputError(f"Expected a mask of one channel, or polygons; got numbers of the shape {numbers.shape}.")
+    return fill_polygons(value, shown.size)
+
+
+def _without_channel(numbers: np.ndarray, shown: ShownSize) -> np.ndarray:
+    """(1, H, W) and (H, W, 1) as (H, W)."""
+    if numbers.ndim == 3 and numbers.shape[0] == 1 and (shown.fits(numbers.shape[1:]) or numbers.shape[2] != 2):
+        numbers = numbers[0]
+    elif numbers.ndim == 3 and numbers.shape[2] == 1:
+        numbers = numbers[..., 0]
+    return numbers
+
+
+def _target(levels: np.ndarray) -> np.ndarray:
+    """bool: where a mask is not zero."""
+    if levels.dtype.kind in "if" and not ((levels >= 0) & (levels < np.inf)).all():
+        raise InputError("A mask has numbers below zero, or NaN; expected zero outside the target, above zero in it.")
+    target: np.ndarray = levels != 0
+    return target
 
 
 def annotation_regions(annotation: dict[str, Any], image: dict[str, Any]) -> list[Region]:
@@ -121,45 +180,48 @@ def annotation_regions(annotation: dict[str, Any], image: dict[str, Any]) -> lis
         InputError: it has none.
     """
     segmentation = annotation["segmentation"]
-    if not segmentation:
+    if segmentation is None or not len(segmentation):
         raise InputError(f"The annotation {annotation.get('id')!r} has no segmentation.")
     if isinstance(segmentation, dict):
         return [segmentation]
-    if isinstance(segmentation[0], dict):  # run lengths, as refCLEF has them
-        return list(segmentation)
-    return [{"size": (image["height"], image["width"]), "polygons": segmentation}]
+    size = (image["height"], image["width"])
+    if any(isinstance(part, dict) for part in segmentation):  # run lengths, as refCLEF has them
+        return [part if isinstance(part, dict) else {"size": size, "polygons": part} for part in segmentation]
+    return [{"size": size, "polygons": segmentation}]
 
 
-def read_levels(picture: str | Path | bytes | Image.Image) -> np.ndarray:
+def is_crowd(annotation: dict[str, Any]) -> bool:
+    """Whether a COCO annotation is of a crowd, which counts neither way."""
+    crowd = annotation.get("iscrowd")
+    return False if crowd is None else as_flag(crowd, "iscrowd")
+
+
+def read_levels(picture: PictureFile | Image.Image) -> np.ndarray:
     """(H, W): the values of a picture with one channel; of a palette, its indices.
 
     Raises:
-        InputError: it cannot be read, has several channels, or is a JPEG, which changes values.
+        InputError: it cannot be read, has several channels or pages, or is of a format that changes values.
     """
-    name = f"The mask {str(picture)!r}" if isinstance(picture, str | Path) else "A mask"
-    try:
-        if not isinstance(picture, Image.Image):
-            picture = Image.open(BytesIO(picture if isinstance(picture, bytes) else Path(picture).read_bytes()))
-        channels, lossy, levels = picture.getbands(), picture.format == "JPEG", np.asarray(picture)
-    except Exception as error:  # a decoder meets damage with whatever error it runs into first
-        raise InputError(f"{name} cannot be read as an image: {error}") from error
-    if len(channels) != 1 or lossy:
-        raise InputError(
-            f"{name} is a {'JPEG' if lossy else 'picture'} with the channels {''.join(channels)}; expected a PNG with "
-            "one (greyscale, black and white, or a palette), zero outside the target."
-        )
-    return levels
+    opened = picture if isinstance(picture, Image.Image) else open_image(picture, "mask")
+    file = getattr(opened, "filename", "")
+    name = f"The mask {str(file)!r}" if file else "A mask"
+    with nullcontext() if opened is picture else opened:
+        kind, channels, pages = opened.format, opened.getbands(), getattr(opened, "n_frames", 1)
+        lossy = kind not in _LOSSLESS or "jpeg" in str(opened.info.get("compression"))
+        if len(channels) != 1 or lossy or pages != 1:
+            raise InputError(
+                f"{name} is a {kind or 'picture'} of {pages} page(s) with the channels {''.join(channels)}; expected a "
+                "PNG of one with one channel (greyscale, black and white, or a palette), zero outside the target."
+            )
+        try:
+            return np.asarray(opened)
+        except Exception as error:  # a decoder meets damage with whatever error it runs into first
+            raise InputError(f"{name} cannot be read as an image: {error}") from error
 
 
 def _size(size: Any) -> Size:
-    numbers = np.ravel(np.asarray(size, object)).tolist()
-    if len(numbers) != 2 or not all(isinstance(side, int | np.integer) and side > 0 for side in numbers):
+    numbers = as_numbers(size)
+    whole = numbers is not None and numbers.shape == (2,) and numbers.dtype.kind in "iu" and (numbers > 0).all()
+    if numbers is None or not whole:
         raise InputError(f"Expected the size of a mask as [height, width], got {brief(size)}.")
     return int(numbers[0]), int(numbers[1])
-
-
-def _holds_bools(rows: Sequence[Any]) -> bool:
-    first = rows[0]
-    if isinstance(first, list | tuple | np.ndarray) and len(first):
-        first = first[0]
-    return isinstance(first, bool | np.bool_)

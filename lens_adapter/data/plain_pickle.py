@@ -22,7 +22,8 @@ def read_plain_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            return _plain(_PlainUnpickler(file, encoding="bytes").load())
+            loaded = _PlainUnpickler(file, encoding="bytes").load()
+        return _plain(loaded, {})
     except InputError as error:
         raise InputError(f"The pickle {str(path)!r} was refused: {error}") from error
     except OSError as error:
@@ -80,8 +81,14 @@ class _PlainUnpickler(pickle.Unpickler):
         return _SAFE[module, name]
 
 
-def _plain(value: Any) -> Any:
-    """`value` with bytes decoded; raises over anything that is no plain data."""
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """`value` with bytes decoded; raises over anything that is no plain data.
+
+    Args:
+        value: what the unpickler made; it lives as long as `known`.
+        known: {id of a container: what became of it}, as a pickle may hold one thing in many places; None while it is
+            being made.
+    """
     kind = type(value)
     if kind in _ATOMS:
         return value
@@ -90,8 +97,14 @@ def _plain(value: Any) -> Any:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             return value.decode("latin-1")
-    if kind is dict:
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if kind in _SEQUENCES:
-        return kind(map(_plain, value))
-    raise InputError(f"it holds {kind.__name__}; expected plain data.")
+    if kind is not dict and kind not in _SEQUENCES:
+        raise InputError(f"it holds {kind.__name__}; expected plain data.")
+    if id(value) not in known:
+        known[id(value)] = None
+        if kind is dict:
+            known[id(value)] = {_plain(key, known): _plain(item, known) for key, item in value.items()}
+        else:
+            known[id(value)] = kind([_plain(item, known) for item in value])
+    if known[id(value)] is None:
+        raise InputError("it holds a list within itself; expected plain data.")
+    return known[id(value)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from lens_adapter.data.masks import Region, ShownSize, decode
-from lens_adapter.errors import BrokenRecordError, InputError
-from lens_adapter.vlm.inputs import load_image
+from lens_adapter.errors import BrokenRecordError, InputError, brief
+from lens_adapter.vlm.images import PictureFile, load_image, open_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class Record:
     """An image and N prompts about it (N = 0: nothing in it has a name).
 
     Attributes:
-        image: a path, a file's bytes, or all that `load_image` takes; or a callable that returns one of these.
+        image: what `load_image` takes: a path, a file's bytes, a PIL image, ...; or a callable that returns one.
         prompts: N texts.
         regions: what each prompt names, as `lens_adapter.data.masks` says; None: the image does not show it.
         ignored: what counts neither way, as a region; None: every pixel counts.
@@ -78,22 +77,21 @@ class Record:
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str) or any(not isinstance(p, str) or not p.strip() for p in self.prompts):
-            raise InputError(f"Prompts must be a list of texts that say what to find, got {self.prompts!r}.")
+            raise InputError(f"Prompts must be a list of texts that say what to find, got {brief(self.prompts)}.")
         if len(self.regions) != len(self.prompts):
             raise InputError(f"Expected one mask per prompt, got {len(self.regions)} for {len(self.prompts)} prompts.")
 
     @property
     def image_id(self) -> str:
         """Names the image: records about one have one, as far as that can be told without reading it."""
-        if isinstance(self.image, str | Path):
+        if isinstance(self.image, str | Path) and len(str(self.image)) < 4096:  # a data URI names nothing
             return str(self.image)
         return f"{self.file}#{self.index}" if self.file else f"object {id(self.image)}"
 
     def load(self) -> list[Example]:
         """An example per prompt, all of them about one picture object."""
-        with self._named():
-            source = self._source()
-            image, shown = load_image(source), _shown_size(source)
+        with self._opened() as opened:
+            image, shown = load_image(opened), ShownSize.of(opened)
             masks, ignore = self._masks(shown), self._ignore(shown)
         return [
             Example(image, prompt, mask, ignore, self.subset, name, self.image_id)
@@ -109,29 +107,23 @@ class Record:
 
     def load_image(self) -> Image.Image:
         """The image: RGB, upright."""
-        with self._named():
-            return load_image(self._source())
+        with self._opened() as opened:
+            return load_image(opened)
 
     def masks(self) -> np.ndarray:
         """bool (N, H, W)."""
-        with self._named():
-            return self._masks(_shown_size(self._source()))
+        with self._opened() as opened:
+            return self._masks(ShownSize.of(opened))
 
     def ignore(self) -> np.ndarray | None:
         """bool (H, W), pixels that count neither way; None if all count."""
-        with self._named():
-            return self._ignore(_shown_size(self._source()))
+        with self._opened() as opened:
+            return self._ignore(ShownSize.of(opened))
 
     def _names(self) -> list[str]:
         """Of its prompts: "ID#0", "ID#1", ...; the record's own where there is but one."""
         count = len(self.prompts)
         return [self.id] if count == 1 else [f"{self.id}#{k}" for k in range(count)]
-
-    def _source(self) -> Any:
-        source = self.image() if callable(self.image) else self.image
-        if isinstance(source, bytes):
-            return _opened(BytesIO(source), "The image")
-        return source
 
     def _masks(self, shown: ShownSize) -> np.ndarray:
         drawn = {id(region): region for region in self.regions}  # sentences about one object share its region
@@ -142,23 +134,15 @@ class Record:
         return None if self.ignored is None else decode(self.ignored, shown)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Errors inside say which record it was."""
+    def _opened(self) -> Iterator[Image.Image]:
+        """The image, which need not be decoded yet. Errors inside say which record it was."""
         try:
-            yield
-        except InputError as error:
-            raise BrokenRecordError(f"{self.id}: {error}" if self.id else str(error), self.file, self.index) from error
-
-
-def _shown_size(source: Any) -> ShownSize:
-    if isinstance(source, str | Path):
-        with _opened(source, f"The file {str(source)!r}") as opened:
-            return ShownSize.of(opened)
-    return ShownSize.of(source if isinstance(source, Image.Image) else load_image(source))
-
-
-def _opened(file: str | Path | BytesIO, name: str) -> Image.Image:
-    try:
-        return Image.open(file)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} cannot be read as an image: {error}") from error
+            source = self.image() if callable(self.image) else self.image
+            if isinstance(source, PictureFile):
+                with open_image(source) as opened:
+                    yield opened
+            else:
+                yield source if isinstance(source, Image.Image) else load_image(source)
+        except Exception as error:  # what others wrote breaks in whatever way comes first
+            said = str(error) if isinstance(error, InputError) else f"It is malformed: {error!r}."
+            raise BrokenRecordError(f"{self.id[:100]}: {said}" if self.id else said, self.file, self.index) from error

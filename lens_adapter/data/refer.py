@@ -9,12 +9,14 @@ gRefCOCO (`grefs(unc).json`) names several objects or none: `ann_id` is a list, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lens_adapter.data.breakage import OnError, collect
-from lens_adapter.data.files import by_id, read_json, require_folder
-from lens_adapter.data.masks import annotation_regions
+from lens_adapter.data.files import as_label, is_file, read_json, require_folder, within
+from lens_adapter.data.ids import by_id, entry_of, id_of
+from lens_adapter.data.masks import annotation_regions, is_crowd
 from lens_adapter.data.plain_pickle import read_plain_pickle
 from lens_adapter.data.records import Record
 from lens_adapter.errors import InputError
@@ -63,26 +65,27 @@ def read_refer(
     instances = read_json(Path(root) / dataset / "instances.json")
     if not isinstance(references, list) or not isinstance(instances, dict):
         raise InputError(f"{str(file)!r} must hold a list of references, and instances.json beside it an object.")
-    annotations, pictures = by_id(instances.get("annotations", ())), by_id(instances.get("images", ()))
+    beside = Path(root) / dataset / "instances.json"
+    annotations, pictures = (by_id(instances.get(name), name, beside, on_error) for name in ("annotations", "images"))
     folder = _image_folder(Path(root), places) if images is None else Path(images)
     require_folder(folder, f"the images of {dataset}")
 
-    def build(reference: dict[str, Any]) -> Record:
-        picture = _entry(pictures, reference["image_id"], "image")
-        targets = _targets(reference["ann_id"], annotations)
+    def build(reference: dict[str, Any]) -> dict[str, Any]:
+        picture = entry_of(pictures, reference["image_id"], "image", "instances.json")
+        targets = _targets(reference, annotations)
         region = [part for target in targets for part in annotation_regions(target, picture)] or None
-        sentences = [(sentence.get("sent") or sentence["raw"]).strip() for sentence in reference["sentences"]]
-        return Record(
-            image=folder / picture["file_name"],
-            prompts=sentences,
-            regions=[region] * len(sentences),
-            id=str(reference["ref_id"]),
-            subset=_subset(targets) if dataset == "grefcoco" else reference["split"],
-        )
+        sentences = [_said(sentence) for sentence in reference["sentences"]]
+        return {
+            "image": within(folder, picture["file_name"]),
+            "prompts": sentences,
+            "regions": [region] * len(sentences),
+            "id": as_label(reference["ref_id"], "ref_id"),
+            "subset": _subset(targets) if dataset == "grefcoco" else as_label(reference["split"], "split"),
+        }
 
     wanted = [(k, ref) for k, ref in enumerate(references) if split is None or _in_split(ref, split)]
     if not wanted:
-        splits = sorted({str(ref.get("split")) for ref in references if isinstance(ref, dict)})
+        splits = sorted({_split(ref) for ref in references} - {""})
         raise InputError(f"{str(file)!r} has nothing in the split {split!r}; its splits are {', '.join(splits)}.")
     return collect(file, wanted, build, on_error)
 
@@ -90,7 +93,7 @@ def read_refer(
 def _references_file(folder: Path, split_by: str) -> Path:
     names = [f"{stem}({split_by}).{suffix}" for stem in ("refs", "grefs") for suffix in ("p", "json")]
     for name in names:
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return folder / name
     raise InputError(f"The folder {str(folder)!r} has none of {', '.join(names)}. Check `root` and `split_by`.")
 
@@ -101,27 +104,37 @@ def _image_folder(root: Path, places: tuple[str, ...]) -> Path:
 
 def _in_split(reference: Any, split: str) -> bool:
     """refCLEF has splits such as "testAB", which are part of testA and of testB."""
-    have = str(reference.get("split")) if isinstance(reference, dict) else ""
+    have = _split(reference)
     if split == "test" or split in ("testA", "testB", "testC"):
         return have.startswith("test") and split.removeprefix("test") in have.removeprefix("test")
     return have == split
 
 
-def _targets(ids: Any, annotations: dict[Any, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The annotations of these ids; without crowds, unless there are only crowds, as in gRefCOCO's own evaluation."""
-    ids = ids if isinstance(ids, list) else [ids]
-    if ids == [-1]:
+def _split(reference: Any) -> str:
+    split = reference.get("split") if isinstance(reference, dict) else None
+    return split if isinstance(split, str) else ""
+
+
+def _said(sentence: dict[str, Any]) -> Any:
+    said = sentence.get("sent") or sentence["raw"]
+    return said.strip() if isinstance(said, str) else said
+
+
+def _targets(reference: dict[str, Any], annotations: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The annotations it names; without crowds, unless there are only crowds, as in gRefCOCO's own evaluation."""
+    ids = reference["ann_id"] if isinstance(reference["ann_id"], list) else [reference["ann_id"]]
+    if [id_of(one) for one in ids] == ["-1"]:
         return []
     if not ids:
         raise InputError("It names no annotation; no target is written as -1.")
-    found = [_entry(annotations, one, "annotation") for one in ids]
-    return [one for one in found if not one.get("iscrowd")] or found
-
-
-def _entry(entries: dict[Any, dict[str, Any]], name: Any, kind: str) -> dict[str, Any]:
-    if name not in entries:
-        raise InputError(f"Its {kind} {name!r} is not in instances.json.")
-    return entries[name]
+    found = [entry_of(annotations, one, "annotation", "instances.json") for one in ids]
+    for one in found:
+        if id_of(one["image_id"]) != id_of(reference["image_id"]):
+            raise InputError(
+                f"It is about the image {reference['image_id']!r}, and its annotation {one['id']!r} about the image "
+                f"{one['image_id']!r}."
+            )
+    return [one for one in found if not is_crowd(one)] or found
 
 
 def _subset(targets: list[dict[str, Any]]) -> str:

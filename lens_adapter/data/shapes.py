@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
+from torch import Tensor
 
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
 
 Size = tuple[int, int]  # (H, W)
 
+_NUMBERS = (Real, np.generic, list, tuple, np.ndarray)  # or rows of them
 _FAR = 4  # sides of the image beyond which a polygon's corner is no longer taken for a pixel
+_MARGIN = 2  # pixels before the image, cut off again, for corners there: below 0 Pillow rounds the other way
+
+
+class NoPixelError(InputError):
+    """Polygons that lie beside the image, or between its pixels' centers."""
 
 
 def draw_outlined(points: Sequence[Sequence[float]], size: Size) -> np.ndarray:
@@ -23,37 +32,85 @@ def draw_outlined(points: Sequence[Sequence[float]], size: Size) -> np.ndarray:
     This is how labelling tools with OpenCV below draw (`polylines` and `fillPoly`).
     """
     corners = _corners(points, size).astype(int)
-    low = np.minimum(corners.min(0), 0)  # Pillow rounds otherwise where coordinates are negative
-    high = np.maximum(corners.max(0) + 1, size[::-1])
-    drawing = Image.new("1", tuple((high - low).tolist()))
-    outline = [tuple(corner) for corner in (corners - low).tolist()]
+    left, top = np.where(corners.min(0) < 0, _MARGIN, 0).tolist()
+    drawing = Image.new("1", (size[1] + left, size[0] + top))  # no larger: what is beyond is cut off anyway
+    outline = [(x + left, y + top) for x, y in corners.tolist()]
     pen = ImageDraw.Draw(drawing)
     if len(outline) > 1:
         pen.polygon(outline, fill=1)
     pen.line([*outline, outline[0]], fill=1)
-    left, top = -low
-    return np.asarray(drawing)[top : top + size[0], left : left + size[1]]
+    return np.asarray(drawing)[top:, left:]
+
+
+def draw_circle(center: Sequence[float], edge: Sequence[float], size: Size) -> np.ndarray:
+    """bool (H, W): a circle about `center` through `edge`, both x then y, as LabelMe draws it: the outline is in it."""
+    (x, y), _ = corners = _corners([center, edge], size).tolist()
+    radius = math.dist(*corners)
+    drawing = Image.new("1", size[::-1])
+    bounds = [math.floor(value) for value in (x - radius, y - radius, x + radius, y + radius)]
+    ImageDraw.Draw(drawing).ellipse(bounds, fill=1)
+    return np.asarray(drawing)
+
+
+def as_numbers(value: Any) -> np.ndarray | None:
+    """Numbers, nested in whatever way, as an array of any rank; None: something else, or rows of different lengths."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.tolist()
+    if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+        value = [as_numbers(part) for part in value]
+    if isinstance(value, list | tuple) and not all(isinstance(part, _NUMBERS) for part in value):
+        return None
+    if not isinstance(value, np.ndarray | list | tuple):
+        return None
+    try:
+        array = np.asarray(value)
+        if array.dtype == object and not isinstance(value, np.ndarray):  # rows that are arrays of arrays
+            array = np.asarray(array.tolist())
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return array if array.dtype.kind in "biuf" else None
 
 
 def fill_polygons(polygons: Any, size: Size) -> np.ndarray:
-    """bool (H, W) as COCO draws: a pixel is in where the polygon covers (about) its center."""
-    if not isinstance(polygons, list | tuple | np.ndarray) or not len(polygons):
+    """bool (H, W) as COCO draws: a pixel is in where the polygon covers (about) its center.
+
+    Args:
+        polygons: one, [x, y, x, y, ...] or [[x, y], ...]; or a list of such parts, whose union it is.
+        size: (H, W).
+
+    Raises:
+        InputError: these are no polygons.
+        NoPixelError: together they cover no pixel.
+    """
+    sequence = (list, tuple, np.ndarray, Tensor)
+    if not isinstance(polygons, sequence) or not len(polygons):
         raise InputError(f"Expected polygons, got {brief(polygons)}. Nothing is written as null (None).")
-    flat = isinstance(polygons[0], Real)
-    if not flat and not all(isinstance(part, list | tuple | np.ndarray) for part in polygons):
+    flat = isinstance(polygons[0], Real) or getattr(polygons[0], "ndim", 1) == 0
+    if not flat and not all(isinstance(part, sequence) for part in polygons):
         raise InputError(f"Expected polygons as lists of numbers, got {brief(polygons)}.")
     one = flat or all(len(part) == 2 for part in polygons)  # a list of points is one polygon too
     parts = [_corners(part, size) for part in ([polygons] if one else polygons)]
     areal = [part.ravel().tolist() for part in parts if len(part) >= 3]  # lines and points hold no pixel
     if not areal:
         raise InputError(f"Expected polygons with at least 3 corners, got {brief(polygons)}.")
-    mask: np.ndarray = coco.decode(coco.merge(coco.frPyObjects(areal, *size)))
-    return mask.astype(bool)
+    _require_outlines(parts, polygons, size)
+    mask: np.ndarray = coco.decode(coco.merge(coco.frPyObjects(areal, *size))).astype(bool)
+    if not mask.any():
+        raise NoPixelError(
+            f"The polygons cover no pixel of an image of {size[1]} x {size[0]}: {brief(polygons)}. Expected x and y in "
+            "pixels; nothing is written as null (None)."
+        )
+    return mask
 
 
 def fill_runs(counts: Any, size: Size) -> np.ndarray:
     """bool (H, W). pycocotools leaves what the runs do not reach uninitialised, so runs are checked and laid here."""
-    runs: Any = counts.tolist() if isinstance(counts, np.ndarray) else counts
+    runs: Any = counts.tolist() if isinstance(counts, np.ndarray | Tensor) else counts
+    if isinstance(runs, list | tuple):
+        runs = [run.item() if isinstance(run, np.integer | Tensor) else run for run in runs]
     if isinstance(runs, str | bytes):
         runs = _decompress(runs)
     whole = isinstance(runs, list | tuple) and all(type(run) is int and run >= 0 for run in runs)
@@ -66,19 +123,28 @@ def fill_runs(counts: Any, size: Size) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(inside, runs).reshape(size, order="F"))
 
 
-def brief(value: Any) -> str:
-    """`value` for a message, cut short."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+def _require_outlines(parts: Sequence[np.ndarray], polygons: Any, size: Size) -> None:
+    """Refuse what has the form of polygons and means another thing: a mask's numbers, or fractions of the image."""
+    corners = np.concatenate(parts)
+    few = len(np.unique(corners, axis=0)) < len(corners) / 2
+    in_a_corner = corners.min() >= 0 and corners.max() <= 1
+    if (few and len(corners) > 5) or (in_a_corner and (len(corners) > 5 or (corners != corners.round()).any())):
+        raise InputError(
+            f"Expected the corners of polygons in pixels, got {brief(polygons)}: "
+            + ("most of them are the same. " if few else "all lie between 0 and 1. ")
+            + f"A mask for this image is {size[0]} rows of {size[1]} numbers; fractions of the image have to be "
+            "multiplied by its width and height."
+        )
 
 
 def _corners(points: Any, size: Size) -> np.ndarray:
-    """float (n, 2), x then y."""
-    try:
-        numbers = np.asarray(points, float).ravel()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Expected the corners of a polygon as numbers, got {brief(points)}.") from error
-    if not len(numbers) or len(numbers) % 2 or not (np.abs(numbers) <= _FAR * max(size)).all():
+    """float (n, 2), x then y; of [x, y, x, y, ...] or [[x, y], ...]."""
+    numbers = as_numbers(points)
+    if numbers is None or numbers.dtype == bool:
+        raise InputError(f"Expected the corners of a polygon as numbers, got {brief(points)}.")
+    in_form = numbers.ndim == 1 or (numbers.ndim == 2 and numbers.shape[1] == 2)
+    numbers = numbers.astype(float).ravel()
+    if not in_form or not len(numbers) or len(numbers) % 2 or not (np.abs(numbers) <= _FAR * max(size)).all():
         raise InputError(
             f"Expected pairs of x and y in pixels of an image of {size[1]} x {size[0]}, got {brief(points)}."
         )

@@ -322,4 +322,4 @@ def _as_pil(image: Image.Image | Tensor) -> Image.Image:
     if isinstance(image, Image.Image) and image.mode == "RGB":
         return image
     got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else getattr(image, "mode", type(image))
-    raise InputError(f"Expected a PIL image in RGB or a uint8 tensor (3, H, W); got {got}. See vlm.inputs.load_image.")
+    raise InputError(f"Expected a PIL image in RGB or a uint8 tensor (3, H, W); got {got}. See vlm.images.load_image.")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jinja2 import TemplateError
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image
 from transformers import BatchFeature
 
 from lens_adapter.errors import InputError
@@ -23,90 +20,6 @@ NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomica
 
 # Processors that put the image before the text by themselves.
 IMAGE_COMES_FIRST = ("Florence2Processor", "FuyuProcessor", "Pix2StructProcessor")
-
-ImageInput = Image.Image | str | Path | np.ndarray | Tensor  # what `load_image` takes
-
-
-def load_image(image: ImageInput) -> Image.Image:
-    """Read an image as a viewer shows it: upright (EXIF orientation applied), 8 bits per channel, on white paper.
-
-    Transparency is composited over white. 16-bit greyscale is scaled (65535 becomes 255). Of an animation, the frame
-    that is current: the first, when read from a file. Color profiles are not applied.
-
-    Args:
-        image: a PIL image, a path, a numpy array (H, W, 3) uint8, or a torch tensor (3, H, W) uint8; all RGB.
-
-    Returns:
-        A PIL image of mode RGB. The one given is left as it was.
-
-    Raises:
-        InputError: the file is missing, no image, or damaged; the image is empty; a type, shape or dtype that is none
-            of the above.
-    """
-    if isinstance(image, np.ndarray):
-        _require_rgb(
-            image, image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8, "numpy array (H, W, 3)"
-        )
-        return Image.fromarray(np.ascontiguousarray(image))
-    if isinstance(image, Tensor):
-        _require_rgb(
-            image, image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8, "torch tensor (3, H, W)"
-        )
-        return Image.fromarray(np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy()))
-    if isinstance(image, Image.Image):
-        return _as_shown(image, f"The {image.mode} image")
-    if not isinstance(image, str | Path):
-        raise InputError(
-            "An image must be a PIL image, a path, a numpy array (H, W, 3) or a torch tensor (3, H, W) of dtype uint8; "
-            f"got {type(image).__name__}."
-        )
-    if not Path(image).is_file():
-        hint = " Download it first: URLs are not fetched." if str(image).startswith(("http://", "https://")) else ""
-        raise InputError(f"There is no image file {str(image)!r}.{hint}")
-    try:
-        opened = Image.open(image)
-    except Exception as error:  # as below
-        raise InputError(f"The file {str(image)!r} cannot be read as an image: {error}") from error
-    with opened:
-        return _as_shown(opened, f"The file {str(image)!r}")
-
-
-def _require_rgb(array: np.ndarray | Tensor, good: bool, expected: str) -> None:
-    if not good or 0 in array.shape:
-        raise InputError(
-            f"Expected a {expected} of RGB values, dtype uint8, with at least one pixel; "
-            f"got shape {tuple(array.shape)} and dtype {array.dtype}."
-        )
-
-
-def _as_shown(image: Image.Image, name: str) -> Image.Image:
-    """Decode, turn upright and convert to RGB."""
-    if 0 in image.size:
-        raise InputError(f"{name} is empty: {image.width} x {image.height} pixels.")
-    if image.mode == "F":
-        raise InputError(f"{name} has floating-point pixels, whose white is not defined. Convert it to 8 bits first.")
-    try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):
-            return _from_16_bits(image, name)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
-    except InputError:
-        raise
-    except Exception as error:  # a decoder meets damage with whatever error it runs into first
-        raise InputError(f"{name} cannot be decoded; it may be damaged or cut off: {error}") from error
-
-
-def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
-    levels = np.asarray(image).astype(np.float64)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise InputError(
-            f"{name} has 32-bit pixels from {levels.min():.0f} to {levels.max():.0f}, whose white is not defined "
-            "(16-bit greyscale: 0 to 65535). Convert it to 8 bits first."
-        )
-    return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
 
 
 def text_inputs(processor: Any, prompt: str, template: str) -> BatchFeature:

@@ -6,7 +6,6 @@ import pytest
 
 from lens_adapter.data.breakage import collect
 from lens_adapter.data.examples import Examples
-from lens_adapter.data.records import Record
 from lens_adapter.errors import BrokenRecordError, InputError
 
 
@@ -14,7 +13,7 @@ def test_entries_that_make_no_record_stop_or_are_skipped(caplog):
     entries = [{"image": "a.jpg", "text": "a"}, {"image": "b.jpg"}, {"image": "c.jpg", "text": ""}, None]
 
     def build(entry):
-        return Record(entry["image"], [entry["text"]], [None])
+        return {"image": entry["image"], "prompts": [entry["text"]], "regions": [None]}
 
     with pytest.raises(BrokenRecordError, match=r"list\.json, record 1 \(counted from 0\): It has no 'text'") as caught:
         collect("list.json", enumerate(entries), build, "raise")

@@ -76,6 +76,20 @@ BROKEN = {
     json.dumps({**GOOD, "image": "../masks/a.png"}): "inside",
     json.dumps({**GOOD, "mask": "/etc/passwd"}): "inside",
     json.dumps({**GOOD, "image": 7}): "Expected the name of a file",
+    json.dumps({**GOOD, "image": ""}): "Expected the name of a file",
+    json.dumps({**GOOD, "image": None}): "Expected the name of a file",
+    json.dumps({**GOOD, "image": "x" * 300}): "There is no file",
+    json.dumps({**GOOD, "mask": "x" * 5000}): "There is no file",
+    json.dumps({**GOOD, "image": "a\0.jpg"}): "There is no file",
+    json.dumps({**GOOD, "image": "\ud800.jpg"}): "There is no file",
+    json.dumps({**GOOD, "id": ["a"]}): "id must be a text or a whole number",
+    json.dumps({**GOOD, "subset": True}): "subset must be a text or a whole number",
+    json.dumps({"image": "a.jpg", "mask": None, "prompts": []}): "It has no prompt",
+    json.dumps({"image": "a.jpg", "masks": [], "prompts": []}): "It has no prompt",
+    json.dumps({"image": "a.jpg", "mask": None, "prompts": ["", None]}): "Prompts must be",
+    '{"image": "a.jpg", "mask": "a.png", "mask": "void.png", "prompt": "it"}': "a key stands twice",
+    '{"image": "a.jpg", "prompt": "it", "mask": ' + "[" * 50_000 + "]" * 50_000 + "}": "Expected a JSON object",
+    '{"image": "a.jpg", "prompt": "it", "mask": [' + "1" * 5000 + "]}": "Expected a JSON object",
 }
 
 
@@ -87,6 +101,31 @@ def test_a_broken_line_is_named_or_skipped(tmp_path, caplog, line):
     assert BROKEN[line] in str(caught.value)
     assert [record.index for record in read_folder(tmp_path, "skip")] == [0, 2]
     assert BROKEN[line] in caplog.text
+
+
+def test_null_is_no_name_and_numbers_are(tmp_path):
+    lines = [{**GOOD, "id": None, "subset": None}, {**GOOD, "id": 0, "subset": 7}, {**GOOD, "id": 3.0, "subset": ""}]
+    found = [(record.id, record.subset) for record in read_folder(write_folder(tmp_path, *lines))]
+    assert found == [("a.jpg", ""), ("0", "7"), ("3", "")]
+
+
+def test_masks_may_be_rows_of_numbers(tmp_path):
+    rows = [
+        BOX.astype(int).tolist(),
+        (BOX * 255).tolist(),
+        BOX.astype(float).tolist(),
+        BOX.astype(int)[..., None].tolist(),
+    ]
+    lines = [{"image": "a.jpg", "mask": mask, "prompt": "it"} for mask in rows]
+    for record in read_folder(write_folder(tmp_path, *lines)):
+        np.testing.assert_array_equal(record.masks(), [BOX])
+
+
+def test_a_blank_prompt_leaves_the_others_with_their_masks(tmp_path, caplog):
+    line = {"image": "a.jpg", "masks": ["a.png", "void.png", None], "prompts": ["", "void", "none"]}
+    (record,) = read_folder(write_folder(tmp_path, line), "skip")
+    np.testing.assert_array_equal(loaded_masks(record), [box(0, 0, 2, 8), BOX & False])
+    assert record.prompts == ["void", "none"] and "Its prompt 0" in caplog.text
 
 
 def test_a_mask_that_does_not_fit_is_named(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -92,12 +94,59 @@ def test_only_what_is_asked_for_is_decoded():
 
 def test_broken_rows_are_named_or_skipped(caplog):
     rows = [REFCOCO, {**REFCOCO, "answer": [None]}, {**REFCOCO, "answer": None}, {**REFCOCO, "segmentation": [1.0]}]
-    with pytest.raises(BrokenRecordError, match=r"rows, record 1 .*malformed"):
+    with pytest.raises(BrokenRecordError, match=r"rows, record 1 .*Prompts must be .*got \[None\]"):
         read_hub(rows, "lmms-lab/RefCOCO")
     records = read_hub(rows, "lmms-lab/RefCOCO", "skip")
     assert [record.index for record in records] == [0, 3] and "rows, record 2" in caplog.text
     examples = Examples(records, "skip")
     assert len(list(examples)) == 2 and all("rows, record 3" in str(error) for error in examples.broken)
+
+
+def test_what_a_row_may_lack_or_hold(caplog):
+    columns = Columns("image", "text", "mask", id="ann_id", subset="kind")
+    rows = [{**REASON_SEG, "ann_id": value, "kind": value} for value in (None, float("nan"), 7, 7.0, np.int64(7), "7")]
+    assert [(one.id, one.subset) for one in read_hub(rows, columns)] == [("", "")] * 2 + [("7", "7")] * 4
+    rows = [{**REASON_SEG, "text": text} for text in (["a", "", None], [], {"en": "dog"}, 7, np.array(["b", "c"]))]
+    records = read_hub(rows, "Ricky06662/ReasonSeg_val", "skip")
+    assert [record.prompts for record in records] == [["a"], ["b", "c"]]
+    for reason in (
+        "Its prompt 1 (counted from 0) says nothing: ''",
+        "has no prompt",
+        "must be a text or a list of texts",
+    ):
+        assert reason in caplog.text
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        None,
+        7,
+        {"bytes": None, "path": None},
+        {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n"},
+        "x" * 5000,
+        "https://a/b.png",
+        {},
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_pictures_that_are_none_break_their_record_alone(image):
+    records = read_hub([{**REASON_SEG, "image": image}, REASON_SEG], "Ricky06662/ReasonSeg_val")
+    examples = Examples(records, "skip")
+    assert len(list(examples)) == 1 and len(str(examples.broken[0])) < 500
+
+
+def test_masks_of_every_form_in_rows():
+    png = BytesIO()
+    Image.fromarray(BOX.astype(np.uint8)).save(png, "PNG")
+    forms = [
+        BOX.astype(int).tolist(),
+        list(BOX.astype(float)),
+        {"bytes": png.getvalue(), "path": None},
+        [corners(2, 1, 7, 5)],
+    ]
+    for record in read_hub([{**REASON_SEG, "mask": form} for form in forms], "Ricky06662/ReasonSeg_val"):
+        np.testing.assert_array_equal(loaded_masks(record), [BOX])
 
 
 def test_what_does_not_fit_is_said():
@@ -109,6 +158,7 @@ def test_what_does_not_fit_is_said():
         "no column answer, segmentation, question_id; they have image, text": ([REASON_SEG], "lmms-lab/RefCOCO"),
         r"one split, got those of test, val\. Choose one": (Splits(test=[], val=[]), "lmms-lab/RefCOCO"),
         "at least one row": ([], "lmms-lab/RefCOCO"),
+        "a sequence of dicts": ([[1, 2]], "lmms-lab/RefCOCO"),
         "a streamed data set": (iter([REFCOCO]), "lmms-lab/RefCOCO"),
     }
     for reason, (rows, columns) in cases.items():
@@ -126,5 +176,6 @@ def test_the_datasets_package_agrees(tmp_path):
         rows = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path))
         for typed in (rows, rows.cast_column("image", datasets.Image()), rows.with_format("numpy")):
             record = read_hub(typed, name)[1]
+            assert not isinstance(record.image(), Image.Image)  # we open it, not `datasets`
             np.testing.assert_array_equal(loaded_masks(record), [BOX] * len(record.prompts))
             assert record.load()[0].image.size == (12, 8)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import ExifTags, Image, ImageOps
 from pycocotools import mask as coco
 
@@ -24,11 +26,48 @@ def compressed(mask: np.ndarray, text: bool = True) -> dict:
     return {"size": rle["size"], "counts": rle["counts"].decode("ascii") if text else rle["counts"]}
 
 
+def as_png(mask: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(mask.astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
 REGIONS = {
     "bool array": BOX,
     "array of 0 and 255": BOX.astype(np.uint8) * 255,
     "rows of bools": BOX.tolist(),
     "rows of numpy bools": list(BOX),
+    "rows of 0 and 1": BOX.astype(int).tolist(),
+    "rows of 0 and 255": (BOX * 255).tolist(),
+    "rows of 0.0 and 1.0": BOX.astype(float).tolist(),
+    "rows of 0.0 and 0.3": (BOX * 0.3).tolist(),
+    "rows as tuples": tuple(map(tuple, BOX.astype(int).tolist())),
+    "rows of numpy numbers": [[np.uint8(value) for value in row] for row in BOX],
+    "rows as arrays": list(BOX.astype(np.uint8)),
+    "rows as tensors": list(torch.from_numpy(BOX).int()),
+    "rows of mixed kinds": [row if k % 2 else row.tolist() for k, row in enumerate(BOX.astype(int))],
+    "an array of arrays": np.array([*BOX.astype(np.uint8), None], object)[:-1],
+    "a channel behind": BOX.astype(int)[..., None].tolist(),
+    "a channel before": [BOX.astype(int).tolist()],
+    "a list of one array": [BOX.astype(np.uint8)],
+    "array with a channel": BOX[..., None],
+    "array of int64": BOX.astype(np.int64) * 7,
+    "array of float16": BOX.astype(np.float16),
+    "tensor": torch.from_numpy(BOX),
+    "tensor (1, H, W)": torch.from_numpy(BOX)[None].to(torch.bfloat16),
+    "sized rows of numbers": {"size": [8, 12], "polygons": BOX.astype(int).tolist()},
+    "data URI": "data:image/png;base64," + base64.b64encode(as_png(BOX)).decode(),
+    "run lengths as tensors": {"size": torch.tensor([8, 12]), "counts": torch.tensor(runs(BOX)["counts"])},
+    "run lengths of numpy numbers": {"size": (np.int64(8), 12), "counts": [np.int32(n) for n in runs(BOX)["counts"]]},
+    "polygon as a tensor": torch.tensor(corners(2, 1, 7, 5)),
+    "polygon as a tuple": tuple(corners(2, 1, 7, 5)),
+    "a closed polygon": [[*corners(2, 1, 7, 5), 2, 1]],
+    "parts of points": [[[2, 1], [4, 1], [4, 5], [2, 5]], [[4, 1], [7, 1], [7, 5], [4, 5]]],
+    "parts as an array of arrays": np.array([np.array(corners(2, 1, 7, 5)), np.array([9.0, 1.0, 9.0])[:2]], object),
+    "union with a part smaller than a pixel": [
+        {"size": [8, 12], "polygons": corners(2, 1, 7, 5)},
+        {"size": [8, 12], "polygons": [[9.1, 1.1, 9.2, 1.1, 9.2, 1.2]]},
+    ],
     "uncompressed run lengths": runs(BOX),
     "run lengths as an array": {"size": np.array([8, 12]), "counts": np.array(runs(BOX)["counts"])},
     "compressed run lengths": compressed(BOX),
@@ -80,13 +119,18 @@ def test_polygons_agree_with_pycocotools():
     rng = np.random.default_rng(1)
     for _ in range(30):
         parts = [rng.uniform(-9, 40, 2 * rng.integers(3, 9)).tolist() for _ in range(rng.integers(1, 4))]
-        merged = coco.merge(coco.frPyObjects(parts, 30, 20))
-        np.testing.assert_array_equal(decode(parts, ShownSize((30, 20))), coco.decode(merged) == 1)
+        drawn = coco.decode(coco.merge(coco.frPyObjects(parts, 30, 20))) == 1
+        if drawn.any():
+            np.testing.assert_array_equal(decode(parts, ShownSize((30, 20))), drawn)
+        else:
+            with pytest.raises(InputError, match="cover no pixel"):
+                decode(parts, ShownSize((30, 20)))
 
 
 def test_a_polygon_beyond_the_image_is_cut_off():
     np.testing.assert_array_equal(decode(corners(-5, -3, 4, 30), SHOWN), box(0, 0, 4, 8))
-    assert not decode(corners(20, 20, 25, 25), SHOWN).any()
+    with pytest.raises(InputError, match="cover no pixel"):
+        decode(corners(20, 20, 25, 25), SHOWN)
     np.testing.assert_array_equal(draw_outlined([[-5, -3], [4, -3], [4, 30], [-5, 30]], (8, 12)), box(0, 0, 5, 8))
     assert not draw_outlined([[20, 20], [25, 20], [25, 25]], (8, 12)).any()
 
@@ -95,6 +139,13 @@ def test_an_outlined_polygon_holds_its_outline():
     np.testing.assert_array_equal(draw_outlined([[2.9, 1.9], [6, 1], [6, 4], [2, 4]], (8, 12)), BOX)
     np.testing.assert_array_equal(draw_outlined([[3, 2], [3, 6]], (8, 12)), box(3, 2, 4, 7))
     np.testing.assert_array_equal(draw_outlined([[3, 2]], (8, 12)), box(3, 2, 4, 3))
+
+
+def test_a_mask_goes_before_a_polygon():
+    """8 numbers a row, on an image 8 pixels wide: rows of numbers as many as the image has are a mask."""
+    rows = [corners(0, 0, 8, 3), corners(0, 3, 8, 4)]
+    np.testing.assert_array_equal(decode(rows, ShownSize((2, 8))), np.array(rows) != 0)
+    assert decode(rows, ShownSize((8, 9))).any(1).sum() == 4
 
 
 # As OpenCV 5.0 draws it, with polylines and fillPoly.
@@ -146,18 +197,34 @@ def test_a_picture_of_another_kind_is_refused(tmp_path):
     Image.new("RGB", (12, 8)).save(tmp_path / "color.png")
     Image.new("L", (12, 8)).save(tmp_path / "grey.jpg")
     (tmp_path / "text.png").write_text("no picture")
+    Image.new("L", (12, 8)).save(tmp_path / "pages.tiff", save_all=True, append_images=[Image.new("L", (12, 8))])
+    Image.new("L", (12, 8)).save(tmp_path / "lossy.tiff", compression="jpeg")
+    Image.new("RGB", (32, 32)).save(tmp_path / "script.png", "EPS")
+    Image.new("L", (12, 8)).save(tmp_path / "waves.jp2")
+    Image.new("LA", (12, 8)).save(tmp_path / "alpha.png")
     whole = write_levels(tmp_path / "cut.png", BOX).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     reasons = {
         "color.png": "channels RGB",
         "grey.jpg": "JPEG",
+        "pages.tiff": "2 page",
+        "lossy.tiff": "TIFF",
+        "script.png": "it is none of JPEG",
+        "waves.jp2": "JPEG2000",
+        "alpha.png": "channels LA",
         "text.png": "cannot be read",
         "cut.png": "cannot be read",
     }
-    for name, reason in {**reasons, "absent.png": "No such file"}.items():
+    for name, reason in {**reasons, "absent.png": "no mask file"}.items():
         with pytest.raises(InputError, match=reason) as caught:
             decode(Path(tmp_path / name), SHOWN)
         assert name in str(caught.value)
+
+
+def nested(depth: int, inside: object = 1) -> list:
+    for _ in range(depth):
+        inside = [inside]
+    return inside
 
 
 DAMAGED = {
@@ -189,6 +256,44 @@ DAMAGED = {
     "a number": (7, "Expected a mask"),
     "a row": (np.zeros(12, bool), "Expected"),
     "three dimensions": (np.zeros((8, 12, 3)), "Expected a mask"),
+    "rows of another size": (
+        BOX[:-2].astype(int).tolist(),
+        "most of them are the same. A mask for this image is 8 rows",
+    ),
+    "rows of 255 of another size": ((BOX * 255)[:-2].tolist(), "pixels of an image of 12 x 8"),
+    "rows of labels of another size, as an array": (np.arange(60).reshape(6, 10), "10 x 6 pixels; its image"),
+    "narrow rows of another size": (BOX[:, 1:7].astype(int).tolist(), "most of them are the same"),
+    "odd rows of another size": (BOX[:, :-1].astype(int).tolist(), "pairs of x and y"),
+    "a mask in one row": (BOX.astype(int).ravel().tolist(), "most of them are the same"),
+    "a mask in one row, as an array": (BOX.astype(np.uint8).ravel(), "most of them are the same"),
+    "fractions of the image": ([[0.1, 0.1, 0.9, 0.1, 0.9, 0.9, 0.1, 0.9]], "all lie between 0 and 1"),
+    "rows of three channels": (np.repeat(BOX[..., None], 3, 2).astype(int).tolist(), "one channel"),
+    "rows of four channels": (np.ones((8, 12, 4)), "one channel"),
+    "two masks in one": (np.stack([BOX, BOX]), "Expected a mask"),
+    "two lists of rows in one": ([BOX.astype(int).tolist()] * 2, "one channel"),
+    "numbers below zero": (-BOX.astype(int), "below zero"),
+    "rows below zero": ((-BOX.astype(float)).tolist(), "below zero"),
+    "NaN": (np.where(BOX, np.nan, 0.0), "NaN"),
+    "endless numbers": (np.where(BOX, np.inf, 0.0), "NaN"),
+    "complex numbers": (BOX.astype(complex), "Expected a mask"),
+    "rows of texts": ([["0", "1"] * 6] * 8, "as numbers"),
+    "rows of boolean texts": ([["false", "true"] * 6] * 8, "as numbers"),
+    "rows with null": ([[None] * 12] * 8, "as numbers"),
+    "ragged rows": ([[0, 1]] * 7 + [[0, 1, 1]], "."),
+    "no row": ([[]], "pairs of x and y"),
+    "huge numbers": ([[1, 1, 10**400, 1, 5, 5]], "as numbers"),
+    "very huge numbers": ([1, 1, 10**5000, 1, 5, 5], "as numbers"),
+    "a tiny polygon": ([[3.1, 3.1, 3.2, 3.1, 3.2, 3.2]], "cover no pixel"),
+    "a union beside the image": ([{"size": [8, 12], "polygons": corners(20, 20, 25, 25)}], "cover no pixel"),
+    "deep nesting": (nested(900), "."),
+    "deep nesting of nothing": (nested(900, None), "as numbers"),
+    "a size of bools": ({"size": [True, True], "counts": [1]}, r"\[height, width\]"),
+    "runs of bools": ({"size": [8, 12], "counts": [True] * 96}, "whole numbers"),
+    "null for runs": ({"size": [8, 12], "counts": None}, "whole numbers"),
+    "a long text": ("A" * 5000, "no mask file"),
+    "a broken data URI": ("data:image/png;base64,####", "no valid base64"),
+    "an object": (object(), "Expected a mask"),
+    "a dict": ({"mask": 1}, "Expected a mask"),
     "text in an array": (np.full((8, 12), "x"), "Expected a mask"),
 }
 
@@ -196,5 +301,6 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_what_is_damaged_is_refused(name):
     region, reason = DAMAGED[name]
-    with pytest.raises(InputError, match=reason):
+    with pytest.raises(InputError, match=reason) as caught:
         decode(region, SHOWN)
+    assert len(str(caught.value)) < 500

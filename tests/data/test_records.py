@@ -12,7 +12,7 @@ from PIL import Image
 
 from lens_adapter.data.records import Record
 from lens_adapter.errors import BrokenRecordError, InputError
-from lens_adapter.vlm.inputs import load_image
+from lens_adapter.vlm.images import load_image
 from tests.data.formats import box, corners, jpeg, loaded_masks, runs, write_image, write_levels
 
 BOX = box(2, 1, 7, 5)

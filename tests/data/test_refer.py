@@ -228,7 +228,11 @@ BROKEN = {
     "no annotation": (reference(3, [], 1, ["it"]), "names no annotation"),
     "an image that is missing": (reference(3, 11, 77, ["it"]), "Its image 77 is not in instances.json"),
     "no segmentation": (reference(3, 16, 2, ["it"]), "The annotation 16 has no segmentation"),
-    "a sentence without words": (reference(3, 11, 1, ["it", ""]), "Prompts must be"),
+    "sentences without words": (reference(3, 11, 1, ["", " "]), "Prompts must be"),
+    "an empty list of sentences": (reference(3, 11, 1, []), "It has no prompt"),
+    "an annotation of another image": (reference(3, 14, 1, ["it"]), "about the image 1, and its annotation 14 about"),
+    "no id": ({**reference(3, 11, 1, ["it"]), "image_id": None}, "An id must be a text or a whole number, got None"),
+    "a list as an id": ({**reference(3, 11, 1, ["it"]), "image_id": [1]}, "must be a text or a whole number, got [1]"),
     "no sentences": ({k: v for k, v in reference(3, 11, 1, []).items() if k != "sentences"}, "It has no 'sentences'"),
     "not even an object": ("train", "malformed"),
 }
@@ -243,6 +247,48 @@ def test_a_broken_reference_is_named_or_skipped(tmp_path, caplog, name):
     assert reason in str(caught.value) and caught.value.index == 1
     assert [record.index for record in read_refer(tmp_path, on_error="skip")] == [0, 2]
     assert "Skipped" in caplog.text and reason in caplog.text
+
+
+def test_a_blank_sentence_leaves_the_others(tmp_path, caplog):
+    write_set(tmp_path, [reference(0, 11, 1, ["it", "", "that"])])
+    with pytest.raises(BrokenRecordError, match="Prompts must be"):
+        read_refer(tmp_path)
+    (record,) = read_refer(tmp_path, on_error="skip")
+    assert record.prompts == ["it", "that"] and len(Examples([record])) == 2
+    assert "Its prompt 1 (counted from 0) says nothing: ''. The others are kept" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["images", "annotations"])
+def test_an_id_that_stands_twice_is_named_with_both_places(tmp_path, name):
+    write_set(tmp_path, [reference(0, 11, 1, ["it"]), reference(1, 14, 2, ["it"])])
+    file = tmp_path / "refcoco" / "instances.json"
+    content = json.loads(file.read_text())
+    content[name].append({**content[name][0], "file_name": "other.jpg", "image_id": 2})
+    write_json(file, content)
+    with pytest.raises(BrokenRecordError, match=rf"instances\.json, record 0 .*is that of {name} 0 and "):
+        read_refer(tmp_path)
+    assert [record.id for record in read_refer(tmp_path, on_error="skip")] == ["1"]
+
+
+def test_null_is_no_text(tmp_path):
+    write_set(tmp_path, [{**reference(0, 11, 1, ["it"]), "split": None, "ref_id": None}])
+    assert [(record.id, record.subset) for record in read_refer(tmp_path)] == [("", "")]
+    with pytest.raises(InputError, match="nothing in the split 'None'"):
+        read_refer(tmp_path, split="None")
+
+
+def test_ids_may_be_texts(tmp_path):
+    write_set(tmp_path, [{**reference(0, "11", 1, ["it"]), "image_id": "1"}, reference(1, "-1", 1, ["no"])])
+    records = read_refer(tmp_path)
+    assert [int(record.masks().sum()) for record in records] == [20, 0]
+
+
+def test_things_shared_many_times_over_are_read_at_once(tmp_path):
+    shared: list = ["it"]
+    for _ in range(60):
+        shared = [shared, shared]
+    (tmp_path / "p").write_bytes(pickle.dumps(shared))
+    assert len(read_plain_pickle(tmp_path / "p")) == 2
 
 
 def test_an_image_that_is_gone_breaks_its_record_alone(tmp_path):

@@ -123,3 +123,43 @@ def test_classes_are_read_from_the_files_that_name_them(tmp_path):
     for (name, text), names in zip(files.items(), expected, strict=True):
         (tmp_path / name).write_bytes(text.encode())
         assert read_classes(tmp_path / name) == names
+
+
+def test_files_are_read_whatever_their_capitals_and_the_rest_is_named(tmp_path, caplog):
+    images, labels = write_maps(tmp_path, name="a", suffix=".PNG")
+    Image.new("RGB", (12, 8)).save(images / "b.jfif", "JPEG")
+    write_levels(labels / "b.png", LEVELS)
+    (labels / "b.png").rename(labels / "b.PNG")
+    Image.new("L", (12, 8)).save(labels / "c.tif")
+    write_image(images / "d.jpg")
+    maps = LabelMaps(images, labels, ["x"] * 4)
+    assert sorted(record.id for record in maps) == ["a", "b"]
+    assert "no label maps (PNG), and left out: c.tif" in caplog.text
+    assert "have no label map, and are left out: d" in caplog.text
+
+
+def test_names_that_several_files_have_are_refused(tmp_path):
+    images, labels = write_maps(tmp_path, name="a")
+    Image.new("RGB", (12, 8)).save(images / "a.PNG")
+    write_maps(tmp_path, name="b")
+    (labels / "b.PNG").write_bytes((labels / "b.png").read_bytes())
+    maps = LabelMaps(images, labels, ["x"] * 4)
+    reasons = {"a": "Several images have its name", "b": "Another label map has its name"}
+    for index, path in enumerate(maps.labels):
+        with pytest.raises(BrokenRecordError, match=reasons[path.stem]):
+            maps[index]
+    assert len(Examples(maps, "skip").broken) == 3
+
+
+def test_images_and_label_maps_may_share_a_folder(tmp_path, caplog):
+    write_image(tmp_path / "a.jpg")
+    write_levels(tmp_path / "a.png", LEVELS)
+    (record,) = LabelMaps(tmp_path, tmp_path, ["x"] * 4)
+    assert record.image.suffix == ".jpg" and record.load() and caplog.text == ""
+
+
+@pytest.mark.parametrize("content", ['{"labels": [{"name": "a"}]}', '["a", null]', '["a", ""]', "7", '[["a"]]', "{}"])
+def test_lists_of_classes_that_are_none_are_named(tmp_path, content):
+    (tmp_path / "classes.JSON").write_text(content)
+    with pytest.raises(InputError, match=r"classes\.JSON"):
+        read_classes(tmp_path / "classes.JSON")

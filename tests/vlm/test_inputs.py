@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from lens_adapter.errors import InputError
-from lens_adapter.vlm.inputs import build_inputs, load_image
+from lens_adapter.vlm.inputs import build_inputs
 from tests.tiny.pairs import tiny_processor
 from tests.tiny.processors import LLAVA_TEMPLATE, QWEN_TEMPLATE, TOKEN_IDS
 from tests.zoo.square import chat, words
@@ -17,168 +17,9 @@ TEMPLATE = "Where is {prompt} in this image?"
 QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 ARCHITECTURES = ("llava", *QWENS)
 
-# Four colors, so that every turn and mirror image differs from every other.
-QUARTERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], dtype=np.uint8)  # (2, 2, 3)
-
-
-def pixels(image: Image.Image) -> np.ndarray:
-    assert image.mode == "RGB"
-    return np.asarray(image)
-
 
 def grey(size: tuple[int, int] = (60, 80)) -> Image.Image:
     return Image.new("RGB", size[::-1], "grey")
-
-
-# load_image
-
-
-def test_pil_path_numpy_and_torch_give_the_same_picture(tmp_path):
-    image = Image.fromarray(QUARTERS)
-    path = tmp_path / "quarters.png"
-    image.save(path)
-    for given in (image, path, str(path), QUARTERS, torch.from_numpy(QUARTERS).permute(2, 0, 1)):
-        assert np.array_equal(pixels(load_image(given)), QUARTERS)
-    assert np.array_equal(pixels(load_image(QUARTERS[:, ::-1])), QUARTERS[:, ::-1])  # negative strides
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, orientation):
-    # How a camera stores what it holds turned: the reverse of what a viewer does to show it upright.
-    stored = {
-        1: QUARTERS,
-        2: QUARTERS[:, ::-1],
-        3: QUARTERS[::-1, ::-1],
-        4: QUARTERS[::-1],
-        5: QUARTERS.transpose(1, 0, 2),
-        6: np.rot90(QUARTERS, 1),
-        7: QUARTERS[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(QUARTERS, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "turned.png"
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    shown = load_image(path)
-    assert np.array_equal(pixels(shown), QUARTERS)
-    assert np.array_equal(pixels(load_image(shown)), QUARTERS)  # not turned twice
-
-
-def test_the_image_given_is_left_alone():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = Image.new("RGBA", (4, 2), (255, 0, 0, 128))
-    image.info["exif"] = exif.tobytes()
-    load_image(image)
-    assert image.mode == "RGBA"
-    assert image.size == (4, 2)
-
-
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        (Image.new("1", (2, 2), 1), (255, 255, 255)),
-        (Image.new("L", (2, 2), 100), (100, 100, 100)),
-        (Image.new("LA", (2, 2), (0, 0)), (255, 255, 255)),
-        (Image.new("RGBA", (2, 2), (200, 100, 0, 255)), (200, 100, 0)),
-        (Image.new("RGBA", (2, 2), (200, 100, 0, 0)), (255, 255, 255)),
-        (Image.new("RGBA", (2, 2), (0, 0, 0, 128)), (127, 127, 127)),
-        (Image.new("CMYK", (2, 2), (0, 255, 255, 0)), (255, 0, 0)),
-        (Image.new("HSV", (2, 2), (0, 255, 255)), (255, 0, 0)),
-        (Image.new("I;16", (2, 2), 65535), (255, 255, 255)),
-        (Image.new("I;16", (2, 2), 257 * 100), (100, 100, 100)),
-        (Image.new("I", (2, 2), 257 * 100), (100, 100, 100)),
-    ],
-    ids=lambda value: value.mode if isinstance(value, Image.Image) else str(value),
-)
-def test_every_mode_becomes_what_a_viewer_shows(image, expected):
-    assert (pixels(load_image(image)) == expected).all()
-
-
-def test_palette_with_and_without_transparency(tmp_path):
-    image = Image.new("P", (2, 1))
-    image.putpalette([10, 20, 30, 40, 50, 60])
-    image.putpixel((1, 0), 1)
-    path = tmp_path / "palette.png"
-    image.save(path)
-    assert pixels(load_image(path)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
-    image.save(path, transparency=0)
-    assert pixels(load_image(path)).tolist() == [[[255, 255, 255], [40, 50, 60]]]
-
-
-def test_16_bit_greyscale_files_are_scaled_not_clipped(tmp_path):
-    levels = np.array([[0, 257, 257 * 128, 65535]], dtype=np.uint16)
-    for name in ("deep.png", "deep.tiff"):
-        Image.fromarray(levels).save(tmp_path / name)
-        assert pixels(load_image(tmp_path / name))[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-@pytest.mark.parametrize(
-    "image", [Image.new("F", (2, 2), 0.5), Image.new("I", (2, 2), 70000), Image.new("I", (2, 2), -1)]
-)
-def test_pixels_without_a_white_are_refused(image):
-    with pytest.raises(InputError, match="white is not defined"):
-        load_image(image)
-
-
-@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
-def test_no_pixels(size):
-    with pytest.raises(InputError, match=f"empty: {size[0]} x {size[1]} pixels"):
-        load_image(Image.new("RGB", size))
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (np.zeros((4, 4), np.uint8), r"\(H, W, 3\).*got shape \(4, 4\) and dtype uint8"),
-        (np.zeros((4, 4, 4), np.uint8), r"got shape \(4, 4, 4\)"),
-        (np.zeros((3, 4, 4), np.uint8), r"got shape \(3, 4, 4\)"),
-        (np.zeros((1, 4, 4, 3), np.uint8), r"got shape \(1, 4, 4, 3\)"),
-        (np.zeros((4, 4, 3), np.float32), "uint8.*got .* dtype float32"),
-        (np.zeros((0, 4, 3), np.uint8), r"at least one pixel; got shape \(0, 4, 3\)"),
-        (torch.zeros(4, 4, 3, dtype=torch.uint8), r"\(3, H, W\).*got shape \(4, 4, 3\)"),
-        (torch.zeros(3, 4, 4), r"uint8.*got .* dtype torch\.float32"),
-        (torch.zeros(3, 4, 0, dtype=torch.uint8), r"at least one pixel; got shape \(3, 4, 0\)"),
-        (b"\x89PNG", "got bytes"),
-        (None, "got NoneType"),
-        ([1, 2], "got list"),
-    ],
-)
-def test_what_is_no_image(given, message):
-    with pytest.raises(InputError, match=message):
-        load_image(given)
-
-
-def test_missing_files(tmp_path):
-    with pytest.raises(InputError, match=r"no image file .*nowhere\.png"):
-        load_image(tmp_path / "nowhere.png")
-    with pytest.raises(InputError, match="no image file"):
-        load_image(tmp_path)  # a folder
-    with pytest.raises(InputError, match="URLs are not fetched"):
-        load_image("https://example.org/cat.png")
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tiff"])
-def test_damaged_files(tmp_path, suffix):
-    path = tmp_path / f"noise.{suffix}"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
-    load_image(path)
-    whole = path.read_bytes()
-    for length in (0, 3, len(whole) // 3):
-        path.write_bytes(whole[:length])
-        with pytest.raises(InputError, match=rf"noise\.{suffix}"):
-            load_image(path)
-    path.write_text("not an image")
-    with pytest.raises(InputError, match="cannot be read as an image"):
-        load_image(path)
-
-
-def test_a_damaged_image_opened_by_the_caller(tmp_path):
-    path = tmp_path / "cut.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with Image.open(path) as opened, pytest.raises(InputError, match="damaged or cut off"):
-        load_image(opened)
 
 
 # build_inputs

@@ -1,0 +1,237 @@
+"""What a user calls a picture -> an RGB image as a viewer shows it. Whatever reads pictures opens them here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+
+from lens_adapter.errors import InputError, brief
+
+# The formats that are read, by Pillow's names; a file of any other is refused, whatever its name. (Of the others some
+# run programs, as Ghostscript, and some know no file of their own by its first bytes.)
+PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
+
+# EXIF orientation -> how a viewer turns what is stored.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TELLS_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # in `Image.info`
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_LONGEST_URL, _LONGEST_PATH = 2000, 300  # letters of them that a message repeats
+
+PictureFile = str | Path | bytes | bytearray | memoryview  # what `open_image` takes
+ImageInput = Image.Image | PictureFile | np.ndarray | Tensor  # what `load_image` takes
+
+
+def picture_suffixes() -> frozenset[str]:
+    """Suffixes of the files that are read, in small letters: ".jpg", ".jfif", ..."""
+    Image.init()
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in PICTURE_FORMATS}
+    return frozenset({*known, ".avif", ".heic", ".heif"})  # where Pillow lacks one, the error says what to install
+
+
+def open_image(source: PictureFile, what: str = "image") -> Image.Image:
+    """Open a picture file of one of `PICTURE_FORMATS`; it is not decoded yet.
+
+    Args:
+        source: a path, a data URI ("data:image/png;base64,..."), or a file's bytes.
+        what: it is called in messages.
+
+    Raises:
+        InputError: there is no such file, or it is no picture of these formats; a URL of the web.
+    """
+    file: Path | BytesIO
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        name, file = f"The {what} in a data URI", BytesIO(_payload(source))
+    elif isinstance(source, str | Path):
+        name, file = f"The {what} file {str(source)!r}", _existing(source, what)
+    else:
+        name, file = f"The {what} of {len(source)} bytes", BytesIO(source)
+    Image.init()
+    try:
+        try:
+            return Image.open(file, formats=_openable())
+        except UnidentifiedImageError:
+            if not _is_heif(file) or "HEIF" in Image.OPEN:
+                raise
+        _register_heif(name)
+        return Image.open(file, formats=_openable())
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        reason = f"it is none of {', '.join(PICTURE_FORMATS)}, or is damaged."
+        raise InputError(f"{name} cannot be read as an image: {reason}") from error
+    except Exception as error:  # a decoder meets damage with whatever error it runs into first
+        raise InputError(f"{name} cannot be read as an image: {error}") from error
+
+
+def load_image(image: ImageInput) -> Image.Image:
+    """Read an image as a viewer shows it: upright (EXIF orientation applied), 8 bits per channel, on white paper.
+
+    Transparency is composited over white. 16-bit greyscale is scaled (65535 becomes 255). Of an animation, the frame
+    that is current: the first, when read from a file. Color profiles are not applied. Metadata that cannot be read
+    turn nothing.
+
+    Args:
+        image: a PIL image, a path, a file's bytes, a data URI, a numpy array (H, W, 3) uint8, or a torch tensor
+            (3, H, W) uint8; all RGB.
+
+    Returns:
+        A PIL image of mode RGB. The one given is left as it was.
+
+    Raises:
+        InputError: the file is missing, no image of `PICTURE_FORMATS`, or damaged; the image is empty; a type, shape or
+            dtype that is none of the above; a URL of the web.
+    """
+    if isinstance(image, np.ndarray):
+        _require_rgb(
+            image, image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8, "numpy array (H, W, 3)"
+        )
+        return Image.fromarray(np.ascontiguousarray(image))
+    if isinstance(image, Tensor):
+        _require_rgb(
+            image, image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8, "torch tensor (3, H, W)"
+        )
+        return Image.fromarray(np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy()))
+    if isinstance(image, Image.Image):
+        return _as_shown(image)
+    if not isinstance(image, PictureFile):
+        raise InputError(
+            "An image must be a PIL image, a path, a file's bytes, a data URI, a numpy array (H, W, 3) or a torch "
+            f"tensor (3, H, W) of dtype uint8; got {type(image).__name__}."
+        )
+    with open_image(image) as opened:
+        return _as_shown(opened)
+
+
+def orientation(image: Image.Image) -> int:
+    """How `image` is stored, as EXIF has it: 1 (upright) to 8; 1 where it does not say, or cannot be understood.
+
+    Raises:
+        InputError: a TIFF, which has to be decoded for that, is damaged.
+    """
+    if image.format == "TIFF":
+        _decode(image)  # Pillow turns these itself
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+        return int(found) if found in TURNS else 1
+    except Exception:  # damaged metadata, met in whatever way; the picture itself is intact
+        return 1
+
+
+def _payload(uri: str) -> bytes:
+    head, comma, data = uri.partition(",")
+    if not comma:
+        raise InputError(f"A data URI is data:TYPE;base64,DATA; this one has no comma: {brief(uri)}.")
+    raw = unquote_to_bytes(data)
+    if not head.lower().rstrip().endswith(";base64"):
+        return raw
+    try:
+        return base64.b64decode(b"".join(raw.split()), validate=True)
+    except binascii.Error as error:
+        raise InputError(f"The data URI {brief(uri)} holds no valid base64: {error}.") from error
+
+
+def _existing(path: str | Path, what: str) -> Path:
+    try:
+        if Path(path).is_file():
+            return Path(path)
+    except (OSError, ValueError):  # no name that a file can have, or none that may be asked for
+        pass
+    url = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path), re.DOTALL)
+    if url:  # a Path has lost one of its slashes
+        where = brief(f"{url[1]}://{url[2]}", _LONGEST_URL)
+        raise InputError(f"There is no image file {where}. Download it first: URLs are not fetched.")
+    raise InputError(f"There is no {what} file {brief(str(path), _LONGEST_PATH)}.")
+
+
+def _openable() -> list[str]:
+    return [kind for kind in PICTURE_FORMATS if kind in Image.OPEN]
+
+
+def _is_heif(file: Path | BytesIO) -> bool:
+    with BytesIO(file.getvalue()) if isinstance(file, BytesIO) else file.open("rb") as opened:
+        head = opened.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS
+
+
+def _register_heif(name: str) -> None:
+    """Let Pillow read HEIC, if pillow-heif is there."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise InputError(
+            f"{name} is a HEIC picture, which cannot be read as an image without pillow-heif: pip install pillow-heif."
+        ) from error
+    register_heif_opener()
+
+
+def _require_rgb(array: np.ndarray | Tensor, good: bool, expected: str) -> None:
+    if not good or 0 in array.shape:
+        raise InputError(
+            f"Expected a {expected} of RGB values, dtype uint8, with at least one pixel; "
+            f"got shape {tuple(array.shape)} and dtype {array.dtype}."
+        )
+
+
+def _name(image: Image.Image) -> str:
+    file = getattr(image, "filename", "")
+    return f"The image file {str(file)!r}" if file else f"The {image.mode} image"
+
+
+def _decode(image: Image.Image) -> None:
+    try:
+        image.load()
+    except Exception as error:  # a decoder meets damage with whatever error it runs into first
+        raise InputError(f"{_name(image)} cannot be decoded; it may be damaged or cut off: {error}") from error
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    """Decode, turn upright and convert to RGB."""
+    name = _name(image)
+    if 0 in image.size:
+        raise InputError(f"{name} is empty: {image.width} x {image.height} pixels.")
+    if image.mode == "F":
+        raise InputError(f"{name} has floating-point pixels, whose white is not defined. Convert it to 8 bits first.")
+    _decode(image)
+    try:
+        turn = TURNS.get(orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        if upright.mode.startswith("I"):
+            return _from_16_bits(upright, name)
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        shown = upright.convert("RGB")
+    except InputError:
+        raise
+    except Exception as error:  # such as a palette that is cut off
+        raise InputError(f"{name} cannot be shown as RGB: {error}") from error
+    shown.info = {key: value for key, value in shown.info.items() if key not in _TELLS_ORIENTATION}
+    return shown
+
+
+def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
+    levels: Any = np.asarray(image).astype(np.float64)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise InputError(
+            f"{name} has 32-bit pixels from {levels.min():.0f} to {levels.max():.0f}, whose white is not defined "
+            "(16-bit greyscale: 0 to 65535). Convert it to 8 bits first."
+        )
+    return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
