@@ -1,6 +1,7 @@
 """What a readout reaches with how few examples: the built-in base and SAM, the test scenes of the built-in world.
 
-    python -m benchmarks.few_shot                 # all of it, into results/few_shot.json and docs/few-shot.png
+    python -m benchmarks.few_shot                 # all of it, into results/few_shot.json
+    python -m benchmarks.few_shot --page          # docs/first-head.md's table and docs/few-shot.png from that
     python -m benchmarks.few_shot --scenes 50 --draws 1 --json /tmp/few.json
 
 Examples are drawn anew for every draw, from validation scenes; nothing is chosen on test scenes. These are read once by
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
@@ -43,6 +45,13 @@ SEVERAL_BAR, REFUSED_BAR, ACCEPTED_BAR, SECONDS_BAR = (
     0.95,
     5.0,
 )  # with 50 examples; the last one: 1 024 heads
+BEGIN, END = "<!-- few-shot: begin -->", "<!-- few-shot: end -->"  # in docs/first-head.md
+BESIDE = {  # of results/builtin.json
+    "mirror head, trained": "heads.mirror",
+    "lite head, trained": "heads.lite",
+    "click inside the true mask": "baselines.oracle_keypoint",
+    "raw attention, best layer": "baselines.raw_keypoint",
+}
 KEPT = ("giou.all", "giou.attribute", "giou.spatial", "giou.ordinal", "giou.several", "giou.reasoning")
 KEPT += ("giou.held_out_fact", "giou.held_out_phrasing", "giou.held_out_template", "precision_at_50.all")
 
@@ -165,13 +174,76 @@ def measure(scenes: int, draws: int, sizes: Sequence[int], file: Path) -> dict[s
     return results
 
 
+def table(results: dict[str, Any], beside: dict[str, float]) -> str:
+    """Markdown: gIoU by kind, a row for each number of examples, then what it is to be read against."""
+    kinds = ("all", "attribute", "spatial", "ordinal", "several", "reasoning")
+    lines = [f"| | {' | '.join(kinds)} | absent refused, present accepted |", "|---" * (len(kinds) + 2) + "|"]
+    for size in sorted(results["curve"], key=int):
+        found = results["curve"][size]
+        cells = [f"{found[f'giou.{kind}']['mean']:.3f}" for kind in kinds]
+        low, high = found["giou.all"]["low"], found["giou.all"]["high"]
+        cells[0] += f" ({low:.3f} to {high:.3f})"
+        refused, accepted = (found[key]["mean"] for key in ("no_target_accuracy", "target_accepted"))
+        lines.append(f"| {size} examples | {' | '.join(cells)} | {refused:.2f}, {accepted:.2f} |")
+    for name, found in results["beside"].items():
+        lines.append(
+            f"| {name}, 50 examples | {' | '.join(f'{found[f"giou.{kind}"]["mean"]:.3f}' for kind in kinds)} | |"
+        )
+    for title, key in BESIDE.items():
+        lines.append(f"| {title} | {' | '.join(f'{beside[f"{key}.giou.{kind}"]:.3f}' for kind in kinds)} | |")
+    return "\n".join(lines)
+
+
+def with_table(page: str, results: dict[str, Any], beside: dict[str, float]) -> str:
+    """A page with the table between its marks written anew."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{table(results, beside)}\n{END}{rest.split(END)[1]}"
+
+
+def draw(results: dict[str, Any], beside: dict[str, float]) -> Figure:
+    """gIoU against the number of examples, with the spread over draws."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    sizes = sorted(map(int, results["curve"]))
+    for key, name, color, marker in (
+        ("all", "all kinds", "#0072B2", "o"),
+        ("several", "several things", "#D55E00", "s"),
+    ):
+        found = [results["curve"][str(size)][f"giou.{key}"] for size in sizes]
+        axes.fill_between(
+            sizes, [one["low"] for one in found], [one["high"] for one in found], color=color, alpha=0.2, lw=0
+        )
+        axes.plot(sizes, [one["mean"] for one in found], color=color, marker=marker, label=f"readout, {name}")
+    for (title, key), style in zip(BESIDE.items(), ("-", "--", "-.", ":"), strict=False):
+        axes.axhline(beside[f"{key}.giou.all"], color="0.35", ls=style, lw=1.2, label=f"{title}, all kinds")
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="labelled prompts", ylabel="gIoU on 1000 test scenes", ylim=(0.2, 0.9))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def write_page() -> None:
+    """Table and picture of the committed record into the documentation."""
+    results = json.loads((ROOT / "results" / "few_shot.json").read_text())
+    beside = json.loads((ROOT / "results" / "builtin.json").read_text())
+    page = ROOT / "docs" / "first-head.md"
+    page.write_text(with_table(page.read_text(), results, beside))
+    draw(results, beside).savefig(ROOT / "docs" / "few-shot.png", dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--page", action="store_true", help="only write table and picture of what was measured")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "few_shot.json")
     args = parser.parse_args()
+    if args.page:
+        return write_page()
     results = measure(args.scenes, args.draws, args.sizes, args.json)
     print(json.dumps({key: value["giou.all"] for key, value in results["curve"].items()}, indent=1))
 

@@ -534,7 +534,7 @@ class LensAdapter(PreTrainedModel):
             head: of that layer; None: their mean.
 
         Returns:
-            The picture in grey under its heat (of raw attention: over its peak).
+            The picture in grey under its heat, over its peak.
 
         Raises:
             NotAttachedError: there is no base.
@@ -553,7 +553,8 @@ class LensAdapter(PreTrainedModel):
             with self.base.turn(), evaluation_mode(self):
                 prompts = self.head(self.base.read([picture], [prompt]))
             height, width = prompts.size[0].tolist()
-            return heatmap_overlay(picture, prompts.heatmap[0, :height, :width].cpu())
+            heat = prompts.heatmap[0, :height, :width].cpu()
+            return heatmap_overlay(picture, heat / heat.max().clamp(min=1e-12))
         layer = self.config.tap_layer if layer is None else layer
         reading = self.base.read([picture], [prompt], layers=[layer])
         rows = reading.signals.attention[layer][0, :, -1].cpu().float()  # (heads, T)

@@ -81,7 +81,7 @@ class Readout(nn.Module):
             cells_of(standardized(logs, self.mean, self.deviation), raster.size) * self.weight[:, :, None, None]
         ).sum((1, 2))  # (N, h, w)
         logits = self.calibration[0] * logits + self.calibration[1]
-        inside = within(raster)
+        inside = inside_grid(raster)
         heatmap = torch.where(inside, logits.sigmoid(), 0.0)
         facts = head_facts(logs, inside)  # (N, H)
         several = _linear(facts.std, self.several_weight) > 0
@@ -161,7 +161,7 @@ def cells_of(values: Tensor, size: Tensor) -> Tensor:
     return torch.stack([values, *around], dim=2)
 
 
-def within(raster: Raster) -> Tensor:
+def inside_grid(raster: Raster) -> Tensor:
     """bool (N, rows, columns): the cells of each sample's own grid."""
     height, width = raster.total.shape[1:]
     row = torch.arange(height, device=raster.size.device)[:, None]

@@ -22,6 +22,7 @@ NUMBER = r"\d\.\d\d"
 # What each says in its output, whatever the scenes and prompts of the demo are.
 SAYS = {
     "segment": rf": \d+ pixels, score {NUMBER}, first keypoint \[",
+    "fit_a_readout": rf"(?s)Fitted on 30 prompts.*hottest point in the mask.*pixels, score {NUMBER}",
     "several_prompts": rf"(?s)score {NUMBER}  \d+ outline\(s\), RLE of \d+ bytes.*score {NUMBER}  not there",
     "attach_to_a_pipeline": rf"(?s)The leftmost object: (\w+ ?)+, \d+ pixels\n(\[.*: {NUMBER}, \(480, 480\)'\]\n){{3}}",
     "capture_attention_only": r"(?s)The answer: x\d y\d.*of the attention is on the image",
@@ -32,9 +33,15 @@ SAYS = {
     "train_on_a_folder": r"Trained for \d steps on \d\d prompts, written to my-head",
     "train_on_refcoco": r"gIoU on \d+ sentences of the validation split: 0\.\d+",
 }
-ELSEWHERE = {"how_it_works", "several_devices", "publish"}  # below; the last in tests/cli/test_push.py
+ELSEWHERE = {
+    "how_it_works",
+    "where_it_looks",
+    "several_devices",
+    "publish",
+}  # below; the last in tests/cli/test_push.py
 WRITES = {
     "segment": ["overlay.png"],
+    "fit_a_readout": ["my-readout/model.safetensors", "readout.png", "look.png"],
     "grounded_chat": ["grounded.png"],
     "evaluate_a_head": ["gallery.html", "validation.json"],
     "train_on_a_folder": ["labelled-scenes/prompts.jsonl", "my-head/model.safetensors", "my-head/first-sample.png"],
@@ -73,6 +80,16 @@ def test_several_processes(tmp_path):
     assert re.fullmatch(r"2 processes, \d+ prompts, gIoU 0\.\d+", said)
     (training,) = LensAdapter.from_pretrained(tmp_path / "my-head").config.training
     assert training["steps"] == 2 and training["batch_size"] == 4  # two of two each
+
+
+def test_where_it_looks_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["where_it_looks.py", str(tmp_path / "looks.png")])
+    runpy.run_path(str(EXAMPLES / "where_it_looks.py"), run_name="__main__")
+    with (
+        Image.open(tmp_path / "looks.png") as drawn,
+        Image.open(EXAMPLES.parent / "docs" / "where-it-looks.png") as shown,
+    ):
+        assert drawn.size == shown.size
 
 
 def test_how_it_works_is_drawn(tmp_path, monkeypatch):

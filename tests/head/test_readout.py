@@ -14,9 +14,9 @@ from lens_adapter.head.readout import (
     Readout,
     cells_of,
     head_facts,
+    inside_grid,
     log_attention,
     set_readout,
-    within,
 )
 from lens_adapter.signals import LensSignals, Reading
 
@@ -66,7 +66,7 @@ def test_attention_in_proportion_to_even_attention(make_layout):
 def test_facts_of_a_head_are_those_of_its_own_grid(make_layout):
     raster = rasterize([make_layout(2, 2), make_layout(3, 4)])
     logs = torch.randn(2, 3, 3, 4, generator=torch.Generator().manual_seed(1))
-    facts = head_facts(logs, within(raster))
+    facts = head_facts(logs, inside_grid(raster))
     torch.testing.assert_close(facts.std[0], logs[0, :, :2, :2].flatten(1).std(1))
     torch.testing.assert_close(facts.peak[1], logs[1].flatten(1).amax(1))
 
