@@ -186,11 +186,11 @@ def table(results: dict[str, Any], beside: dict[str, float]) -> str:
         refused, accepted = (found[key]["mean"] for key in ("no_target_accuracy", "target_accepted"))
         lines.append(f"| {size} examples | {' | '.join(cells)} | {refused:.2f}, {accepted:.2f} |")
     for name, found in results["beside"].items():
-        lines.append(
-            f"| {name}, 50 examples | {' | '.join(f'{found[f"giou.{kind}"]["mean"]:.3f}' for kind in kinds)} | |"
-        )
+        cells = [f"{found[f'giou.{kind}']['mean']:.3f}" for kind in kinds]
+        lines.append(f"| {name}, 50 examples | {' | '.join(cells)} | |")
     for title, key in BESIDE.items():
-        lines.append(f"| {title} | {' | '.join(f'{beside[f"{key}.giou.{kind}"]:.3f}' for kind in kinds)} | |")
+        cells = [f"{beside[f'{key}.giou.{kind}']:.3f}" for kind in kinds]
+        lines.append(f"| {title} | {' | '.join(cells)} | |")
     return "\n".join(lines)
 
 
