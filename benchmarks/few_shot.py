@@ -114,6 +114,7 @@ def new_adapter() -> LensAdapter:
     model, processor = builtin.load_base()
     template = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
     fields = {"fusion": "readout", "sam": "builtin", "prompt_template": template, "mask_threshold": 0.5}
+    fields["presence_question"] = builtin.PRESENCE_QUESTION
     return LensAdapter.from_model(model, processor, **fields)
 
 

@@ -19,7 +19,13 @@ asked = LensConfig.from_pretrained(
     builtin.HEADS["lite"]
 ).prompt_template  # the question that this small model was taught
 adapter = LensAdapter.from_model(
-    model, processor, fusion="readout", sam="builtin", prompt_template=asked, mask_threshold=0.5
+    model,
+    processor,
+    fusion="readout",
+    sam="builtin",
+    prompt_template=asked,
+    presence_question=builtin.PRESENCE_QUESTION,
+    mask_threshold=0.5,
 )
 print(adapter.fit(count=30).summary())
 adapter.save_pretrained("my-readout")  # some kilobytes: LensAdapter.from_pretrained("my-readout")

@@ -17,7 +17,9 @@ from lens_adapter.pictures.text import font
 SIDE, GAP, TOP = 300, 12, 34
 model, processor = builtin.load_base()
 asked = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-adapter = LensAdapter.from_model(model, processor, fusion="readout", sam="builtin", prompt_template=asked)
+adapter = LensAdapter.from_model(
+    model, processor, fusion="readout", sam="builtin", prompt_template=asked, presence_question=None
+)
 image = SHOWN[0].scene().draw(SIDE)
 prompt = next(iter(SHOWN[0].prompts))
 

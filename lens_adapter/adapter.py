@@ -113,6 +113,8 @@ class LensAdapter(PreTrainedModel):
         if load_sam:
             adapter.decoder.load_weights()
         adapter.attach(model, processor)
+        if "presence_question" not in overrides and not adapter.base.can_be_asked:
+            adapter.config.presence_question = None
         if adapter.config.fusion == "mirror":
             adapter.mirror.warm_start(adapter.base.anatomy, adapter.config.tap_layer)
         return adapter

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
-from lens_adapter.vlm.base import GREEDY, FrozenBase
+from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.images import load_image
 from lens_adapter.vlm.inputs import text_inputs
-from lens_adapter.vlm.state import state_kept
 
 Messages = str | Sequence[dict[str, Any]]
 Wanted = str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
@@ -140,23 +139,12 @@ def route(base: FrozenBase, text: str, image: Any = None, question: str | None =
     question = base.config.routing_question if question is None else question
     if not isinstance(question, str) or "{prompt}" not in question:
         raise InputError(f"question must be a text with {{prompt}} where the request goes; got {question!r}.")
-    processor = base.require_processor()
-    yes, no = (_first_tokens(processor.tokenizer, word) for word in ("yes", "no"))
-    yes, no = yes - no, no - yes  # a space that stands alone says nothing
-    if not yes or not no:
-        raise InputError(
-            f'{type(processor.tokenizer).__name__} starts "yes" and "no" with the same tokens or does not know them, '
-            "so they cannot be compared. This base cannot route; decide by other means."
-        )
+    base.yes_and_no_tokens()  # refused before anything is built
     if image is None:
-        inputs = text_inputs(processor, text, question)
+        inputs = text_inputs(base.require_processor(), text, question)
     else:
         inputs = base.build_inputs([load_image(image)], [text], template=question)
-    with base.turn(), state_kept(base.anatomy):
-        made = base.generate(inputs, **GREEDY, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
-    logits = made.logits[0][0].double()  # (vocabulary,)
-    yes_logit, no_logit = (logits[sorted(ids)].logsumexp(0) for ids in (yes, no))
-    probability = float(torch.sigmoid(yes_logit - no_logit))
+    probability = float(torch.sigmoid(base.yes_over_no_of(inputs)[0]))
     return Route("mask" if probability > 0.5 else "answer", probability)
 
 
@@ -277,10 +265,3 @@ def _parts(content: Any, here: dict[str, Any]) -> Any:
 
 def _parts_of_text(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _first_tokens(tokenizer: Any, word: str) -> set[int]:
-    """What a tokenizer starts the ways of writing a word with."""
-    spellings = [space + case for space in ("", " ") for case in (word, word.capitalize(), word.upper())]
-    tokens = [tokenizer.encode(spelling, add_special_tokens=False) for spelling in spellings]
-    return {ids[0] for ids in tokens if ids} - {tokenizer.unk_token_id}

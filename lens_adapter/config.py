@@ -23,6 +23,8 @@ ROUTING_QUESTION = (
     "answer in words? Answer yes or no."
 )
 
+PRESENCE_QUESTION = "Is there {prompt} in this image? Answer yes or no."
+
 # Dimensions of segment-anything's image encoders and decoders, as published with their weights.
 _SAM_COMMON = {
     "image_size": 1024,  # pixels of the padded square the image encoder sees
@@ -145,6 +147,9 @@ class LensConfig(PretrainedConfig):
         prompt_template: what is asked of the base; `{prompt}` is replaced by the expression.
         routing_question: what `LensAdapter.route` asks of the base, to be answered by yes (a mask is wanted) or no;
             `{prompt}` is replaced by the request. A base that knows few words needs one of its own.
+        presence_question: what a readout asks the base, to be answered by yes or no, to know whether a prompt names
+            anything in the picture: one whole forward more for every prompt. None: it is not asked. A new readout's
+            default is `PRESENCE_QUESTION`.
         sam: a variant's name (a key of `SAM_VARIANTS`, e.g. `"vit_b"` or the small `"slimsam_77"`; "builtin": the tiny
             one that ships) or a dict: `variant` and / or any dimension, `weights` (an original `.pth`, a folder or a
             Hub repository in transformers' `SamModel` layout; None: none) and `include_image_encoder` (True: the frozen
@@ -189,6 +194,7 @@ class LensConfig(PretrainedConfig):
         score_threshold: float = 0.0,
         prompt_template: str = "Where is {prompt} in this image?",
         routing_question: str = ROUTING_QUESTION,
+        presence_question: str | None = None,
         sam: str | dict[str, Any] = "vit_h",
         base_model_name_or_path: str | None = None,
         base_model_revision: str | None = None,
@@ -213,6 +219,7 @@ class LensConfig(PretrainedConfig):
         self.score_threshold = score_threshold
         self.prompt_template = prompt_template
         self.routing_question = routing_question
+        self.presence_question = presence_question
         self.sam = _complete_sam(sam)
         self.base_model_name_or_path = base_model_name_or_path
         self.base_model_revision = base_model_revision
@@ -298,6 +305,8 @@ class LensConfig(PretrainedConfig):
             "base_model_name_or_path": anatomy.config.name_or_path or None,
             "base_model_revision": getattr(anatomy.config, "_commit_hash", None),
         }
+        if overrides.get("fusion") == "readout":
+            facts["presence_question"] = PRESENCE_QUESTION
         config = cls(**{**facts, **overrides})
         config._fit(anatomy, {key for key, value in overrides.items() if value is not None})
         return config
@@ -399,8 +408,10 @@ class LensConfig(PretrainedConfig):
         for key in ("keypoint_threshold", "mask_threshold", "score_threshold"):
             value = getattr(self, key)
             require(key, _is_real(value) and 0 <= value < 1, "a number in [0, 1)")
-        for key in ("prompt_template", "routing_question"):
+        for key in ("prompt_template", "routing_question", "presence_question"):
             text = getattr(self, key)
+            if key == "presence_question" and text is None:
+                continue
             require(key, isinstance(text, str) and "{prompt}" in text, "a text that holds {prompt}")
         for key in ("base_model_name_or_path", "base_model_revision"):
             require(key, getattr(self, key) is None or isinstance(getattr(self, key), str), "a text or None")

@@ -41,6 +41,7 @@ from lens_adapter.head.readout import (
     head_facts,
     heat_facts,
     log_attention,
+    presence_facts,
     set_readout,
     standardized,
 )
@@ -128,6 +129,7 @@ class Seen:
         mask: bool (H, W), the mask itself.
         several: whether the mask has several parts.
         group: number of its picture.
+        yes: the base's own answer to whether it is there, as the logit of yes over no; 0: it was not asked.
     """
 
     logs: Tensor
@@ -135,6 +137,7 @@ class Seen:
     mask: np.ndarray
     several: bool
     group: int
+    yes: float = 0.0
 
     @property
     def present(self) -> bool:
@@ -247,7 +250,8 @@ def read_examples(base: FrozenBase, examples: Iterable[Labelled]) -> list[Seen]:
             size = raster.size[row].tolist()
             cover = coverage(torch.from_numpy(mask), size)
             own = logs[row, :, : size[0], : size[1]].clone()
-            seen.append(Seen(own, cover, mask, count_parts(mask) > 1, group))
+            yes = 0.0 if reading.yes is None else float(reading.yes[row])
+            seen.append(Seen(own, cover, mask, count_parts(mask) > 1, group, yes))
     return seen
 
 
@@ -311,9 +315,8 @@ class _Fit:
         here = torch.tensor([one.present for one in seen])
         spreads, peaks = torch.cat([fact.std for fact in facts]), torch.cat([fact.peak for fact in facts])
         self.several = _logistic(spreads[here], torch.tensor([one.several for one in present]), 0.03)
-        values = torch.cat(
-            [torch.cat([heat_facts(self.logits(one)[None], _everywhere(one)) for one in seen]), peaks], dim=1
-        )
+        heats = torch.cat([heat_facts(self.logits(one)[None], _everywhere(one)) for one in seen])
+        values = presence_facts(heats, peaks, torch.tensor([one.yes for one in seen]))
         self.presence = _logistic(values, here, 0.01)
 
     def _described(self, one: Seen) -> Tensor:
@@ -331,7 +334,8 @@ class _Fit:
         """Heat as logits (h, w), and the presence."""
         logits = self.logits(one)
         peaks = head_facts(one.logs[None, self.chosen], _everywhere(one)).peak
-        values = torch.cat([heat_facts(logits[None], _everywhere(one)), peaks], dim=1)[0]
+        heat = heat_facts(logits[None], _everywhere(one))
+        values = presence_facts(heat, peaks, torch.tensor([one.yes]))[0]
         return logits, float((values @ self.presence[:-1] + self.presence[-1]).sigmoid())
 
     @property

@@ -133,11 +133,14 @@ class Reading:
         signals: of one prefill of N rows.
         layouts: N, where the image tokens of each row look.
         image_sizes: N times (H, W) in pixels, of each row's original picture.
+        yes: float (N,), the base's own answer to whether what is asked for is there: the logit of yes over no. None:
+            it was not asked.
     """
 
     signals: LensSignals
     layouts: Sequence[TokenLayout]
     image_sizes: Sequence[tuple[int, int]]
+    yes: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.signals.hidden)

@@ -123,7 +123,8 @@ def new_readout(attention: str = "sdpa", **fields) -> LensAdapter:
     model, processor = builtin.load_base()
     model.set_attn_implementation(attention)
     template = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-    fields = {"sam": "builtin", "prompt_template": template, "mask_threshold": 0.5, **fields}
+    asked = {"prompt_template": template, "presence_question": builtin.PRESENCE_QUESTION}
+    fields = {"sam": "builtin", "mask_threshold": 0.5, **asked, **fields}
     return LensAdapter.from_model(model, processor, fusion="readout", **fields)
 
 

@@ -10,9 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lens_adapter.builtin.models import FOLDER, HEADS, LONGEST_ANSWER, SAM, VLM, ask, load_base, load_head
+    from lens_adapter.builtin.models import (
+        FOLDER,
+        HEADS,
+        LONGEST_ANSWER,
+        PRESENCE_QUESTION,
+        SAM,
+        VLM,
+        ask,
+        load_base,
+        load_head,
+    )
 
-__all__ = ["FOLDER", "HEADS", "LONGEST_ANSWER", "SAM", "VLM", "ask", "load_base", "load_head"]
+__all__ = ["FOLDER", "HEADS", "LONGEST_ANSWER", "PRESENCE_QUESTION", "SAM", "VLM", "ask", "load_base", "load_head"]
 
 
 def __getattr__(name: str) -> Any:

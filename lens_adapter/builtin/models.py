@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent
 VLM = FOLDER / "vlm"
 SAM = FOLDER / "sam"
 HEADS = {"mirror": FOLDER / "lens-mirror", "lite": FOLDER / "lens-lite"}
+PRESENCE_QUESTION = "is there {prompt} ?"  # the words that the shipped model knows
 LONGEST_ANSWER = 24  # words: the places of eight objects
 
 

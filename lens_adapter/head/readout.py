@@ -25,6 +25,7 @@ NEIGHBOR_SCALE = 0.3  # a neighbor's value counts less than the cell's own, for 
 CELL = 5  # values that describe a cell: of itself, and of the cells above, to the left, to the right and below
 HEAT_FACTS = 3  # of a whole heatmap: its peak, its mass (log-sum-exp), its spread
 SINK = 3.0  # deviations that attention is cut at
+CERTAIN = 20.0  # logits that the base's own yes or no is cut at
 ALONE = 1.0  # cells; around one thing there is one keypoint
 _OTHERS = 0.1  # where a prompt names several things: a keypoint is kept above this share of the peak
 
@@ -55,7 +56,7 @@ class Readout(nn.Module):
         self.register_buffer("weight", torch.zeros(count, CELL))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # heat = sigmoid(first * reading + second)
         self.register_buffer("several_weight", torch.zeros(count + 1))  # the last one is the bias
-        self.register_buffer("presence_weight", torch.zeros(count + HEAT_FACTS + 1))
+        self.register_buffer("presence_weight", torch.zeros(count + HEAT_FACTS + 2))
 
     def forward(self, reading: Reading, keypoint_dropout: float = 0.0) -> SparsePrompts:
         """Heat and keypoints of N prompts; no vectors, so that the decoder takes the points as clicks.
@@ -85,7 +86,8 @@ class Readout(nn.Module):
         heatmap = torch.where(inside, logits.sigmoid(), 0.0)
         facts = head_facts(logs, inside)  # (N, H)
         several = _linear(facts.std, self.several_weight) > 0
-        presence = _linear(torch.cat([heat_facts(logits, inside), facts.peak], dim=1), self.presence_weight).sigmoid()
+        known = presence_facts(heat_facts(logits, inside), facts.peak, reading.yes)
+        presence = _linear(known, self.presence_weight).sigmoid()
         keypoints, shown = self._keypoints(heatmap, raster, several)
         return SparsePrompts(keypoints, shown, None, None, heatmap, raster.size, presence)
 
@@ -194,6 +196,21 @@ def heat_facts(logits: Tensor, inside: Tensor) -> Tensor:
     """Peak, mass and spread of heat, given as logits (N, rows, columns), over the cells `inside`: (N, 3)."""
     low = logits.masked_fill(~inside, -torch.inf).flatten(1)
     return torch.stack([low.amax(1), low.logsumexp(1), head_facts(logits[:, None], inside).std[:, 0]], dim=1)
+
+
+def presence_facts(heat: Tensor, peaks: Tensor, yes: Tensor | None) -> Tensor:
+    """What tells whether anything is there.
+
+    Args:
+        heat: (N, 3), from `heat_facts`.
+        peaks: (N, H), of the chosen heads.
+        yes: (N,), the base's own answer; None: it was not asked.
+
+    Returns:
+        (N, 3 + H + 1); the last is 0 where the base was not asked.
+    """
+    said = heat.new_zeros(len(heat)) if yes is None else yes.to(heat)
+    return torch.cat([heat, peaks, said.clamp(-CERTAIN, CERTAIN)[:, None]], dim=1)
 
 
 def coverage(mask: Tensor, size: Sequence[int]) -> Tensor:

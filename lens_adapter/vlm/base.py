@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from threading import RLock
@@ -23,6 +24,7 @@ from lens_adapter.vlm.hooks import Query, capture, prefill
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.tokens import token_layouts
 from lens_adapter.vlm.shared_prefix import can_share, prefill_shared, share_inputs
+from lens_adapter.vlm.state import state_kept
 
 # The model's likeliest words, whatever its own generation config prefers.
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -125,13 +127,14 @@ class FrozenBase:
             UnsupportedModelError: how its image tokens lie in the picture is not known.
         """
         sizes = [(image.height, image.width) for image in images]
+        yes = self.yes_over_no(images, prompts, question) if (question := self.config.presence_question) else None
         if inputs is None:
             about_one = len(images) > 1 and all(image is images[0] for image in images)
             if about_one and self._can_share(layers) and (shared := self._read_shared(images[0], prompts, layers)):
-                return shared
+                return replace(shared, yes=yes)
             inputs = self.build_inputs(images, prompts)
         layouts = self.layout(inputs, sizes)
-        return Reading(self.prefill(inputs, layers=layers), layouts, sizes)
+        return Reading(self.prefill(inputs, layers=layers), layouts, sizes, yes)
 
     def runs(self, images: Sequence[Image]) -> list[list[int]]:
         """Rows that are best read together: several prompts about one picture where they can share its tokens.
@@ -206,6 +209,54 @@ class FrozenBase:
         said = self.require_processor().batch_decode(tokens[:, start:], skip_special_tokens=True)
         return [answer.strip() for answer in said]
 
+    @torch.no_grad()
+    def yes_over_no(self, images: Sequence[Image], prompts: Sequence[str], question: str) -> Tensor:
+        """What the model itself says to a question about each picture, by one forward of it all, and no sampling.
+
+        The logits of "yes" and "no" as the answer's first token are compared, in all ways of writing them (where a
+        tokenizer splits the words, their first pieces).
+
+        Args:
+            question: with `{prompt}` where the prompt goes.
+
+        Returns:
+            float64 (N,), the logit of yes minus that of no, on the CPU.
+
+        Raises:
+            InputError: "yes" and "no" look the same to the tokenizer.
+        """
+        return self.yes_over_no_of(self.build_inputs(images, prompts, template=question))
+
+    def yes_over_no_of(self, inputs: Mapping[str, Any]) -> Tensor:
+        """As `yes_over_no`, of inputs that ask the question."""
+        yes, no = self.yes_and_no_tokens()
+        with self.turn(), state_kept(self.anatomy):
+            made = self.generate(inputs, **GREEDY, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+        logits = made.logits[0].double()  # (N, vocabulary)
+        return (logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1)).cpu()
+
+    def yes_and_no_tokens(self) -> tuple[list[int], list[int]]:
+        """The tokens that answers of yes, and of no, start with. Raises InputError: the tokenizer has none."""
+        tokenizer = self.require_processor().tokenizer
+        yes, no = (_first_tokens(tokenizer, word) for word in ("yes", "no"))
+        yes, no = yes - no, no - yes  # a space that stands alone says nothing
+        if not yes or not no:
+            raise InputError(
+                f'{type(tokenizer).__name__} starts "yes" and "no" with the same tokens or does not know them, so they '
+                "cannot be compared. This base cannot route or say whether a thing is there; decide by other means."
+            )
+        return sorted(yes), sorted(no)
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether `yes_over_no` works: the model generates, and its tokenizer tells yes from no."""
+        if self.processor is None or not self.anatomy.model.can_generate():
+            return False
+        try:
+            return bool(self.yes_and_no_tokens())
+        except InputError:
+            return False
+
     def moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """`inputs` with their tensors where the model wants them."""
         device = self.device
@@ -218,6 +269,13 @@ class FrozenBase:
 
     def _layers(self, layers: Sequence[int] | None) -> list[int]:
         return list(self.config.attention_layers if layers is None else layers)
+
+
+def _first_tokens(tokenizer: Any, word: str) -> set[int]:
+    """What a tokenizer starts the ways of writing a word with."""
+    spellings = [space + case for space in ("", " ") for case in (word, word.capitalize(), word.upper())]
+    tokens = [tokenizer.encode(spelling, add_special_tokens=False) for spelling in spellings]
+    return {ids[0] for ids in tokens if ids} - {tokenizer.unk_token_id}
 
 
 def _on(device: torch.device, value: Any) -> Any:
