@@ -83,6 +83,7 @@ class FitReport:
         absent_refused: share of the others whose score is; None: there were none.
         score_threshold: chosen on held-out prompts.
         by_depth: {deepest layer that may be read: correlation of heat and mask under cross-validation}.
+        reliability: of held-out scores, from low to high: (mean score, share of prompts with a target, prompts).
         data: what the examples were.
     """
 
@@ -96,11 +97,14 @@ class FitReport:
     absent_refused: float | None
     score_threshold: float
     by_depth: dict[int, float] = field(default_factory=dict)
+    reliability: list[tuple[float, float, int]] = field(default_factory=list)
     data: str = "examples of one's own"
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {**asdict(self), "by_depth": {str(layer): value for layer, value in self.by_depth.items()}}
+        facts = asdict(self)
+        facts |= {name: [list(row) for row in facts[name]] for name in ("heads", "reliability")}
+        return {**facts, "by_depth": {str(layer): value for layer, value in self.by_depth.items()}}
 
     def summary(self) -> str:
         """What a person wants to read."""
@@ -114,6 +118,10 @@ class FitReport:
             f"  present prompts accepted   {self.present_accepted:.3f}",
             f"  absent prompts refused     {refused}   ({self.absent} asked)",
             "How well heat and mask agree, by how deep the base is read (cross-validation):",
+        ]
+        lines[-1:-1] = [
+            f"  of {count:<4} prompts with a score of about {score:.2f}, {share:.0%} named something"
+            for score, share, count in self.reliability
         ]
         lines += [f"  up to layer {layer:<3} {value:6.3f}" for layer, value in self.by_depth.items()]
         return "\n".join(lines)
@@ -218,6 +226,7 @@ def choose_and_judge(
         absent_refused=float(np.mean([score < threshold for score in scores[False]])) if scores[False] else None,
         score_threshold=threshold,
         by_depth=final.by_depth,
+        reliability=reliability([score for *_, score in heats], [one.present for one, *_ in heats]),
         data=data or FitReport.data,
     )
     fitted = final.config(report)
@@ -253,6 +262,19 @@ def read_examples(base: FrozenBase, examples: Iterable[Labelled]) -> list[Seen]:
             yes = 0.0 if reading.yes is None else float(reading.yes[row])
             seen.append(Seen(own, cover, mask, count_parts(mask) > 1, group, yes))
     return seen
+
+
+def reliability(scores: Sequence[float], present: Sequence[bool], bins: int = 5) -> list[tuple[float, float, int]]:
+    """Prompts by score, in equal parts of [0, 1] that hold any: (mean score, share with a target, prompts).
+
+    Scores that are probabilities have the two alike.
+    """
+    score, truth = np.asarray(scores), np.asarray(present)
+    part = np.minimum((score * bins).astype(int), bins - 1)
+    return [
+        (float(score[part == k].mean()), float(truth[part == k].mean()), int((part == k).sum()))
+        for k in sorted(set(part.tolist()))
+    ]
 
 
 def count_parts(mask: np.ndarray, side: int = 64) -> int:
@@ -352,15 +374,13 @@ class _Fit:
     def config(self, report: FitReport) -> LensConfig:
         """That of the fitted readout."""
         layers = sorted({layer for layer, _ in self.heads})
-        facts = report.to_dict()
-        facts["heads"] = [list(pair) for pair in self.heads]
         fitted: LensConfig = LensConfig.from_dict(
             {
                 **self.base_config.to_dict(),
                 "attention_layers": layers,
                 "tap_layer": layers[-1],
                 "score_threshold": report.score_threshold,
-                "readout": facts,
+                "readout": report.to_dict(),
             }
         )
         return fitted

@@ -21,7 +21,7 @@ from lens_adapter.errors import (
     LensError,
     NotAttachedError,
 )
-from lens_adapter.fitting import HEADS, Seen, choose_and_judge, count_parts
+from lens_adapter.fitting import HEADS, Seen, choose_and_judge, count_parts, reliability
 from tests.tiny.adapters import hooks_in, marks_on, weights_of
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam
@@ -266,3 +266,16 @@ def test_look_needs_no_sam_and_no_fit():
     adapter = LensAdapter.from_model(model, processor, fusion="readout", sam="vit_b", load_sam=False)
     picture = adapter.look(Image.new("RGB", (80, 50), "white"), "the cat")
     assert picture.size == (80, 50) and not hooks_in(model)
+
+
+def test_reliability_counts_prompts_by_score():
+    table = reliability([0.05, 0.15, 0.9, 1.0], [False, True, True, True])
+    assert table == [(pytest.approx(0.1), 0.5, 2), (pytest.approx(0.95), 1.0, 2)]
+
+
+def test_held_out_scores_of_a_fit_are_probabilities():
+    report, *_ = choose_and_judge(NAMES, CONFIG, seen(count=40), validation=0.25)
+    assert sum(prompts for *_, prompts in report.reliability) == report.examples + report.absent
+    low, high = report.reliability[0], report.reliability[-1]
+    assert low[1] < 0.3 and high[1] > 0.7  # low scores where nothing is, high ones where something is
+    assert f"{high[1]:.0%} named something" in report.summary()
