@@ -33,7 +33,8 @@ class LensOutput:
         prompts: N texts.
         image_size: (H, W) in pixels, as a viewer shows the image (EXIF orientation applied).
         masks: bool (N, H, W).
-        scores: float (N,) in [0, 1], the decoder's own estimate of each mask's quality.
+        scores: float (N,) in [0, 1], the decoder's own estimate of each mask's quality; of a readout, the probability
+            that the prompt names anything.
         keypoints: N times float (K_i, 2), x then y, in pixels of the original image.
         keypoint_scores: N times float (K_i,), in [0, 1].
         heatmaps: float (N, h, w) in [0, 1], spread over the whole image.

@@ -38,8 +38,7 @@ adapter.segment("picture.jpg", "the dog on the left").save("overlay.png")
 | | |
 |---|---|
 | base model | {base}{revision} |
-| fusion | {fusion}, {fusion_layers} layers |
-| reads | the input of decoder layer {tap_layer} of {num_hidden_layers}; attention rows of layers {attention_layers} |
+{reads}
 | prompt | `{prompt_template}` |
 | keypoints | up to {num_keypoints} |
 | mask decoder | SAM {sam}; image encoder {encoder} |
@@ -49,8 +48,18 @@ adapter.segment("picture.jpg", "the dog on the left").save("overlay.png")
 
 - It fits this base model alone: `attach` refuses another architecture or size.
 - The base is always asked with the prompt above; other wordings are untested.
-- A score is the mask decoder's own estimate. A prompt with a score below {score_threshold} names nothing in the
-  picture: `found` is false, and its mask is empty.
+- {scores}
+- A prompt with a score below {score_threshold:.4g} names nothing in the picture: `found` is false, its mask is empty.
+{more_limits}"""
+_NETWORK = """\
+| fusion | {fusion}, {fusion_layers} layers |
+| reads | the input of decoder layer {tap_layer} of {layers}; attention rows of layers {attention_layers} |"""
+_READOUT = """\
+| fusion | readout: a linear reading of {count} attention heads, without a network |
+| reads | attention of {heads} (layer.head); decoder layers 0 to {tap_layer} of {layers} |"""
+_READOUT_LIMITS = """\
+- Whether a readout that was fitted on drawings points as well in photographs is not known. The figures of its fit are
+  of pictures like those that it was fitted on.
 """
 _NO_RESULTS = "No evaluation results are recorded for this checkpoint."
 _NO_TRAINING = "How it was trained is not recorded."
@@ -93,24 +102,37 @@ def model_card(
     # Not `to_markdown`: its heading names base and head as they were called where they were measured.
     measured = [f"{result.conditions()}\n\n{result.table()}" for result in results]
     sections = [("Results", measured or ([] if notes else [_NO_RESULTS]))]
-    sections += [("Training", [_training_table(run) for run in runs] or ([] if notes else [_NO_TRAINING]))]
+    if config.readout:
+        sections += [("Fit", [_fit_table(config.readout)])]
+    else:
+        sections += [("Training", [_training_table(run) for run in runs] or ([] if notes else [_NO_TRAINING]))]
+    is_readout = config.fusion == "readout"
+    reads = {
+        "fusion": config.fusion,
+        "fusion_layers": config.fusion_layers,
+        "tap_layer": config.tap_layer,
+        "layers": config.num_hidden_layers,
+        "attention_layers": ", ".join(map(str, config.attention_layers or [])) or "none",
+        "count": len(heads := (config.readout or {}).get("heads", [])),
+        "heads": ", ".join(f"{layer}.{head}" for layer, head in heads) or "no heads yet",
+    }
     text = "\n".join(f"## {title}\n\n" + "\n\n".join(parts) + "\n" for title, parts in sections if parts)
     body = _BODY.format(
         metadata=data.to_yaml(),
         base=base or "the base model",
         revision=f" at revision `{config.base_model_revision}`" if config.base_model_revision else "",
         location=location,
-        fusion=config.fusion,
-        fusion_layers=config.fusion_layers,
-        tap_layer=config.tap_layer,
-        num_hidden_layers=config.num_hidden_layers,
-        attention_layers=", ".join(map(str, config.attention_layers or [])) or "none",
+        reads=(_READOUT if is_readout else _NETWORK).format(**reads),
         prompt_template=config.prompt_template,
         num_keypoints=config.num_keypoints,
         sam=config.sam["variant"],
         encoder="included" if config.sam["include_image_encoder"] else f"from `{config.sam['weights']}`",
         sections=text + (f"\n{notes}\n" if text and notes else f"{notes}\n" if notes else ""),
+        scores="A score is the probability that a prompt names something in the picture, by the readout's own word."
+        if is_readout
+        else "A score is the mask decoder's own estimate.",
         score_threshold=config.score_threshold,
+        more_limits=_READOUT_LIMITS if is_readout else "",
     )
     return body if notes else f"{body}\n{_SEAL.format(digest=_digest(body))}"
 
@@ -163,6 +185,22 @@ def _training_table(run: Mapping[str, Any]) -> str:
         if value in (None, ""):
             value = "not recorded"
         lines.append(f"| {key.replace('_', ' ')} | {value} |")
+    return "\n".join(lines)
+
+
+def _fit_table(facts: Mapping[str, Any]) -> str:
+    """Markdown: what `LensAdapter.fit` noted; `facts` as `FitReport.to_dict` gives them."""
+    shares = {
+        "held-out prompts whose first click lies in the mask": "pointing",
+        "the same, of a random point": "chance",
+        "held-out present prompts accepted": "present_accepted",
+        "held-out absent prompts refused": "absent_refused",
+    }
+    lines = ["| | |", "|---|---|", f"| fitted on | {facts.get('data') or 'not recorded'} |"]
+    lines += [f"| {name} | {facts[name]} |" for name in ("examples", "absent", "images") if name in facts]
+    for title, key in shares.items():
+        value = facts.get(key)
+        lines.append(f"| {title} | {'not known' if value is None else f'{value:.3f}'} |")
     return "\n".join(lines)
 
 

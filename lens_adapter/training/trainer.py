@@ -118,6 +118,11 @@ class LensTrainer(Trainer):
                 f"One process cannot train on {args.n_gpu} devices. Start one process per device with "
                 "`accelerate launch`, or show this one a single device (CUDA_VISIBLE_DEVICES=0)."
             )
+        if model.config.fusion == "readout":
+            raise LensConfigError(
+                'A readout (fusion="readout") has nothing that gradients train: call adapter.fit(examples). To train, '
+                'make a head with fusion="lite" or "mirror".'
+            )
         self.adapter = model
         held_out = kwargs.get("eval_dataset")
         held_out = list(held_out.values()) if isinstance(held_out, dict) else [held_out]

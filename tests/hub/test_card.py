@@ -167,3 +167,15 @@ def test_a_second_training_is_told_beside_the_first(tmp_path):
 def test_what_was_not_trained_notes_nothing(tmp_path):
     make_trainer(tmp_path).save_model()
     assert LensConfig.from_pretrained(tmp_path).training is None
+
+
+def test_a_readout_says_how_it_was_fitted():
+    facts = {"heads": [[3, 2], [0, 1]], "data": "my-pictures", "pointing": 0.75, "chance": 0.0625, "examples": 20}
+    fitted = config(attention_layers=[0, 3], tap_layer=3)
+    fitted.fusion, fitted.readout = "readout", {**facts, "absent_refused": None}
+    card = model_card(fitted)
+    assert "a linear reading of 2 attention heads" in card and "attention of 3.2, 0.1 (layer.head)" in card
+    assert "| fitted on | my-pictures |" in card and "first click lies in the mask | 0.750 |" in card
+    assert "absent prompts refused | not known |" in card and "in photographs is not known" in card
+    assert "How it was trained" not in card and "decoder's own estimate" not in card
+    assert "photographs" not in model_card(config())

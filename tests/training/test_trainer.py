@@ -33,7 +33,7 @@ from lens_adapter.training.run import last_checkpoint
 from tests.tiny.adapters import assert_close, tiny_adapter, tiny_trio, weights_of
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.processes import PATIENCE, SERVER, run_alone, run_two
-from tests.tiny.sam import noise_image
+from tests.tiny.sam import noise_image, tiny_sam
 from tests.tiny.training import curve, make_trainer, same_weights, toy_samples
 
 TUNED = {"full": ("head.", "decoder.mask_decoder."), "frozen": ("head.",)}
@@ -465,6 +465,9 @@ def test_what_it_cannot_start_with(tmp_path, monkeypatch):
     adapter.detach()
     with pytest.raises(NotAttachedError):
         make_trainer(tmp_path, adapter)
+    readout = LensAdapter.from_model(*tiny_pair("llava"), fusion="readout", sam=tiny_sam(), load_sam=False)
+    with pytest.raises(LensConfigError, match=r"nothing that gradients train: call adapter\.fit"):
+        make_trainer(tmp_path, readout)
     monkeypatch.setattr(LensTrainingArguments, "n_gpu", 2)
     with pytest.raises(LensConfigError, match="accelerate launch"):
         make_trainer(tmp_path)
