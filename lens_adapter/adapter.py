@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from lens_adapter.chat import GroundedText, Messages, Route, Wanted, chat, ground, route
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import CheckpointMismatchError, InputError, NotAttachedError
+from lens_adapter.errors import CheckpointMismatchError, InputError, LensError, NotAttachedError
+from lens_adapter.finite import not_finite, require_float_weights
 from lens_adapter.head.head import LensHead
 from lens_adapter.output import LensOutput
 from lens_adapter.results import Evaluation, save_results
@@ -122,7 +123,8 @@ class LensAdapter(PreTrainedModel):
         `local_files_only`, `dtype`, ...). Only safetensors are read; no remote code is run.
 
         Raises:
-            CheckpointMismatchError: damaged weights, or tensors that do not fit the config.
+            CheckpointMismatchError: damaged weights, numbers that are not finite or no floats, or tensors that do not
+                fit the config.
             LensConfigError: an impossible value in `config.json`.
 
         Examples:
@@ -140,6 +142,9 @@ class LensAdapter(PreTrainedModel):
             raise CheckpointMismatchError(
                 f"{source}: model.safetensors is damaged ({error}). Fetch it again."
             ) from error
+        except (RuntimeError, ValueError):  # transformers 4 cannot load integers; 5 makes floats of them
+            require_float_weights(source, **kwargs)
+            raise
         adapter, info = loaded
         problems = {
             key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]
@@ -149,6 +154,12 @@ class LensAdapter(PreTrainedModel):
             raise CheckpointMismatchError(
                 f"{source}: the tensors of model.safetensors are not those that config.json describes: {listing}. "
                 "Fetch it again, or load it with the version of lens_adapter that wrote it."
+            )
+        require_float_weights(source, **kwargs)
+        if wrong := not_finite(adapter.state_dict().items()):
+            raise CheckpointMismatchError(
+                f"{source}: {len(wrong)} tensors hold numbers that are infinite or none (NaN): {str(wrong[:4])[1:-1]}; "
+                "expected finite ones. Fetch it again; if it was trained so, train it anew."
             )
         adapter.decoder.freeze()
         return cast(LensAdapter, (adapter, info) if wants_info else adapter)  # transformers says so too
@@ -172,6 +183,10 @@ class LensAdapter(PreTrainedModel):
             push_to_hub: publish the folder too, with what else `publishing.publish` takes.
             repo_id: where to; default: the folder's own name.
             kwargs: as for `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            LensError: the weights hold numbers that are infinite or none; nothing is written.
+            InputError: the results are about other weights; nothing is written.
         """
         from lens_adapter.hub.card import write_model_card
         from lens_adapter.hub.publishing import publish
@@ -179,6 +194,12 @@ class LensAdapter(PreTrainedModel):
         folder = Path(save_directory)
         hub = {key: kwargs.pop(key) for key in ("private", "commit_message", "revision", "create_pr") if key in kwargs}
         self._keys_to_ignore_on_save = {f"decoder.{key}" for key in self.decoder.unsaved_keys}
+        if wrong := not_finite((kwargs.get("state_dict") or self.state_dict()).items()):
+            raise LensError(
+                f"This head is not saved: {len(wrong)} of its tensors hold numbers that are infinite or none (NaN): "
+                f"{str(wrong[:4])[1:-1]}. Go back to an earlier checkpoint; train with a smaller learning_rate, or in "
+                "bfloat16 or float32."
+            )
         super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
             return

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.errors import CalibrationError, LensConfigError
+from lens_adapter.errors import CalibrationError, LensConfigError, LensError
 from lens_adapter.evaluation import Calibration, Finding, Overlap, choose_score_threshold, measure, overlap
 from lens_adapter.hub.card import CARD_FILE, is_generated, write_model_card
 from lens_adapter.hub.publishing import is_written_by_hand, remote_card
@@ -177,10 +177,21 @@ class LensTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, LensPrediction]:
         batch: Batch | FeatureBatch = inputs["batch"]
         found = self._predict(model, batch)
+        if not found.is_finite():
+            raise self._diverged("Head and mask decoder made numbers that are infinite or none (NaN)")
         targets = batch.targets.to(found.logits.device)
         parts = lens_losses(found, targets, heat_needs_target=self.adapter.config.fusion == "mirror")
         loss = torch.stack([getattr(self.args, f"{name}_weight") * part for name, part in parts.items()]).sum()
+        if not loss.isfinite():  # transformers' Trainer looks at it, too, and goes on
+            raise self._diverged(f"The loss is {float(loss)}")
         return (loss, found) if return_outputs else loss
+
+    def _diverged(self, what: str) -> LensError:
+        return LensError(
+            f"{what} at step {self.state.global_step}; expected finite ones. Nothing more is learned or saved. Train "
+            "with a smaller learning_rate, or with bf16 in the place of fp16, from the last checkpoint (--resume) or "
+            "anew."
+        )
 
     def _predict(self, model: nn.Module, batch: Batch | FeatureBatch) -> LensPrediction:
         """Through `model`, which several processes wrap; the base and SAM's image encoder, if any, run outside it."""
