@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lens_adapter.cli.arguments import Commands, add_command, add_json_option, make_room
 from lens_adapter.cli.result import Result, note
+from lens_adapter.errors import InputError
 
 
 def add_to(commands: Commands) -> None:
@@ -48,6 +49,11 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
+    for file in args.results:
+        if not file.is_file():
+            raise InputError(f"The file {str(file)!r} cannot be read: there is none.")
+    if not (args.folder / "config.json").is_file():
+        raise InputError(f"{args.folder} must be a folder with config.json and model.safetensors; it holds no head.")
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.hub.card import is_hub_id
     from lens_adapter.hub.publishing import files_to_publish, publish
