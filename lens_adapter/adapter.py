@@ -23,7 +23,7 @@ from lens_adapter.errors import CheckpointMismatchError, InputError, LensError, 
 from lens_adapter.finite import not_finite, require_float_weights
 from lens_adapter.head.head import LensHead
 from lens_adapter.output import LensOutput
-from lens_adapter.results import Evaluation, save_results
+from lens_adapter.results import Evaluation, require_about, save_results, tensors_digest
 from lens_adapter.sam.embeddings import EmbeddingCache
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.segmentation import LensPrediction, assemble, read_requests, segment
@@ -200,6 +200,8 @@ class LensAdapter(PreTrainedModel):
                 f"{str(wrong[:4])[1:-1]}. Go back to an earlier checkpoint; train with a smaller learning_rate, or in "
                 "bfloat16 or float32."
             )
+        if any(getattr(result, "head_sha256", None) for result in results or ()):
+            require_about(results or (), self.digest(), "this head")
         super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
             return
@@ -208,6 +210,12 @@ class LensAdapter(PreTrainedModel):
         write_model_card(folder, self.config, license=license, tags=self.model_tags or ())
         if push_to_hub:
             publish(folder, repo_id or folder.name, token=kwargs.get("token"), **hub)
+
+    def digest(self) -> str:
+        """SHA-256 of the tensors that a checkpoint of this head holds, whatever their precision: which head it is."""
+        left_out = {f"decoder.{key}" for key in self.decoder.unsaved_keys}
+        saved = {name: tensor for name, tensor in self.state_dict().items() if name not in left_out}
+        return tensors_digest({name: tensor.detach for name, tensor in saved.items()})
 
     def push_to_hub(  # type: ignore[override]  # its result is the commit
         self,
@@ -480,8 +488,9 @@ class LensAdapter(PreTrainedModel):
 
         Args:
             image: one image, as for `segment`.
-            messages: a question, or a conversation in transformers' form; its first image part says where the image
-                goes (without one: first in the user's first turn; what else the part holds is ignored).
+            messages: a question, or a conversation in transformers' form; its one image part ("image" or "image_url")
+                says where the image goes (without one: first in the user's first turn); what else it holds is ignored,
+                and nothing is fetched. Parts of other types, a video say, are refused.
             phrases: what to segment: a name, a regular expression (`re.compile`), or a list of both; None: what a
                 simple rule for English finds in the answer (see `lens_adapter.chat.find_phrases`).
             generate_kwargs: for the base's `generate`, whose tokens are the same as without an adapter.

@@ -64,7 +64,13 @@ def run(args: argparse.Namespace) -> Result:
     kept = files_to_publish(args.folder)
     adapter = LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about what does not fit
     if results:
-        save_results(args.folder, results)
+        save_results(args.folder, results)  # refuses those of another head
+    for result in results:
+        if result.head_sha256 is None:
+            note(
+                f"The record on {result.data_name()} does not say which weights it is about: the card says so, and its "
+                "figures are no metadata. `lens-adapter evaluate --json` writes one that does."
+            )
     commit = publish(
         args.folder,
         args.repo_id,

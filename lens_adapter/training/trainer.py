@@ -156,7 +156,8 @@ class LensTrainer(Trainer):
         NotAttachedError: the adapter has no base, and the datasets are examples.
         StaleFeaturesError: the datasets are features made for another base or head.
         LensConfigError: sample grids, evaluations or the best of all checkpoints are asked for without an
-            `eval_dataset`, a dataset is empty, one process is to use several GPUs, or the adapter is to be sharded (FSDP, DeepSpeed ZeRO-3): what can be sharded is the base, see docs/train.md.
+            `eval_dataset`, a dataset is empty, one process is to use several GPUs, or the adapter is to be sharded
+            (FSDP, DeepSpeed ZeRO-3): what can be sharded is the base, see docs/train.md.
     """
 
     args: LensTrainingArguments
