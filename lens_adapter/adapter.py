@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -143,7 +143,8 @@ class LensAdapter(PreTrainedModel):
                 f"{source}: model.safetensors is damaged ({error}). Fetch it again."
             ) from error
         except (RuntimeError, ValueError):  # transformers 4 cannot load integers; 5 makes floats of them
-            require_float_weights(source, **kwargs)
+            with suppress(SafetensorError, OSError):
+                require_float_weights(source, **kwargs)
             raise
         adapter, info = loaded
         problems = {
