@@ -123,6 +123,10 @@ def text_inputs(processor: Any, prompt: str, template: str) -> BatchFeature:
     parts = [{"type": "text", "text": question}]
     content, text = _content_it_takes(owner, question, [parts, question] if owner is processor else [question, parts])
     _require_question(question, text)
+    if owner is processor and isinstance(content, str):  # transformers 4 makes no tokens of such a turn
+        bos = processor.tokenizer.bos_token
+        starts_itself = bool(bos) and text.startswith(bos)
+        return processor.tokenizer(text, return_tensors="pt", add_special_tokens=not starts_itself)
     return apply_template(
         owner,
         [{"role": "user", "content": content}],
