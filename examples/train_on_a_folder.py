@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin.exam import make_exam
@@ -47,6 +47,7 @@ else:
 cpu = not torch.cuda.is_available()
 args = LensTrainingArguments(output, num_train_epochs=1, per_device_train_batch_size=4, learning_rate=1e-4, use_cpu=cpu)
 model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto").to(args.device)
+set_seed(args.seed)  # before the head is made: its first weights are random
 adapter = LensAdapter.from_model(model, AutoProcessor.from_pretrained(name), fusion="lite", **settings)
 
 trainer = LensTrainer(adapter, args, train_dataset=Examples(read_folder(folder)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -19,13 +19,14 @@ from transformers import PreTrainedModel
 
 from lens_adapter.chat import GroundedText, Messages, Route, Wanted, chat, ground, route
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, NotAttachedError
+from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError, NotAttachedError
+from lens_adapter.finite import not_finite, require_float_weights
 from lens_adapter.fitting import FitReport, Labelled, fit_readout
 from lens_adapter.head.head import LensHead
 from lens_adapter.head.raster import rasterize
 from lens_adapter.head.readout import Readout
 from lens_adapter.output import LensOutput
-from lens_adapter.results import Evaluation, save_results
+from lens_adapter.results import Evaluation, require_about, save_results, tensors_digest
 from lens_adapter.sam.clicks import masks_of_clicks
 from lens_adapter.sam.embeddings import EmbeddingCache
 from lens_adapter.sam.segment_anything import SamDecoder
@@ -129,7 +130,8 @@ class LensAdapter(PreTrainedModel):
         `local_files_only`, `dtype`, ...). Only safetensors are read; no remote code is run.
 
         Raises:
-            CheckpointMismatchError: damaged weights, or tensors that do not fit the config.
+            CheckpointMismatchError: damaged weights, numbers that are not finite or no floats, or tensors that do not
+                fit the config.
             LensConfigError: an impossible value in `config.json`.
 
         Examples:
@@ -147,6 +149,10 @@ class LensAdapter(PreTrainedModel):
             raise CheckpointMismatchError(
                 f"{source}: model.safetensors is damaged ({error}). Fetch it again."
             ) from error
+        except (RuntimeError, ValueError):  # transformers 4 cannot load integers; 5 makes floats of them
+            with suppress(SafetensorError, OSError):
+                require_float_weights(source, **kwargs)
+            raise
         adapter, info = loaded
         problems = {
             key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]
@@ -156,6 +162,12 @@ class LensAdapter(PreTrainedModel):
             raise CheckpointMismatchError(
                 f"{source}: the tensors of model.safetensors are not those that config.json describes: {listing}. "
                 "Fetch it again, or load it with the version of lens_adapter that wrote it."
+            )
+        require_float_weights(source, **kwargs)
+        if wrong := not_finite(adapter._saved_tensors().items()):
+            raise CheckpointMismatchError(
+                f"{source}: {len(wrong)} tensors hold numbers that are infinite or none (NaN): {str(wrong[:4])[1:-1]}; "
+                "expected finite ones. Fetch it again; if it was trained so, train it anew."
             )
         adapter.decoder.freeze()
         adapter._sam_is_loaded = not adapter._names_sam
@@ -180,14 +192,25 @@ class LensAdapter(PreTrainedModel):
             push_to_hub: publish the folder too, with what else `publishing.publish` takes.
             repo_id: where to; default: the folder's own name.
             kwargs: as for `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            LensError: the weights hold numbers that are infinite or none; nothing is written.
+            InputError: the results are about other weights; nothing is written.
         """
         from lens_adapter.hub.card import write_model_card
         from lens_adapter.hub.publishing import publish
 
         folder = Path(save_directory)
         hub = {key: kwargs.pop(key) for key in ("private", "commit_message", "revision", "create_pr") if key in kwargs}
-        unsaved = self.decoder.state_dict() if self._names_sam else self.decoder.unsaved_keys
-        self._keys_to_ignore_on_save = {f"decoder.{key}" for key in unsaved}
+        self._keys_to_ignore_on_save = self._unsaved_keys
+        if wrong := not_finite((kwargs.get("state_dict") or self._saved_tensors()).items()):
+            raise LensError(
+                f"This head is not saved: {len(wrong)} of its tensors hold numbers that are infinite or none (NaN): "
+                f"{str(wrong[:4])[1:-1]}. Go back to an earlier checkpoint; train with a smaller learning_rate, or in "
+                "bfloat16 or float32."
+            )
+        if any(getattr(result, "head_sha256", None) for result in results or ()):
+            require_about(results or (), self.digest(), "this head")
         super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
             return
@@ -196,6 +219,22 @@ class LensAdapter(PreTrainedModel):
         write_model_card(folder, self.config, license=license, tags=self.model_tags or ())
         if push_to_hub:
             publish(folder, repo_id or folder.name, token=kwargs.get("token"), **hub)
+
+    def digest(self) -> str:
+        """SHA-256 of the tensors that a checkpoint of this head holds, whatever their precision: which head it is."""
+        return tensors_digest({name: tensor.detach for name, tensor in self._saved_tensors().items()})
+
+    @property
+    def _unsaved_keys(self) -> set[str]:
+        """Names of the tensors that come from elsewhere: the image encoder, and a SAM that the config names."""
+        return {
+            f"decoder.{key}" for key in (self.decoder.state_dict() if self._names_sam else self.decoder.unsaved_keys)
+        }
+
+    def _saved_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint of this head holds, by name."""
+        unsaved = self._unsaved_keys
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in unsaved}
 
     def push_to_hub(  # type: ignore[override]  # its result is the commit
         self,
@@ -574,8 +613,9 @@ class LensAdapter(PreTrainedModel):
 
         Args:
             image: one image, as for `segment`.
-            messages: a question, or a conversation in transformers' form; its first image part says where the image
-                goes (without one: first in the user's first turn; what else the part holds is ignored).
+            messages: a question, or a conversation in transformers' form; its one image part ("image" or "image_url")
+                says where the image goes (without one: first in the user's first turn); what else it holds is ignored,
+                and nothing is fetched. Parts of other types, a video say, are refused.
             phrases: what to segment: a name, a regular expression (`re.compile`), or a list of both; None: what a
                 simple rule for English finds in the answer (see `lens_adapter.chat.find_phrases`).
             generate_kwargs: for the base's `generate`, whose tokens are the same as without an adapter.

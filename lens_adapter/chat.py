@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,7 +20,7 @@ from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.images import load_image
-from lens_adapter.vlm.inputs import text_inputs
+from lens_adapter.vlm.inputs import apply_template, check_text, text_inputs
 
 Messages = str | Sequence[dict[str, Any]]
 Wanted = str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
@@ -29,6 +30,7 @@ Segment = Callable[[Image, list[str]], LensOutput]  # one picture and its prompt
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _RUN = re.compile(rf"{_WORD.pattern}(?: {_WORD.pattern})*")  # words between punctuation
 _ARTICLES = frozenset(("the", "a", "an"))
+_IMAGES = ("image", "image_url")  # types of a part that stand for the one image, whatever else they hold
 _LONGEST_NAME = 6  # words of a text that is one name as a whole
 # Words that no noun phrase runs across, and what a picture itself is called.
 _STOPS = frozenset(
@@ -231,8 +233,13 @@ def _conversation_inputs(base: FrozenBase, picture: Image, messages: Messages) -
             f"This {type(processor).__name__} has no chat template, so there is no telling how it writes a "
             "conversation. Pass one question as a text, or set processor.chat_template."
         )
-    return processor.apply_chat_template(
-        _with_image(messages, picture),
+    turns = _with_image(messages, picture)
+    for turn in turns:
+        for text in _texts(turn["content"]):
+            check_text(text, processor)
+    return apply_template(
+        processor,
+        turns,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -244,7 +251,7 @@ def _with_image(messages: Sequence[dict[str, Any]], picture: Image) -> list[dict
     """The messages with the picture where their image part is, or first in the first turn of the user."""
     here = {"type": "image", "image": picture}
     try:
-        turns = [{**turn, "content": _parts(turn["content"], here)} for turn in messages]
+        turns = [{**turn, "role": turn["role"], "content": _parts(turn["content"], here)} for turn in messages]
         images = sum(part is here for turn in turns for part in turn["content"])
         if not images:
             asked = next(turn for turn in turns if turn["role"] == "user")
@@ -252,7 +259,7 @@ def _with_image(messages: Sequence[dict[str, Any]], picture: Image) -> list[dict
     except (TypeError, KeyError, StopIteration) as error:
         raise InputError(
             'messages must be a question or a list of turns {"role": "user", "content": "..." or a list of parts}, one '
-            f"of them the user's; got {messages!r}."
+            f"of them the user's; got {reprlib.repr(messages)}."
         ) from error
     if images > 1:
         raise InputError(f"chat is about one image; the messages have {images} image parts.")
@@ -260,7 +267,30 @@ def _with_image(messages: Sequence[dict[str, Any]], picture: Image) -> list[dict
 
 
 def _parts(content: Any, here: dict[str, Any]) -> Any:
-    return content if isinstance(content, str) else [here if part["type"] == "image" else part for part in content]
+    """A turn's content with the picture in its slot.
+
+    Raises:
+        InputError: a part that is neither a text nor an image.
+        KeyError, TypeError: no content.
+    """
+    if isinstance(content, str):
+        return content
+    parts = []
+    for part in content:
+        if part["type"] in _IMAGES:
+            parts.append(here)
+        elif part["type"] == "text" and isinstance(part["text"], str):
+            parts.append(part)
+        else:
+            raise InputError(
+                'A part of a message must be {"type": "text", "text": "..."} or the place of the one image, '
+                f'{{"type": "image"}} or "image_url"; got a part of the type {part["type"]!r}. Leave it out.'
+            )
+    return parts
+
+
+def _texts(content: Any) -> list[str]:
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
 
 
 def _parts_of_text(content: Any) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import FitError, InputError, LensError
+from lens_adapter.errors import FitError, InputError
 from lens_adapter.head.fusion import attended_tokens
 from lens_adapter.head.keypoints import find_keypoints
 from lens_adapter.head.raster import rasterize
@@ -252,8 +252,6 @@ def read_examples(base: FrozenBase, examples: Iterable[Labelled]) -> list[Seen]:
         reading = base.read([one.image] * len(prompts), prompts, layers=layers)
         raster = rasterize(reading.layouts, "cpu")
         rows = torch.cat([reading.signals.attention[layer][:, :, -1].cpu().float() for layer in layers], dim=1)
-        if not rows.isfinite().all():
-            raise LensError("The attention of the base is not finite. Load the model in float32 or bfloat16.")
         logs = log_attention(rows, attended_tokens(reading.signals).cpu(), raster)
         for row, mask in enumerate(masks):
             size = raster.size[row].tolist()

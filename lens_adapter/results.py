@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
+from functools import partial
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -18,6 +20,8 @@ from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from lens_adapter.errors import InputError
 
@@ -62,6 +66,8 @@ class Evaluation:
         mask_threshold: in use.
         score_threshold: in use.
         versions: of the packages that made the masks.
+        head_sha256: `tensors_digest` of the head, which says what it is about. None: not known, as of records from
+            before there were digests. They are shown with a word about it, and are no metadata of a card.
         benchmark: of the Hub, which one of the figures answers: its "id" and "task_id", the figure's "subset" and
             "metric". Whoever measured may add it.
         findings: of each prompt, a `lens_adapter.evaluation.Finding`; not saved.
@@ -81,11 +87,14 @@ class Evaluation:
     mask_threshold: float | None = None
     score_threshold: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    head_sha256: str | None = None
     benchmark: Mapping[str, str] | None = None
     findings: Sequence[Any] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names, counts = (self.protocol, self.dataset.get("name")), (self.prompts, self.images)
+        if self.head_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", str(self.head_sha256)):
+            raise InputError(f"Expected a SHA-256 in hexadecimal as head_sha256; got {self.head_sha256!r}.")
         figures = [figure for row in self.figures.values() for figure in row.values()]
         intervals = [figure.interval for figure in figures if figure.interval is not None]
         numbers = [figure.value for figure in figures] + [end for ends in intervals for end in ends]
@@ -154,6 +163,7 @@ class Evaluation:
         plain["figures"] = {
             subset: {metric: figure.to_dict() for metric, figure in row.items()} for subset, row in self.figures.items()
         }
+        plain |= {} if self.head_sha256 is None else {"head_sha256": self.head_sha256}
         return plain | ({} if self.benchmark is None else {"benchmark": self.benchmark})
 
     def to_markdown(self) -> str:
@@ -164,10 +174,14 @@ class Evaluation:
         """One line: what was measured on what."""
         return f"{self.adapter or 'A head'} on {self.base_model or 'its base'}: {self.conditions()}"
 
+    def data_name(self) -> str:
+        """Data set and split."""
+        return " ".join(part for part in (self.dataset.get("name") or "data", self.dataset.get("split")) if part)
+
     def conditions(self) -> str:
         """One line: on what, and by which rules."""
-        data, split, revision = (self.dataset.get(key) for key in ("name", "split", "revision"))
-        facts = [" ".join(part for part in (data or "data", split) if part)]
+        revision = self.dataset.get("revision")
+        facts = [self.data_name()]
         facts += [f"revision {revision}"] if revision else []
         facts += [f"{self.prompts} prompts about {self.images} images"]
         facts += [f"{name} {value:g}" for name, value in self._thresholds().items()]
@@ -259,7 +273,7 @@ def save_results(folder: Path, results: Sequence[Evaluation]) -> None:
     """Write `evaluation.json` beside the weights that the results are about, with the weights' digest.
 
     Raises:
-        InputError: something is no `Evaluation`.
+        InputError: something is no `Evaluation`, or is about other weights; nothing is written.
     """
     for result in results:
         if not isinstance(result, Evaluation):
@@ -267,12 +281,34 @@ def save_results(folder: Path, results: Sequence[Evaluation]) -> None:
                 f"Results must be records of the type Evaluation, got {type(result).__name__}. Hand over what "
                 "`evaluate` returns; Evaluation.load reads its file, Evaluation.from_dict its dict."
             )
+    if any(result.head_sha256 for result in results):
+        require_about(results, folder_digest(folder), str(folder))
     content = {"weights_sha256": weights_digest(folder), "records": [result.to_dict() for result in results]}
     (folder / RESULTS_FILE).write_text(_json(content), encoding="utf-8")
 
 
+def require_about(results: Sequence[Any], digest: str, head: str) -> None:
+    """Refuse results that were measured of another head; of those without a digest it is not known.
+
+    Args:
+        results: records.
+        digest: `tensors_digest` of the head in hand.
+        head: its name, for the message.
+
+    Raises:
+        InputError: names the first such record.
+    """
+    for result in results:
+        if isinstance(result, Evaluation) and result.head_sha256 not in (None, digest):
+            raise InputError(
+                f"The results on {result.data_name()} are about another head: they were measured of {result.adapter} "
+                f"with the weights {result.head_sha256[:12]}..., and {head} has {digest[:12]}.... Measure this head, "
+                "or hand over its own results."
+            )
+
+
 def load_results(folder: Path) -> list[Evaluation]:
-    """The results in `folder`; none, with a warning, if its weights are no longer those that were measured.
+    """The results in `folder` that are about the weights beside them; others are left out, with a warning.
 
     Raises:
         InputError: `evaluation.json` is damaged.
@@ -285,9 +321,49 @@ def load_results(folder: Path) -> list[Evaluation]:
         if content["weights_sha256"] != weights_digest(folder):
             logger.warning("%s is about other weights than those beside it: its results are left out.", file)
             return []
-        return [Evaluation.from_dict(record) for record in content["records"]]
+        records = [Evaluation.from_dict(record) for record in content["records"]]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is damaged ({error}). Delete it and hand the results over again.") from error
+    if not any(record.head_sha256 for record in records):
+        return records
+    digest = folder_digest(folder)
+    for record in records:
+        if record.head_sha256 not in (None, digest):
+            logger.warning("%s: the results on %s are about another head, and left out.", file, record.data_name())
+    return [record for record in records if record.head_sha256 in (None, digest)]
+
+
+def tensors_digest(tensors: Mapping[str, Callable[[], Tensor]]) -> str:
+    """SHA-256 of a head's tensors: names, shapes and values, in the order of the names.
+
+    Values are taken in float32 (float64 as it is), so that a head is the same in bfloat16 and in the float32 it is
+    loaded to; one that is rounded to bfloat16 is another.
+
+    Args:
+        tensors: name -> what gives the tensor; one is held at a time.
+    """
+    digest = sha256()
+    for name in sorted(tensors):
+        values = tensors[name]().detach().cpu()
+        values = (values if values.element_size() == 8 else values.float()).contiguous()
+        digest.update(f"{name} {tuple(values.shape)} {values.element_size()}\n".encode())
+        digest.update(values.reshape(-1).numpy().data)
+    return digest.hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """`tensors_digest` of a checkpoint, read tensor by tensor.
+
+    Raises:
+        InputError: its weights cannot be read.
+    """
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(file, "pt")) for file in sorted(folder.glob("*.safetensors"))]
+            place = {name: file for file in files for name in file.keys()}  # noqa: SIM118  # no mapping
+            return tensors_digest({name: partial(file.get_tensor, name) for name, file in place.items()})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"The weights in {folder} cannot be read: {error}.") from error
 
 
 def weights_digest(folder: Path) -> str:

@@ -13,7 +13,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lens_adapter.config import Thresholds
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, LensError
+from lens_adapter.finite import is_finite
 from lens_adapter.output import LensOutput, is_found
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.sam.square import logit
@@ -44,6 +45,10 @@ class LensPrediction:
     quality: Tensor
     prompts: SparsePrompts
     things: list[Tensor] | None = None
+
+    def is_finite(self) -> Tensor:
+        """Whether there is no number in it that is infinite or none: bool (), where the tensors are."""
+        return torch.stack([*map(is_finite, (self.logits, self.quality, self.prompts.heatmap))]).all()
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,20 @@ def _embeddings_of(
 def _drafts(prediction: LensPrediction) -> list[Draft]:
     # Few numbers, all at once: on an accelerator every look at a single one would wait.
     found = prediction.prompts
-    points, scores, valid, heat, size, quality = (
+    points, scores, valid, heat, size, quality, drawn = (
         tensor.cpu()
         for tensor in (
             *(found.keypoints.points, found.keypoints.scores, found.keypoints.valid),
-            *(found.heatmap, found.size, prediction.quality),
+            *(found.heatmap, found.size, prediction.quality, prediction.is_finite()),
         )
     )
+    if not drawn:
+        dtype = (prediction.logits if found.text_vector is None else found.text_vector).dtype
+        raise LensError(
+            f"Head and mask decoder, in {str(dtype).removeprefix('torch.')}, made numbers that are "
+            "infinite or none (NaN) of what they read, which was finite; expected masks and scores. Load the head in "
+            "bfloat16 or float32: LensAdapter.from_pretrained(..., dtype=torch.bfloat16)."
+        )
     return [
         Draft(
             logits=prediction.logits[k],

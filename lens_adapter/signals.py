@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lens_adapter.errors import LensError
+from lens_adapter.finite import is_finite
 
 
 def require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
@@ -135,12 +137,17 @@ class Reading:
         image_sizes: N times (H, W) in pixels, of each row's original picture.
         yes: float (N,), the base's own answer to whether what is asked for is there: the logit of yes over no. None:
             it was not asked.
+        tap_layer: whose input the hidden states are; None: not known.
+
+    Raises:
+        LensError: the parts do not fit each other, or the base computed numbers that are infinite or none.
     """
 
     signals: LensSignals
     layouts: Sequence[TokenLayout]
     image_sizes: Sequence[tuple[int, int]]
     yes: Tensor | None = None
+    tap_layer: int | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.signals.hidden)
@@ -149,6 +156,31 @@ class Reading:
                 f"Reading: expected a layout and an image size for each of {rows} rows; "
                 f"got {len(self.layouts)} layouts and {len(self.image_sizes)} sizes."
             )
+        _require_finite(self.signals, self.tap_layer)
+
+
+def _require_finite(signals: LensSignals, tap_layer: int | None) -> None:
+    """Refuse what a head would make an empty mask of. Waits for the base once, however many tensors there are."""
+    tap = "the tapped layer" if tap_layer is None else f"layer {tap_layer}"
+    before = [layer for layer in sorted(signals.attention) if tap_layer is not None and layer < tap_layer]
+    read = {f"the attention of layer {layer}": signals.attention[layer] for layer in before}
+    read[f"the hidden states that enter {tap}"] = signals.hidden
+    read |= {f"the attention of layer {layer}": rows for layer, rows in sorted(signals.attention.items())}
+    finite = torch.stack([is_finite(tensor).to(signals.hidden.device) for tensor in read.values()])
+    if finite.all():
+        return
+    wrong = [name for name, good in zip(read, finite.tolist(), strict=True) if not good]
+    dtype = str(signals.hidden.dtype).removeprefix("torch.")
+    cause = (
+        f"float16 ends at {torch.finfo(torch.float16).max:.0f}, and this model goes beyond it: load it in bfloat16"
+        if signals.hidden.dtype == torch.float16
+        else "Its weights may be damaged: fetch them again, and load it in bfloat16 or float32"
+    )
+    raise LensError(
+        f"The base, in {dtype}, computed numbers that are infinite or none (NaN) in {', '.join(wrong[:3])}"
+        f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}; expected finite ones. {cause} "
+        "(from_pretrained(..., dtype=torch.bfloat16); on the command line --dtype bfloat16)."
+    )
 
 
 @dataclass(frozen=True)

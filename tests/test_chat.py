@@ -274,3 +274,59 @@ def test_the_image_of_the_call_is_the_one_that_counts():
     assert torch.equal(
         adapter.chat(IMAGE, asked, [], **GREEDY).token_ids, adapter.chat(IMAGE, "Hi", [], **GREEDY).token_ids
     )
+
+
+# -- parts of a conversation
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "https://localhost/cat.png"}},
+        {"type": "image_url", "image_url": "data:image/png;base64,AAAA"},
+        {"type": "image", "url": "https://localhost/cat.png"},
+        {"type": "image", "path": "/etc/passwd"},
+    ],
+)
+def test_an_image_part_of_any_kind_is_the_place_of_the_image(part):
+    adapter = tiny_trio()[0]
+    expected = adapter.chat(IMAGE, [turn("user", "Which cat?", {"type": "image"})], [], **GREEDY)
+    assert torch.equal(
+        adapter.chat(IMAGE, [turn("user", "Which cat?", part)], [], **GREEDY).token_ids, expected.token_ids
+    )
+
+
+@pytest.mark.parametrize(
+    "messages, complaint",
+    [
+        ([turn("user", "Which?", {"type": "video", "video": "a.mp4"})], "a part of the type 'video'"),
+        ([turn("user", "Which?", {"type": "video_url", "video_url": "a.mp4"})], "a part of the type 'video_url'"),
+        ([turn("user", "Which?", {"type": "audio"})], "a part of the type 'audio'"),
+        ([turn("user", "Which?", {"type": "input_image"})], "a part of the type 'input_image'"),
+        ([turn("user", 5)], "a part of the type 'text'"),
+        ([turn("user", "a", HERE), turn("user", "b", {"type": "image_url", "image_url": "x"})], "2 image parts"),
+        ([turn("user", "the <image>")], "special tokens"),
+        ([turn("user", "Hello"), turn("assistant", "a <image>")], "special tokens"),
+        ([turn("user", "a \ud83d")], "lone surrogate"),
+        ([{"content": "no role"}], "messages must be"),
+        ([{"role": "user", "content": None}], "messages must be"),
+        ([turn("user", "x" * 100_000), {"role": "user"}], "messages must be"),
+    ],
+)
+def test_parts_that_are_refused(messages, complaint):
+    with pytest.raises(InputError, match=complaint) as caught:
+        tiny_trio()[0].chat(IMAGE, messages, [], **GREEDY)
+    assert len(str(caught.value)) < 600
+
+
+def test_templates_that_cannot_be_used_are_named_in_chat_and_route():
+    adapter, _, processor = tiny_trio()
+    processor.chat_template = {"rag": "{{ 1 }}"}
+    for ask in (
+        lambda: adapter.chat(IMAGE, [turn("user", "Which cat?")]),
+        lambda: adapter.chat(IMAGE, "Which cat?"),
+        lambda: adapter.route("show me the cat"),
+        lambda: adapter.route("show me the cat", IMAGE),
+    ):
+        with pytest.raises(InputError, match="none called 'default'"):
+            ask()

@@ -11,11 +11,12 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 import yaml
 
 from lens_adapter import LensAdapter
 from lens_adapter.errors import InputError
-from lens_adapter.results import Evaluation, Figure, load_results, save_results
+from lens_adapter.results import Evaluation, Figure, folder_digest, load_results, save_results
 from tests.tiny.adapters import tiny_trio
 
 RECORD: dict[str, Any] = {
@@ -56,7 +57,7 @@ def measured(**parts: object) -> Evaluation:
 
 
 def test_a_record_is_written_as_it_was_read(tmp_path):
-    for record in (RECORD, changed(benchmark=BENCHMARK)):
+    for record in (RECORD, changed(head_sha256="0f" * 32), changed(benchmark=BENCHMARK)):
         result = Evaluation.from_dict(record)
         assert result.to_dict() == record and list(result.to_dict()) == list(record)
         result.save(tmp_path / "figures.json")
@@ -134,6 +135,8 @@ def test_leaderboards_get_what_names_a_benchmark_and_nothing_else():
         changed(score_threshold="high"),
         changed(prompts=None),
         changed(protocol=None),
+        changed(head_sha256="mine"),
+        changed(head_sha256=5),
         "a record",
     ],
 )
@@ -163,6 +166,41 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 def test_an_evaluation_that_exists_is_whole(parts):
     with pytest.raises(InputError, match="at least one figure, all of them finite numbers"):
         replace(measured(), **parts)
+
+
+@pytest.mark.parametrize("fusion", ["lite", "mirror"])
+def test_a_head_has_one_digest_wherever_it_is(fusion, tmp_path):
+    """In memory and on disk, in one file or several, in half precision and in what that is loaded to; and no other."""
+    adapter = tiny_trio(fusion=fusion)[0]
+    adapter.save_pretrained(tmp_path / "a")
+    adapter.save_pretrained(tmp_path / "b", max_shard_size="20KB")
+    assert len([*(tmp_path / "b").glob("*.safetensors")]) > 1
+    assert adapter.digest() == folder_digest(tmp_path / "a") == folder_digest(tmp_path / "b")
+    assert LensAdapter.from_pretrained(tmp_path / "b").digest() == adapter.digest()
+    LensAdapter.from_pretrained(tmp_path / "a", dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+    half = LensAdapter.from_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    whole = LensAdapter.from_pretrained(tmp_path / "half", dtype=torch.float32)
+    assert half.digest() == whole.digest() == folder_digest(tmp_path / "half") != adapter.digest()
+    adapter.head.descriptors.text_vector.data[0] += 1e-6
+    assert adapter.digest() != folder_digest(tmp_path / "a")
+
+
+def test_results_of_another_head_are_not_saved_and_not_shown(saved, tmp_path, caplog):
+    folder = Path(shutil.copytree(saved, tmp_path / "head"))
+    adapter, other = LensAdapter.from_pretrained(folder), measured(head_sha256="ab" * 32)
+    for save in (
+        lambda: save_results(folder, [other]),
+        lambda: adapter.save_pretrained(tmp_path / "b", results=[other]),
+    ):
+        with pytest.raises(InputError, match=r"results on org/refcoco testA are about another head"):
+            save()
+    assert load_results(folder) == [measured()] and not (tmp_path / "b").exists()
+    own = measured(head_sha256=adapter.digest())
+    adapter.save_pretrained(folder, results=[own, measured()])
+    assert load_results(folder) == [own, measured()]
+    file = folder / "evaluation.json"
+    file.write_text(file.read_text().replace(adapter.digest(), "ab" * 32))
+    assert load_results(folder) == [measured()] and "are about another head, and left out" in caplog.text
 
 
 def test_results_stay_with_the_weights_that_they_are_about(saved, tmp_path, caplog):

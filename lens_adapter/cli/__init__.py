@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 
 from lens_adapter import __version__
 from lens_adapter.cli import app, demo, env, evaluate, fit, probe, push, segment, train
+from lens_adapter.cli.result import say
 from lens_adapter.errors import LensError, one_line
 
 _COMMANDS = (demo, segment, fit, train, evaluate, probe, push, app, env)
@@ -42,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lens-adapter {args.command}: interrupted", file=sys.stderr)
         return 1
     except Exception as error:
-        if not isinstance(error, _foreseen()):
+        if not isinstance(error, LensError | OSError) and not isinstance(error, _foreseen()):
             raise
-        print(f"lens-adapter {args.command}: {one_line(error)}", file=sys.stderr)
+        say(f"lens-adapter {args.command}: {one_line(error)}", sys.stderr)
         return 1
     return 0
 
@@ -64,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
-    """What a user can do something about."""
+    """What else a user can do something about."""
     import torch
 
     from lens_adapter.hub.publishing import HTTP_ERRORS
 
-    return (LensError, OSError, torch.OutOfMemoryError, *HTTP_ERRORS)
+    return (torch.OutOfMemoryError, *HTTP_ERRORS)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from lens_adapter.cli.result import STDOUT, Result
-from lens_adapter.errors import LensConfigError
+from lens_adapter.errors import InputError, LensConfigError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 BUILTIN = "builtin"  # as a model or a head: those that ship with the package
 
 
@@ -147,6 +149,45 @@ def make_room(*files: Path | str | None) -> None:
     for file in files:
         if file not in (None, STDOUT):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
+
+
+def require_data(source: Any) -> None:
+    """Refuse a plain folder that is none, before anything heavy is imported; other formats are read later.
+
+    Args:
+        source: as `DataSource.of` takes it; None: no data.
+
+    Raises:
+        InputError: says what such a folder holds.
+    """
+    given = source if isinstance(source, Mapping) else {"path": source}
+    path = given.get("path")
+    plain = given.get("format", "folder") == "folder" and given.keys() <= {"path", "format", "on_error"}
+    if plain and isinstance(path, str | Path) and not Path(path, "prompts.jsonl").is_file():
+        raise InputError(
+            f"There is no {str(Path(path, 'prompts.jsonl'))!r}. A folder of labelled images holds images/, masks/ and "
+            "prompts.jsonl; other data need format=..., see docs/evaluation.md."
+        )
+
+
+def require_name(flag: str, name: Any) -> None:
+    """Refuse what is neither a folder nor can be a repository of the Hub, before anything heavy is imported.
+
+    Raises:
+        InputError: names it.
+    """
+    if isinstance(name, str) and not Path(name).is_dir() and not _HUB_NAME.fullmatch(name):
+        raise InputError(f"{flag} {name} is neither a folder nor a Hub repository (owner/name).")
+
+
+def require_prompts(prompts: Iterable[str]) -> None:
+    """Refuse prompts that say nothing, before anything heavy is imported.
+
+    Raises:
+        InputError: there is one.
+    """
+    if blank := [prompt for prompt in prompts if not prompt.strip()]:
+        raise InputError(f"A prompt must say what to find; got the empty text {blank[0]!r}.")
 
 
 def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from lens_adapter.cli.arguments import (
     add_json_option,
     count,
     make_room,
+    require_data,
+    require_name,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
 from lens_adapter.cli.result import Result, figures, note
@@ -78,6 +80,9 @@ def run(args: argparse.Namespace) -> Result | None:
 
 def _evaluate_head(args: argparse.Namespace) -> Result | None:
     head = adapter_of(args)
+    require_data(args.data)
+    require_name("--model", args.model)
+    require_name("--adapter", args.adapter)
     from lens_adapter.data.formats import DataSource
     from lens_adapter.evaluation import evaluate, this_process
     from lens_adapter.evaluation.gallery import save_gallery

@@ -15,6 +15,8 @@ from lens_adapter.cli.arguments import (
     add_picture_option,
     count,
     make_room,
+    require_data,
+    require_name,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device
 from lens_adapter.cli.result import Result, note
@@ -60,6 +62,10 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
+    if args.model != BUILTIN and not args.data:
+        args.parser.error("--model needs --data: labelled images of the kind that the model is for")
+    require_data(args.data)
+    require_name("--model", args.model)
     from lens_adapter.evaluation.probing import probe
 
     data, template = _labelled(args)  # before anything large is loaded
@@ -75,8 +81,6 @@ def run(args: argparse.Namespace) -> Result:
 def _labelled(args: argparse.Namespace) -> tuple[Any, str | None]:
     """Examples, and what is to be asked; the built-in model brings its own of both."""
     if args.model != BUILTIN:
-        if not args.data:
-            args.parser.error("--model needs --data: labelled images of the kind that the model is for")
         return _examples(args.data), args.template
     from lens_adapter import LensConfig, builtin
     from lens_adapter.builtin.exam import labelled_cases

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lens_adapter.cli.arguments import Commands, add_command, add_json_option, make_room
 from lens_adapter.cli.result import Result, note
+from lens_adapter.errors import InputError
 
 
 def add_to(commands: Commands) -> None:
@@ -48,6 +49,11 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
+    for file in args.results:
+        if not file.is_file():
+            raise InputError(f"The file {str(file)!r} cannot be read: there is none.")
+    if not (args.folder / "config.json").is_file():
+        raise InputError(f"{args.folder} must be a folder with config.json and model.safetensors; it holds no head.")
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.hub.card import is_hub_id
     from lens_adapter.hub.publishing import files_to_publish, publish
@@ -58,7 +64,13 @@ def run(args: argparse.Namespace) -> Result:
     kept = files_to_publish(args.folder)
     adapter = LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about what does not fit
     if results:
-        save_results(args.folder, results)
+        save_results(args.folder, results)  # refuses those of another head
+    for result in results:
+        if result.head_sha256 is None:
+            note(
+                f"The record on {result.data_name()} does not say which weights it is about: the card says so, and its "
+                "figures are no metadata. `lens-adapter evaluate --json` writes one that does."
+            )
     commit = publish(
         args.folder,
         args.repo_id,

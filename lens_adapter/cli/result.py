@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 STDOUT = "-"
 
@@ -29,10 +29,10 @@ class Result:
         """Print the text, and write the data to a file; `STDOUT`: print the data alone; None: the text alone."""
         document = json.dumps(self.data, indent=2, allow_nan=False)
         if file == STDOUT:
-            print(document)
+            say(document, sys.stdout)
             return
         if self.text:
-            print(self.text)
+            say(self.text, sys.stdout)
         if file is not None:
             Path(file).write_text(document + "\n", encoding="utf-8")
             note(f"Wrote {file}")
@@ -46,4 +46,10 @@ def figures(values: Mapping[str, float]) -> Result:
 
 def note(text: str) -> None:
     """Tell people what goes on."""
-    print(text, file=sys.stderr)
+    say(text, sys.stderr)
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print to a console, whatever letters it knows: those it does not come as escapes, as in \\u2026."""
+    known = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(known, "backslashreplace").decode(known), file=stream)

@@ -15,9 +15,12 @@ from lens_adapter.cli.arguments import (
     add_model_options,
     add_picture_option,
     make_room,
+    require_name,
+    require_prompts,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
 from lens_adapter.cli.result import Result, note
+from lens_adapter.errors import InputError
 
 
 def add_to(commands: Commands) -> None:
@@ -46,6 +49,12 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     head = adapter_of(args)
+    require_prompts(args.prompts)
+    require_name("--model", args.model)
+    require_name("--adapter", args.adapter)
+    if not args.image.is_file():
+        raise InputError(f"There is no image file {str(args.image)!r}.")
+    make_room(args.output, args.json)
     from lens_adapter.builtin.demo import ONLY_ITS_WORLD
     from lens_adapter.vlm.images import load_image
 
@@ -55,7 +64,6 @@ def run(args: argparse.Namespace) -> Result:
     device = checked_device(args.device)
     with head_by_name(head).attach(*base_by_name(args.model, args.dtype, device)) as adapter:
         out = adapter.segment(image, args.prompts)
-    make_room(args.output, args.json)
     out.save(args.output)
     note(f"Wrote {args.output}")
     lines = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lens_adapter.cli.arguments import (
@@ -12,6 +13,8 @@ from lens_adapter.cli.arguments import (
     add_json_option,
     add_pairs_option,
     make_room,
+    require_data,
+    require_name,
 )
 from lens_adapter.cli.loading import base_by_name, head_folder
 from lens_adapter.cli.result import Result, figures, note
@@ -88,6 +91,9 @@ def add_to(commands: Commands) -> None:
     add_pairs_option(parser, "--head", "of LensConfig")
     add_pairs_option(parser, "--training", "of LensTrainingArguments")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint, if there is one")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete the checkpoints of an earlier run that is there"
+    )
     parser.add_argument("-o", "--output", metavar="FOLDER", help="where the head goes: training.output_dir")
     add_json_option(parser)
 
@@ -96,20 +102,38 @@ def run(args: argparse.Namespace) -> Result | None:
     training = args.training | ({"output_dir": args.output} if args.output else {})
     if args.config is None and not (args.model and args.data and training.get("output_dir")):
         args.parser.error("give CONFIG.yaml, or all of --model, --data and --output")
-    from accelerate import PartialState
-
-    from lens_adapter.training.run import read_config, run_training
+    from lens_adapter.training.configuration import read_config
+    from lens_adapter.training.run_folder import claimed, plan
 
     make_room(args.json)
-    keys = ("model", "adapter", "data", "validation", "dtype", "features", "features_dtype", "resume")
+    keys = ("model", "adapter", "data", "validation", "dtype", "features", "features_dtype", "resume", "overwrite")
     flags = {key: getattr(args, key) for key in keys}
     config = read_config(args.config, {**flags, "head": args.head, "training": training})
+    for key in ("data", "validation"):
+        require_data(config.get(key))
     if config.get("adapter"):
         config["adapter"] = head_folder(config["adapter"])
+    for key in ("model", "adapter"):
+        require_name(f"--{key}", config.get(key))
+    output = config["training"]["output_dir"]
+    start = plan(config)  # all this, before anything heavy is imported
+    if Path(output).is_dir():
+        with claimed(output):
+            pass
+    if start.finished is not None:
+        return _result(output, start.finished, start.notes)
+    from accelerate import PartialState
+
+    from lens_adapter.training.run import run_training
+
     values = run_training(config, base_by_name)
     if not PartialState().is_main_process:
         return None
-    output = config["training"]["output_dir"]
-    note(f"Wrote {output}")
+    return _result(output, values, [f"Wrote {output}"])
+
+
+def _result(output: str, values: Mapping[str, float], notes: Iterable[str]) -> Result:
+    for text in notes:
+        note(text)
     measured = figures(values)
     return Result(measured.text, {"output_dir": output, "validation": measured.data})

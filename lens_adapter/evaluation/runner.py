@@ -70,6 +70,7 @@ def evaluate(
             subset: measure_with_intervals(group, thresholds.score) for subset, group in by_subset(findings).items()
         },
         versions=_package_versions(),
+        head_sha256=adapter.digest(),
         findings=findings,
     )
 

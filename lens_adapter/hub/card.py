@@ -62,6 +62,7 @@ _READOUT_LIMITS = """\
   of pictures like those that it was fitted on.
 """
 _NO_RESULTS = "No evaluation results are recorded for this checkpoint."
+_WHOSE = "It is not recorded which weights these results are about."
 _NO_TRAINING = "How it was trained is not recorded."
 _SEAL = "<!-- Written by lens_adapter ({digest}). A card that anybody edits is theirs, and stays. -->\n"
 
@@ -79,7 +80,8 @@ def model_card(
 
     Args:
         config: of the head.
-        results: what was measured.
+        results: what was measured of this head. Of a record without a digest of the weights the card says that it is
+            not known whose it is, and it is no metadata.
         location: repository or folder that the usage snippet loads.
         license: identifier that the Hub knows, e.g. "apache-2.0"; None: the card states none.
         tags: beside the usual ones.
@@ -88,6 +90,7 @@ def model_card(
     base = config.base_model_name_or_path
     runs = config.training or []
     datasets = list(dict.fromkeys(name for run in runs for name in run.get("datasets", []) if is_hub_id(name)))
+    known = [result for result in results if result.head_sha256 is not None]
     data = ModelCardData(
         base_model=base if is_hub_id(base) else None,
         base_model_relation="adapter" if is_hub_id(base) else None,
@@ -96,11 +99,14 @@ def model_card(
         pipeline_tag="image-segmentation",
         tags=["lens", "referring-segmentation", "adapter", "frozen-base", *tags],
         datasets=datasets or None,
-        model_name=Path(location).name if results else None,
-        eval_results=[entry for result in results for entry in result.model_index()] or None,
+        model_name=Path(location).name if known else None,
+        eval_results=[entry for result in known for entry in result.model_index()] or None,
     )
     # Not `to_markdown`: its heading names base and head as they were called where they were measured.
-    measured = [f"{result.conditions()}\n\n{result.table()}" for result in results]
+    measured = [
+        "\n\n".join([result.conditions(), *([] if result.head_sha256 else [_WHOSE]), result.table()])
+        for result in results
+    ]
     sections = [("Results", measured or ([] if notes else [_NO_RESULTS]))]
     if config.readout:
         sections += [("Fit", [_fit_table(config.readout)])]

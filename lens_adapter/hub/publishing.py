@@ -63,7 +63,7 @@ def publish(
     config, results = LensConfig.from_pretrained(folder), load_results(folder)
     if not results:
         files.pop(RESULTS_FILE, None)
-    for result in results:
+    for result in (result for result in results if result.head_sha256):  # a leaderboard has no room for a doubt
         files |= {path: text.encode() for path, text in result.leaderboard_file().items()}
     api = HfApi(token=token)
     with explained_errors(repo_id):

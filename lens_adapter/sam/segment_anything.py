@@ -16,7 +16,8 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
-from lens_adapter.errors import InputError, LensConfigError, LensError
+from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
+from lens_adapter.finite import not_finite
 from lens_adapter.sam.square import downsample_masks, logit, size_in_square, threshold_masks, upsample_logits
 from lens_adapter.sam.weights import load_parts, load_sam_weights
 from lens_adapter.signals import SparsePrompts
@@ -99,7 +100,7 @@ class SamDecoder(nn.Module):
             hub_kwargs: revision, token, cache_dir, local_files_only, subfolder.
 
         Raises:
-            CheckpointMismatchError: unreadable, or of other dimensions.
+            CheckpointMismatchError: unreadable, of other dimensions, or not finite.
             LensConfigError: no source given, and none in the config.
         """
         self._load(dict(self.named_children()), source, hub_kwargs)
@@ -126,6 +127,12 @@ class SamDecoder(nn.Module):
                 "Name one in the config or pass it as `source`."
             )
         load_parts(parts, load_sam_weights(source, **hub_kwargs), source)
+        if wrong := not_finite(pair for part in parts.values() for pair in part.state_dict().items()):
+            raise CheckpointMismatchError(
+                f"SAM's weights in {source}: {len(wrong)} tensors hold numbers that are infinite or none (NaN) in "
+                f"{str(self.dtype).removeprefix('torch.')}: {str(wrong[:4])[1:-1]}; expected finite ones. Fetch them "
+                "again."
+            )
 
     # Images
 

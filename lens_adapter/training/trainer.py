@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.errors import CalibrationError, LensConfigError
+from lens_adapter.errors import CalibrationError, LensConfigError, LensError
 from lens_adapter.evaluation import Calibration, Finding, Overlap, choose_score_threshold, measure, overlap
+from lens_adapter.evaluation.metrics import METRICS
 from lens_adapter.hub.card import CARD_FILE, is_generated, write_model_card
 from lens_adapter.hub.publishing import is_written_by_hand, remote_card
 from lens_adapter.pictures.contact_sheet import Panel, contact_sheet
@@ -28,6 +29,20 @@ from lens_adapter.training.record import training_record
 from lens_adapter.training.tuning import TUNINGS, DecoderTuning
 
 GRID_SAMPLES = 6
+# Switches of transformers' that a head on a frozen base can do nothing with: what would fail late, or do nothing.
+_CANNOT_WORK = {
+    "gradient_checkpointing": "the base runs without gradients and the head is small: there is nothing to save",
+    "activation_checkpointing": "the base runs without gradients and the head is small: there is nothing to save",
+    "neftune_noise_alpha": "its noise is for the embeddings of a language model, which is frozen here",
+    "group_by_length": "examples have no length before the processor has read them",
+    "label_smoothing_factor": "masks have no classes to smooth",
+    "include_inputs_for_metrics": "pictures and texts cannot be gathered as tensors",
+    "batch_eval_metrics": "figures are of all prompts together",
+    "use_liger_kernel": "the layers are the base's own, and no language model of transformers is trained",
+}
+# What can be the `metric_for_best_model`: all that `measure` says without keypoints.
+_BEST = {"loss", *(name for name in METRICS if "keypoint" not in name)}
+_SMALLER_IS_BETTER = ("loss", "score_error")
 
 
 @dataclass
@@ -60,6 +75,10 @@ class LensTrainingArguments(TrainingArguments):
         output_dir: str  # transformers fills in None
 
     def __post_init__(self) -> None:
+        self._refuse_what_cannot_work()
+        metric = self.metric_for_best_model
+        if self.greater_is_better is None and metric is not None:  # transformers knows "loss" alone
+            self.greater_is_better = not metric.endswith(_SMALLER_IS_BETTER)
         super().__post_init__()
         if isinstance(self.dataset_names, str):
             self.dataset_names = [self.dataset_names]
@@ -72,6 +91,44 @@ class LensTrainingArguments(TrainingArguments):
         ):
             if not good:
                 raise LensConfigError(f"{key} must be {allowed}; got {getattr(self, key)!r}.")
+
+    def _refuse_what_cannot_work(self) -> None:
+        given = {name: getattr(self, name, None) for name in _CANNOT_WORK}
+        reasons = [f"{name}: {value!r} ({_CANNOT_WORK[name]})" for name, value in given.items() if value]
+        if getattr(self, "train_sampling_strategy", None) == "group_by_length":
+            reasons.append(f"train_sampling_strategy: 'group_by_length' ({_CANNOT_WORK['group_by_length']})")
+        if wanted := {*(self.include_for_metrics or [])} - {"loss"}:
+            reasons.append(f"include_for_metrics: {sorted(wanted)} ({_CANNOT_WORK['include_inputs_for_metrics']})")
+        if not self.eval_do_concat_batches:
+            reasons.append(f"eval_do_concat_batches: False ({_CANNOT_WORK['batch_eval_metrics']})")
+        if reasons:
+            raise LensConfigError(
+                f"Training a head on a frozen base cannot work with {'; '.join(reasons)}. Leave "
+                f"{'it' if len(reasons) == 1 else 'them'} out."
+            )
+
+    def require_data(self, held_out: Any, *, own_metrics: bool = False) -> None:
+        """Refuse settings that need what validation data say, without such data, or by a name that nothing has.
+
+        Args:
+            held_out: the validation data: a dataset, a dict of them by name, or None.
+            own_metrics: somebody else's function measures, so any name may be right.
+
+        Raises:
+            LensConfigError: names the setting.
+        """
+        if held_out is None:
+            if str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no":
+                raise LensConfigError(
+                    f"eval_strategy is {getattr(self.eval_strategy, 'value', self.eval_strategy)!r}, and there are no "
+                    "validation data to evaluate on. Give some, or leave it out."
+                )
+            return
+        metric = self.metric_for_best_model
+        names = [f"{name}_" for name in held_out] if isinstance(held_out, dict) else [""]
+        known = {f"{name}{figure}" for name in names for figure in (("loss",) if self.prediction_loss_only else _BEST)}
+        if metric is not None and not own_metrics and metric.removeprefix("eval_") not in known:
+            raise LensConfigError(f"metric_for_best_model must be one of {sorted(known)}; got {metric!r}.")
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the token: Trainer pickles its arguments into the folder that it pushes."""
@@ -98,8 +155,9 @@ class LensTrainer(Trainer):
     Raises:
         NotAttachedError: the adapter has no base, and the datasets are examples.
         StaleFeaturesError: the datasets are features made for another base or head.
-        LensConfigError: sample grids are asked for without an `eval_dataset`, one process is to use several GPUs, or
-            the adapter is to be sharded (FSDP, DeepSpeed ZeRO-3): what can be sharded is the base, see docs/train.md.
+        LensConfigError: sample grids, evaluations or the best of all checkpoints are asked for without an
+            `eval_dataset`, a dataset is empty, one process is to use several GPUs, or the adapter is to be sharded
+            (FSDP, DeepSpeed ZeRO-3): what can be sharded is the base, see docs/train.md.
     """
 
     args: LensTrainingArguments
@@ -125,6 +183,9 @@ class LensTrainer(Trainer):
             )
         self.adapter = model
         held_out = kwargs.get("eval_dataset")
+        args.require_data(held_out, own_metrics=compute_metrics is not None)
+        if (train_data := kwargs.get("train_dataset")) is not None and isinstance(train_data, Sized) and not train_data:
+            raise LensConfigError("train_dataset must hold at least one example; it is empty.")
         held_out = list(held_out.values()) if isinstance(held_out, dict) else [held_out]
         caches = caches_in([data for data in (kwargs.get("train_dataset"), *held_out) if data is not None])
         for cache in caches:
@@ -182,10 +243,21 @@ class LensTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, LensPrediction]:
         batch: Batch | FeatureBatch = inputs["batch"]
         found = self._predict(model, batch)
+        if not found.is_finite():
+            raise self._diverged("Head and mask decoder made numbers that are infinite or none (NaN)")
         targets = batch.targets.to(found.logits.device)
         parts = lens_losses(found, targets, heat_needs_target=self.adapter.config.fusion == "mirror")
         loss = torch.stack([getattr(self.args, f"{name}_weight") * part for name, part in parts.items()]).sum()
+        if not loss.isfinite():  # transformers' Trainer looks at it, too, and goes on
+            raise self._diverged(f"The loss is {float(loss)}")
         return (loss, found) if return_outputs else loss
+
+    def _diverged(self, what: str) -> LensError:
+        return LensError(
+            f"{what} at step {self.state.global_step}; expected finite ones. Nothing more is learned or saved. Train "
+            "with a smaller learning_rate, or with bf16 in the place of fp16, from the last checkpoint (--resume) or "
+            "anew."
+        )
 
     def _predict(self, model: nn.Module, batch: Batch | FeatureBatch) -> LensPrediction:
         """Through `model`, which several processes wrap; the base and SAM's image encoder, if any, run outside it."""

@@ -125,6 +125,7 @@ class FrozenBase:
         Raises:
             InputError: no processor, or a picture or prompt that cannot be used.
             UnsupportedModelError: how its image tokens lie in the picture is not known.
+            LensError: the model computed numbers that are infinite or none, as half precision does beyond 65504.
         """
         sizes = [(image.height, image.width) for image in images]
         yes = self.yes_over_no(images, prompts, question) if (question := self.config.presence_question) else None
@@ -134,7 +135,7 @@ class FrozenBase:
                 return replace(shared, yes=yes)
             inputs = self.build_inputs(images, prompts)
         layouts = self.layout(inputs, sizes)
-        return Reading(self.prefill(inputs, layers=layers), layouts, sizes, yes)
+        return Reading(self.prefill(inputs, layers=layers), layouts, sizes, yes, tap_layer=self.config.tap_layer)
 
     def runs(self, images: Sequence[Image]) -> list[list[int]]:
         """Rows that are best read together: several prompts about one picture where they can share its tokens.
@@ -168,7 +169,9 @@ class FrozenBase:
                 tap_layer=self.config.tap_layer,
                 layers=self._layers(layers),
             )
-        return None if signals is None else Reading(signals, [layout] * len(prompts), sizes * len(prompts))
+        if signals is None:
+            return None
+        return Reading(signals, [layout] * len(prompts), sizes * len(prompts), tap_layer=self.config.tap_layer)
 
     # -- its steps, for whoever has processor inputs already -----------------------------------------------------------
 

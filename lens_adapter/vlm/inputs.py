@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from PIL import Image
 from transformers import BatchFeature
 
@@ -18,6 +17,11 @@ IMAGE_TOKEN_ATTRIBUTES = ("image_placeholder_token", "boi_token", "image_token")
 
 NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomical
 
+# What some processors cannot do without, and older files do not hold.
+_SETTINGS = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
+
+_AS_TEXT: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False}
+
 # Processors that put the image before the text by themselves.
 IMAGE_COMES_FIRST = ("Florence2Processor", "FuyuProcessor", "Pix2StructProcessor")
 
@@ -25,21 +29,49 @@ IMAGE_COMES_FIRST = ("Florence2Processor", "FuyuProcessor", "Pix2StructProcessor
 def text_inputs(processor: Any, prompt: str, template: str) -> BatchFeature:
     """As `build_inputs`, of one prompt without an image."""
     _check_prompt(prompt, processor)
-    question = template.replace("{prompt}", prompt)
-    content: Any
-    if getattr(processor, "chat_template", None):
-        owner, content = processor, [{"type": "text", "text": question}]
-    elif processor.tokenizer.chat_template:
-        owner, content = processor.tokenizer, question
-    else:
+    question = _question(template, prompt)
+    owner = _template_owner(processor)
+    if owner is None:
         return processor.tokenizer(question, return_tensors="pt")
-    return owner.apply_chat_template(
+    parts = [{"type": "text", "text": question}]
+    content, text = _content_it_takes(owner, question, [parts, question] if owner is processor else [question, parts])
+    _require_question(question, text)
+    if owner is processor and isinstance(content, str):  # transformers 4 makes no tokens of such a turn
+        bos = processor.tokenizer.bos_token
+        starts_itself = bool(bos) and text.startswith(bos)
+        return processor.tokenizer(text, return_tensors="pt", add_special_tokens=not starts_itself)
+    return apply_template(
+        owner,
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
     )
+
+
+def apply_template(owner: Any, turns: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+    """What `owner.apply_chat_template` makes of a conversation, whatever its template may raise.
+
+    Args:
+        owner: processor or tokenizer with a chat template.
+        turns: the conversation.
+        options: as for `apply_chat_template`.
+
+    Raises:
+        InputError: the template was not written for such turns, is malformed, or is one of several without a default.
+    """
+    try:
+        return owner.apply_chat_template(turns, **options)
+    except Exception as error:  # a template is a program of its author's, and raises what it likes
+        advice = "Set its chat_template to one that takes a user's turn of an image and a text."
+        if isinstance(owner.chat_template, dict) and "default" not in owner.chat_template:
+            advice = (
+                f"It has {sorted(owner.chat_template)} and none called 'default': set chat_template to one of them."
+            )
+        raise InputError(
+            f"The chat template of {type(owner).__name__} cannot be used. {type(error).__name__}: {error}. {advice}"
+        ) from error
 
 
 def build_inputs(
@@ -63,8 +95,8 @@ def build_inputs(
         The processor's tensors, padded on the left: `input_ids` (B, T), `attention_mask` (B, T), `pixel_values`, ...
 
     Raises:
-        InputError: no processor; a prompt that is empty, no text, too long, or holds a special token; an image that
-            the processor refuses.
+        InputError: no processor, or one that is not whole; a chat template that cannot be used; a prompt that is empty,
+            no text, too long, or holds a special token; an image that the processor refuses.
     """
     if len(images) != len(prompts) or not len(prompts):
         raise InputError(
@@ -84,7 +116,7 @@ def build_inputs(
             return_tensors="pt",
             **asked,
         )
-    except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as error:
+    except Exception as error:  # a processor meets what it cannot use with whatever error it runs into first
         raise InputError(_refusal(processor, images, error)) from error
     ids = inputs.get("input_ids", inputs.get("decoder_input_ids", ()))
     if len(ids) != len(texts):
@@ -132,7 +164,7 @@ def _asked_texts(processor: Any, prompts: Sequence[str], template: str) -> tuple
         )
     for prompt in prompts:
         _check_prompt(prompt, processor)
-    texts = [_chat_text(processor, template.replace("{prompt}", prompt)) for prompt in prompts]
+    texts = [_chat_text(processor, _question(template, prompt)) for prompt in prompts]
     # A template that writes the sequence's first token itself does not want the tokenizer's as well.
     starts_itself = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
     return texts, {} if _places_image(processor) else {"add_special_tokens": not starts_itself}
@@ -151,14 +183,40 @@ def _check_prompt(prompt: Any, processor: Any) -> None:
         raise InputError(f"A prompt must be a text (str); got {type(prompt).__name__}.")
     if not prompt.strip():
         raise InputError(f"A prompt must say what to find; got the empty text {prompt!r}.")
+    check_text(prompt, processor)
+
+
+def check_text(text: str, processor: Any) -> None:
+    """Refuse what a tokenizer cannot read, or would read as something else than words.
+
+    Raises:
+        InputError: the text holds half a letter (a lone surrogate), or one of the model's special tokens.
+    """
+    _require_letters(text)
     added = processor.tokenizer.added_tokens_decoder.values()
     special = {token.content for token in added if token.special} | set(_image_tokens(processor))
     # Single letters serve some tokenizers as padding, and are no harm in a text.
-    if found := sorted(token for token in special if len(token) > 1 and token in prompt):
+    if found := sorted(token for token in special if len(token) > 1 and token in text):
         raise InputError(
             f"A prompt must not hold the model's special tokens, which would be read as commands or images; "
-            f"got {', '.join(found)} in {prompt!r}. Take them out: the image is put in for you."
+            f"got {', '.join(found)} in {text!r}. Take them out: the image is put in for you."
         )
+
+
+def _require_letters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"A prompt must be whole letters, and {text!r} holds a half one at {error.start} (a lone surrogate, as "
+            'badly decoded bytes leave it). Decode it anew: data.decode("utf-8", "replace").'
+        ) from error
+
+
+def _question(template: str, prompt: str) -> str:
+    question = template.replace("{prompt}", prompt)
+    _require_letters(question)
+    return question
 
 
 def _process(processor: Any, images: Sequence[Any], **options: Any) -> BatchFeature:
@@ -186,7 +244,6 @@ def _image_tokens(processor: Any) -> list[str]:
 def _chat_text(processor: Any, question: str) -> str:
     """The user's turn, with image and question, up to where the answer starts."""
     image_tokens = _image_tokens(processor)
-    tokenizer = processor.tokenizer
     if _places_image(processor):
         return question
     if not image_tokens and not getattr(processor, "chat_template", None):
@@ -195,33 +252,56 @@ def _chat_text(processor: Any, question: str) -> str:
             "Use the processor of an image-text-to-text model."
         )
     parts = [{"type": "image"}, {"type": "text", "text": question}]
-    plain = f"{image_tokens[0] if image_tokens else ''}\n{question}"
-    if getattr(processor, "chat_template", None):
-        text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-    elif getattr(tokenizer, "chat_template", None):
-        text = _tokenizer_chat_text(tokenizer, parts, image_tokens) or _tokenizer_chat_text(
-            tokenizer, plain, image_tokens
-        )
-    else:
-        text = plain
+    text = f"{image_tokens[0] if image_tokens else ''}\n{question}"
+    if owner := _template_owner(processor):
+        _, text = _content_it_takes(owner, question, [parts, text], image_tokens)
     # A processor without an image token replaces none: its template writes as many as the image has.
-    if text is None or (image_tokens and sum(map(text.count, image_tokens)) != 1):
+    if image_tokens and sum(map(text.count, image_tokens)) != 1:
         raise InputError(
             f"The chat template must put the image token {' or '.join(map(repr, image_tokens))} once into the text, "
             f"and the prompt template must not hold it; got {text!r}."
         )
+    _require_question(question, text)
     return text
 
 
-def _tokenizer_chat_text(tokenizer: Any, content: Any, image_tokens: Sequence[str]) -> str | None:
-    """None: this template was not written for such content (many know plain text alone)."""
-    try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-    except (TypeError, TemplateError):
-        return None
-    return text if any(token in text for token in image_tokens) else None
+def _require_question(question: str, text: str) -> None:
+    if question.strip() not in text:
+        raise InputError(f"The chat template must put the question {question!r} into the text; got {text!r}.")
+
+
+def _template_owner(processor: Any) -> Any:
+    """Whose chat template frames a question: the processor's or its tokenizer's; None: there is none."""
+    owners = (processor, processor.tokenizer)
+    return next((owner for owner in owners if getattr(owner, "chat_template", None)), None)
+
+
+def _content_it_takes(
+    owner: Any, question: str, ways: Sequence[Any], image_tokens: Sequence[str] = ()
+) -> tuple[Any, str]:
+    """The first of several contents of a user's turn that a template was written for, and the text it makes of it.
+
+    Many templates know plain text alone. Where none of the contents comes out whole, it is the first that gives a text.
+
+    Raises:
+        InputError: the template raises whatever it is given; says why.
+    """
+    made: list[tuple[Any, str]] = []
+    refusals = []
+    for content in ways:
+        try:
+            text = apply_template(owner, [{"role": "user", "content": content}], **_AS_TEXT)
+        except InputError as error:
+            refusals.append(error)
+            continue
+        made.append((content, text))
+        # A list that was written out as Python writes it was meant to be a text.
+        whole = question.strip() in text and "'type': 'text'" not in text.replace(question, "")
+        if whole and (not image_tokens or any(token in text for token in image_tokens)):
+            return made[-1]
+    if not made:
+        raise refusals[0]
+    return made[0]
 
 
 def _unambiguous(image: Image.Image) -> Any:
@@ -234,13 +314,16 @@ def _refusal(processor: Any, images: Sequence[Image.Image], error: Exception) ->
     for image in images:
         try:
             processor.image_processor(images=[_unambiguous(image)], return_tensors="pt")
-        except (ValueError, RuntimeError, ZeroDivisionError, MemoryError) as reason:
+        except Exception as reason:
             return (
                 f"The processor refuses the image of {image.width} x {image.height} pixels: {reason}. "
                 "Crop or pad it to a more usual shape."
             )
     sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
-    return f"The processor refuses this batch (images of {sizes} pixels): {error}"
+    said = f"{type(processor).__name__} refuses this batch (images of {sizes} pixels): {type(error).__name__}: {error}."
+    unset = [name for name in _SETTINGS if getattr(processor, name, 0) is None]
+    advice = " Set it to the model's, as in processor.patch_size = model.config.vision_config.patch_size."
+    return said + (f" Its {' and '.join(unset)} is None: expected a value.{advice}" if unset else "")
 
 
 def unread_words(processor: Any, prompts: Collection[str]) -> list[str]:

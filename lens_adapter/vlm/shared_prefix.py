@@ -23,6 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging
 
+from lens_adapter.finite import is_finite
 from lens_adapter.signals import LensSignals, SharedPrefix
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.attention import AttentionCall, may_look_ahead
@@ -250,7 +251,8 @@ def _require_agreement(first: Tensor, tails: Tensor, length: int) -> None:
     again = tails[0, : len(whole)].float()
     error = ((again - whole).norm(dim=-1) / whole.norm(dim=-1)).max().item()
     allowed = torch.finfo(first.dtype).eps ** 0.5
-    if not error <= allowed:
+    # Numbers that are infinite or none are no disagreement: as a reading they are refused by name.
+    if not error <= allowed and bool(is_finite(first)):
         raise _CannotShare(
             f"hidden states of a prompt that goes on from its cache differ by {error:.2g} of their length from those "
             f"of the whole prompt (rounding: up to {allowed:.2g})"

@@ -15,6 +15,8 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from lens_adapter.cli import main
+from lens_adapter.results import folder_digest
+from tests.data.test_folder import write_folder
 from tests.hub.server import OWNER, STRANGER
 from tests.test_results import RECORD
 from tests.tiny.pairs import tiny_pair
@@ -31,7 +33,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 def test_push(hub, folder, tmp_path, capsys):
     (folder / "training_args.bin").write_bytes(b"1")
-    (tmp_path / "test.json").write_text(json.dumps(RECORD))
+    (tmp_path / "test.json").write_text(json.dumps({**RECORD, "head_sha256": folder_digest(folder)}))
     flags = ["--results", str(tmp_path / "test.json"), "--license", "mit", "--private", "--message", "One head"]
     assert main(["push", str(folder), HEAD, *flags]) == 0
     captured = capsys.readouterr()
@@ -54,6 +56,45 @@ def test_push(hub, folder, tmp_path, capsys):
         "not_uploaded": ["training_args.bin"],
     }
     assert hub.files(HEAD, "next").keys() == files.keys()
+
+
+def test_results_of_another_head_are_refused_by_name(hub, folder, tmp_path, capsys):
+    (tmp_path / "other.json").write_text(json.dumps({**RECORD, "adapter": "heads/one", "head_sha256": "ab" * 32}))
+    before = sorted(path.name for path in folder.iterdir())
+    assert main(["push", str(folder), HEAD, "--results", str(tmp_path / "other.json")]) == 1
+    said = capsys.readouterr().err
+    assert "The results on org/refcoco testA are about another head" in said and "heads/one" in said
+    assert "abababababab..." in said and f"{folder_digest(folder)[:12]}..." in said
+    assert not hub.requests and sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_results_of_an_unknown_head_are_shown_with_a_word_and_are_no_metadata(hub, folder, tmp_path, capsys):
+    benchmark = {"id": "org/refcoco", "task_id": "testA", "subset": "all", "metric": "giou"}
+    (tmp_path / "old.json").write_text(json.dumps({**RECORD, "benchmark": benchmark}))
+    assert main(["push", str(folder), HEAD, "--results", str(tmp_path / "old.json")]) == 0
+    assert "The record on org/refcoco testA does not say which weights it is about" in capsys.readouterr().err
+    card = ModelCard(hub.files(HEAD)["README.md"].decode())
+    assert "It is not recorded which weights these results are about.\n\n|" in card.text and "0.751" in card.text
+    assert card.data.eval_results is None and not any(name.startswith(".eval") for name in hub.files(HEAD))
+
+
+def test_what_evaluate_writes_fits_its_head_and_no_other(hub, folders, tmp_path, capsys):
+    """From the command that measures to the one that publishes, and a head that is trained further between them."""
+    data, file = tmp_path / "data", tmp_path / "figures.json"
+    write_folder(data, {"image": "a.jpg", "mask": "a.png", "prompt": "it"})
+    head = Path(shutil.copytree(folders / "head", tmp_path / "mine"))
+    names = ["--model", str(folders / "base"), "--adapter", str(head), "--data", str(data)]
+    assert main(["evaluate", *names, "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["head_sha256"] == folder_digest(head)
+    assert main(["push", str(head), HEAD, "--results", str(file)]) == 0
+    assert ModelCard(hub.files(HEAD)["README.md"].decode()).data.eval_results
+    tensors = load_file(head / "model.safetensors")
+    tensors["head.descriptors.text_vector"] += 1e-6
+    save_file(tensors, head / "model.safetensors", {"format": "pt"})
+    assert main(["push", str(head), HEAD, "--results", str(file)]) == 1
+    assert "are about another head" in capsys.readouterr().err
+    assert main(["push", str(head), HEAD]) == 0
+    assert ModelCard(hub.files(HEAD)["README.md"].decode()).data.eval_results is None
 
 
 def test_the_example_publishes_and_loads(hub, monkeypatch, capsys):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,3 +98,16 @@ def test_what_cannot_be_segmented_is_said_and_nothing_is_written(folders, tmp_pa
 def test_a_device_that_is_not_there(folders, capsys):
     assert segment(folders, "--device", "toaster") == 1
     assert "--device toaster cannot be used here" in capsys.readouterr().err
+
+
+def test_a_console_that_does_not_know_the_letters_of_a_prompt(folders, tmp_path):
+    prompts = ["ein Käse", "一只狗", "🐶"]
+    names = ["--model", str(folders / "base"), "--adapter", str(folders / "head"), "-o", str(tmp_path / "o.png")]
+    command = [sys.executable, "-m", "lens_adapter", "segment", str(folders / "photo.png"), *prompts, *names]
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "latin-1", "LC_ALL": "C.UTF-8"}
+    )
+    lines = done.stdout.decode("latin-1").splitlines()
+    assert done.returncode == 0 and [line.split("\t")[0] for line in lines] == [
+        "ein Käse", "\\u4e00\\u53ea\\u72d7", "\\U0001f436",
+    ]  # fmt: skip

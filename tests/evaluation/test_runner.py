@@ -262,10 +262,11 @@ def test_the_record_is_read_back(adapter, middle, tmp_path):
     content = json.loads((tmp_path / "figures.json").read_text())
     assert list(content) == [
         "protocol", "base_model", "base_model_revision", "adapter", "dataset", "prompts", "images", "mask_threshold",
-        "score_threshold", "figures", "versions",
+        "score_threshold", "figures", "versions", "head_sha256",
     ]  # fmt: skip
     assert content["protocol"] == PROTOCOL and content["dataset"] == dataset and content["mask_threshold"] == 0.5
     assert content["versions"]["torch"] in torch.__version__ and "lens_adapter" in content["versions"]
+    assert content["head_sha256"] == adapter.digest()
     assert list(content["figures"]) == ["all", "short", "long"]
     for measured in content["figures"].values():
         for figure in measured.values():

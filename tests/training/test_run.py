@@ -108,7 +108,7 @@ def test_data_in_any_format_and_calibration(world, tmp_path, capsys):
     config = yaml.safe_load((world / "train.yaml").read_text())
     config["validation"] = {"path": str(tmp_path), "format": "refer", "dataset": "refcoco"}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", str(tmp_path / "train.yaml"), *flags]) == 0
+    assert main(["train", str(tmp_path / "train.yaml"), "--overwrite", *flags]) == 0
     assert "score_threshold stays 0: A score threshold is chosen on prompts with" in capsys.readouterr().err
 
 
@@ -150,13 +150,14 @@ def test_from_cached_features(world, tmp_path, monkeypatch, capsys):
     done = len(readings)
     assert done and main([*flags, "max_steps=3", "--resume"]) == 0
     assert len(readings) == done and (output / "checkpoint-3").is_dir()
-    assert main([*flags, "max_steps=3", "sample_grid_steps=1"]) == 1
+    assert main([*flags, "max_steps=3", "sample_grid_steps=1", "--overwrite"]) == 1
     assert "set it to 0" in capsys.readouterr().err
     data = tmp_path / "data"
     shutil.copytree(world / "data", data)
     assert digest_folder(data) == digest_folder(world / "data")
     shutil.copy(data / "masks" / "0.png", data / "masks" / "1.png")
-    assert main([*flags, "max_steps=1", "--data", str(data)]) == 1
+    assert main([*flags, "max_steps=1", "--data", str(data), "--overwrite"]) == 1
+    assert (output / "checkpoint-3").is_dir()  # nothing is deleted before all is known to be well
     assert "data_key: expected" in capsys.readouterr().err
 
 

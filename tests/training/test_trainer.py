@@ -29,7 +29,7 @@ from lens_adapter.errors import CalibrationError, CheckpointMismatchError, Input
 from lens_adapter.evaluation import Finding, measure, overlap
 from lens_adapter.training import LensTrainer, LensTrainingArguments
 from lens_adapter.training.collate import LensCollator
-from lens_adapter.training.run import last_checkpoint
+from lens_adapter.training.run_folder import last_checkpoint
 from tests.tiny.adapters import assert_close, tiny_adapter, tiny_trio, weights_of
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.processes import PATIENCE, SERVER, run_alone, run_two

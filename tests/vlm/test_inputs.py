@@ -8,9 +8,10 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from lens_adapter.errors import InputError
-from lens_adapter.vlm.inputs import build_inputs
+from lens_adapter.vlm.inputs import build_inputs, text_inputs
 from tests.tiny.pairs import tiny_processor
 from tests.tiny.processors import LLAVA_TEMPLATE, QWEN_TEMPLATE, TOKEN_IDS
+from tests.tiny.sam import noise_image
 from tests.zoo.square import chat, words
 
 TEMPLATE = "Where is {prompt} in this image?"
@@ -240,3 +241,89 @@ def test_images_that_the_processor_refuses(architecture, size):
 def test_a_very_long_image_works_where_the_processor_takes_it(framing):
     inputs = build_inputs(tiny_processor("llava", framing), [Image.new("RGB", (20000, 10))], ["cat"], TEMPLATE)
     assert inputs["pixel_values"].shape == (1, 3, 56, 56)
+
+
+# -- what other libraries would raise
+
+
+PLAIN = "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
+WRITES_LISTS = "{% for message in messages %}{{ message.role }}: {{ message.content }}{% endfor %}"
+RAISES = "{{ raise_exception('only for tools') }}"
+MALFORMED = "{% for message in messages %}{{ message.content }"
+NAMED = {"rag": LLAVA_TEMPLATE, "tool_use": LLAVA_TEMPLATE}
+IGNORES = "{{ '<image>' }} What now?"
+
+
+def with_template(template, owner):
+    processor = tiny_processor("llava", chat_template=None)
+    (processor if owner == "processor" else processor.tokenizer).chat_template = template
+    return processor
+
+
+@pytest.mark.parametrize("owner", ["processor", "tokenizer"])
+@pytest.mark.parametrize("template", [PLAIN, WRITES_LISTS])
+def test_a_template_that_wants_text_gets_text(template, owner):
+    processor = with_template(template, owner)
+    inputs = build_inputs(processor, [noise_image(40, 50)], ["the cat"], "Find {prompt}.")
+    said = processor.tokenizer.decode(inputs["input_ids"][0]).replace("<image>", "")
+    assert said.strip() == "user: \nFind the cat." and (inputs["input_ids"] == processor.image_token_id).sum() > 1
+    text = text_inputs(processor, "the cat", "Find {prompt}.")["input_ids"][0]
+    assert processor.tokenizer.decode(text).strip() == "user: Find the cat."
+
+
+@pytest.mark.parametrize("owner", ["processor", "tokenizer"])
+@pytest.mark.parametrize(
+    "template, complaint",
+    [
+        (RAISES, "cannot be used. TemplateError: only for tools. Set its chat_template"),
+        (MALFORMED, "cannot be used. TemplateSyntaxError"),
+        (NAMED, r"It has \['rag', 'tool_use'\] and none called 'default'"),
+        (IGNORES, "must put the question 'Find the cat.' into the text"),
+        (7, "cannot be used"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_named(template, owner, complaint):
+    processor = with_template(template, owner)
+    with pytest.raises(InputError, match=complaint):
+        build_inputs(processor, [noise_image(40, 50)], ["the cat"], "Find {prompt}.")
+    with pytest.raises(InputError, match=complaint):
+        text_inputs(processor, "the cat", "Find {prompt}.")
+
+
+def test_a_named_template_called_default_is_taken():
+    processor = with_template({"default": LLAVA_TEMPLATE, "rag": RAISES}, "processor")
+    build_inputs(processor, [noise_image(40, 50)], ["the cat"], "{prompt}")
+    text_inputs(processor, "the cat", "{prompt}")
+
+
+@pytest.mark.parametrize(
+    "prompt, template", [("a \ud83d dog", "{prompt}"), ("\udcff", "{prompt}"), ("a", "{prompt}\ud800")]
+)
+def test_half_letters_are_refused(prompt, template):
+    processor = tiny_processor("llava")
+    for ask in (
+        lambda: build_inputs(processor, [noise_image(40, 50)], [prompt], template),
+        lambda: text_inputs(processor, prompt, template),
+    ):
+        with pytest.raises(InputError, match=r"whole letters.*lone surrogate") as caught:
+            ask()
+        str(caught.value).encode()  # and the message can be printed
+
+
+def test_a_processor_that_is_not_whole_is_named():
+    processor = tiny_processor("llava")
+    processor.patch_size = None
+    with pytest.raises(InputError, match=r"LlavaProcessor refuses .*TypeError.* Its patch_size is None.*vision_config"):
+        build_inputs(processor, [noise_image(40, 50)], ["the cat"], "{prompt}")
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError, IndexError, ValueError, RuntimeError])
+def test_whatever_a_processor_raises(error, monkeypatch):
+    processor = tiny_processor("llava")
+
+    def fail(self, *_, **__):
+        raise error("of its own")
+
+    monkeypatch.setattr(type(processor), "__call__", fail)
+    with pytest.raises(InputError, match=f"LlavaProcessor refuses .*{error.__name__}: .*of its own"):
+        build_inputs(processor, [noise_image(40, 50)], ["the cat"], "{prompt}")

@@ -233,7 +233,7 @@ class FeatureBatch:
 
     def read(self, adapter: LensAdapter) -> Reading:
         """What the base said about the N prompts when the cache was made."""
-        return Reading(self.signals, self.layouts, self.sizes)
+        return Reading(self.signals, self.layouts, self.sizes, tap_layer=adapter.config.tap_layer)
 
     def encode_images(self, adapter: LensAdapter) -> Tensor:
         """SAM's embeddings (B, C, g, g) of the pictures."""

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example, Examples
 from lens_adapter.errors import InputError, LensConfigError, LensError
+from lens_adapter.finite import is_finite
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.training.cache.layer_arguments import constants, require_kernel, take_apart
 from lens_adapter.training.cache.read import CachedFeatures, feature_key, require_same
@@ -249,7 +250,13 @@ def _write_images(
                     "A dataset gave another picture than before for the same index. Features can be cached of "
                     "examples that are the same each time; leave random changes out."
                 )
-            embeddings += [shrink({"embedding": one}) for one in decoder.encode_images(pictures)]
+            encoded = decoder.encode_images(pictures)
+            if not is_finite(encoded):
+                raise LensError(
+                    f"SAM's image encoder, in {str(decoder.dtype).removeprefix('torch.')}, computed numbers that are "
+                    "infinite or none (NaN); expected finite ones. Load the head in bfloat16 or float32."
+                )
+            embeddings += [shrink({"embedding": one}) for one in encoded]
         store.write(name, embeddings)
     _finish(batches)
 
