@@ -19,7 +19,6 @@ from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
 from lens_adapter.vlm.base import GREEDY, FrozenBase
 from lens_adapter.vlm.inputs import load_image, text_inputs
-from lens_adapter.vlm.state import state_kept
 
 Messages = str | Sequence[dict[str, Any]]
 Wanted = str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
@@ -151,8 +150,7 @@ def route(base: FrozenBase, text: str, image: Any = None, question: str | None =
         inputs = text_inputs(processor, text, question)
     else:
         inputs = base.build_inputs([load_image(image)], [text], template=question)
-    with base.turn(), state_kept(base.anatomy):
-        made = base.generate(inputs, **GREEDY, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+    made = base.generate(inputs, **GREEDY, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
     logits = made.logits[0][0].double()  # (vocabulary,)
     yes_logit, no_logit = (logits[sorted(ids)].logsumexp(0) for ids in (yes, no))
     probability = float(torch.sigmoid(yes_logit - no_logit))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -22,13 +23,16 @@ from lens_adapter.vlm.anatomy import Anatomy, find_anatomy, text_config
 from lens_adapter.vlm.hooks import Query, capture, prefill
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.tokens import token_layouts
+from lens_adapter.vlm.replica import replicated
 from lens_adapter.vlm.shared_prefix import can_share, prefill_shared, share_inputs
 
 # The model's likeliest words, whatever its own generation config prefers.
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
-# Hooks are state of the model: threads that share one take turns, through whatever adapter they read it.
+# Readings of one model take turns, through whatever adapter: each is private, but needs the device and its memory.
 _turns: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
+if hasattr(os, "register_at_fork"):  # Windows knows no fork
+    os.register_at_fork(after_in_child=_turns.clear)  # whoever has the turn does not exist in the child
 
 
 class FrozenBase:
@@ -71,7 +75,7 @@ class FrozenBase:
         return None if device.type == "meta" else device
 
     def turn(self) -> RLock:
-        """To be held while hooks are on the model."""
+        """To be held while the model is read. The model itself is free meanwhile, and `generate` does not wait."""
         return _turns.setdefault(self.anatomy.model, RLock())
 
     def require_processor(self) -> Any:
@@ -194,9 +198,14 @@ class FrozenBase:
         return capture(self.anatomy, tap_layer=tap, layers=wanted if attention else [], query=query)
 
     def generate(self, inputs: Mapping[str, Any], **options: Any) -> Any:
-        """What the model's own `generate` returns, with no hook of ours on it meanwhile."""
-        with self.turn():
-            return self.model.generate(**self.moved(inputs), **options)
+        """What the model's own `generate` returns.
+
+        It runs on a replica: it waits for nobody, and what the user's own `generate` in another thread remembers stays.
+        Code that torch.compile made does not take part.
+        """
+        with replicated(self.anatomy) as private:
+            model: Any = private.model
+            return model.generate(**self.moved(inputs), **options)
 
     def answers(self, images: Sequence[Image], questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
         """The model's greedy answers to one question about each picture, in its own words."""
