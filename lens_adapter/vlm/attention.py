@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from threading import Thread, current_thread
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def tap_attention(attention: Any, watcher: Watcher) -> Iterator[None]:
     thread = current_thread()
     with _lending:
         if not isinstance(attention.config, WatchedConfig):
-            attention.config = _watched(attention)
+            attention.config = _view_for(attention)
         config: Any = attention.config
         config.watchers.setdefault(thread, []).append(watcher)
     try:
@@ -115,19 +115,13 @@ def _watched_class(config_class: Any) -> Any:
     return type(config_class.__name__, (WatchedConfig, config_class), body)
 
 
-def _watched(attention: Any) -> PretrainedConfig:
-    lender: Any = attention.config
+def _view_for(attention: Any) -> Any:
+    lender = attention.config
     view = object.__new__(_watched_class(lender.__class__))
-    facts = {
-        "lender": lender,
-        "module_class": type(attention),
-        "watchers": {},
-        "inside": set(),
-        "__dict__": vars(lender),
-    }
-    for name, value in facts.items():
+    facts = {"lender": lender, "module_class": type(attention), "watchers": {}, "inside": set()}
+    for name, value in (facts | {"__dict__": vars(lender)}).items():
         object.__setattr__(view, name, value)
-    return cast(PretrainedConfig, view)
+    return view
 
 
 def _tap_name(module_class: Any, kernel: str) -> _TapName:

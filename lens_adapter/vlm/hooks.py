@@ -46,7 +46,8 @@ def capture(
     `steps`. Tensors are detached. Under dropout the recorded rows are those without it.
 
     Code that torch.compile made would not see the hooks, so in this thread it rests: the model runs as it was written,
-    and its outputs are bit-identical to those of the uncompiled model.
+    and its outputs are bit-identical to those of the uncompiled model. Another thread's compiled calls stay compiled
+    (torch.compile may compile them anew, since it looks at hooks that are not for them).
 
     Args:
         anatomy: of the model to be read.

@@ -128,11 +128,11 @@ def _measure(processor: Any, from_text: bool, read: partial[list[ImageTokens]], 
         if len(known) >= MAX_CACHED:
             known.clear()
         frames = measure_frames(show, size)
-        grids = [window.grid for window in joined(images).windows]
-        pictures = show(new_image("RGB", size[::-1]))
-        around = [picture[_outside(picture, frame)] for picture, frame in zip(pictures, frames, strict=True)]
-        paddings = [(values.float() * 1000).round().unique() / 1000 for values in around]
-        known[key] = _Measured(len(images), grids, frames, [tuple(picture.shape) for picture in pictures], paddings)
+        count, grids = len(images), [window.grid for window in joined(images).windows]
+        # What was measured may be a larger picture: its frame is the same, but not its pixels.
+        black = [] if is_enlarged(size) else list(zip(show(new_image("RGB", size[::-1])), frames, strict=True))
+        paddings = [(pixels[_outside(pixels, frame)].float() * 1000).round().unique() / 1000 for pixels, frame in black]
+        known[key] = _Measured(count, grids, frames, [tuple(pixels.shape) for pixels, _ in black], paddings)
     return known[key]
 
 
