@@ -440,7 +440,7 @@ def test_pixels_of_another_shape_are_noticed():
     inputs = build_inputs(processor, [noise_image(size)], ["cat"], "{prompt}")
     token_layouts(find_anatomy(model), processor, inputs, [size])
     inputs["pixel_values"] = torch.nn.functional.interpolate(inputs["pixel_values"], scale_factor=2)
-    with pytest.raises(InputError, match="becomes .* settings that it was called with"):
+    with pytest.raises(InputError, match=r"becomes .* settings that it was called with"):
         token_layouts(find_anatomy(model), processor, inputs, [size])
 
 
