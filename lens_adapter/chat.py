@@ -19,6 +19,7 @@ from lens_adapter.errors import InputError
 from lens_adapter.output import LensOutput
 from lens_adapter.vlm.base import GREEDY, FrozenBase
 from lens_adapter.vlm.inputs import load_image, text_inputs
+from lens_adapter.vlm.threads import one_at_a_time
 
 Messages = str | Sequence[dict[str, Any]]
 Wanted = str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
@@ -230,6 +231,7 @@ def _nothing(picture: Image) -> LensOutput:
     return LensOutput([], size, masks, torch.zeros(0), [], [], torch.zeros(0, 1, 1), image=picture)
 
 
+@one_at_a_time
 def _conversation_inputs(base: FrozenBase, picture: Image, messages: Messages) -> Any:
     """What the base is called with; a list goes through its own chat template, as its user would have it."""
     processor = base.require_processor()
@@ -276,6 +278,7 @@ def _parts_of_text(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
+@one_at_a_time
 def _first_tokens(tokenizer: Any, word: str) -> set[int]:
     """What a tokenizer starts the ways of writing a word with."""
     spellings = [space + case for space in ("", " ") for case in (word, word.capitalize(), word.upper())]

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from lens_adapter.errors import InputError
+from lens_adapter.vlm.threads import one_at_a_time
 
 # Where processors keep the text that stands for the image.
 IMAGE_TOKEN_ATTRIBUTES = ("image_placeholder_token", "boi_token", "image_token")
@@ -109,6 +110,7 @@ def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
 
 
+@one_at_a_time
 def text_inputs(processor: Any, prompt: str, template: str) -> BatchFeature:
     """As `build_inputs`, of one prompt without an image."""
     _check_prompt(prompt, processor)
@@ -129,6 +131,7 @@ def text_inputs(processor: Any, prompt: str, template: str) -> BatchFeature:
     )
 
 
+@one_at_a_time
 def build_inputs(
     processor: Any,
     images: Sequence[Image.Image],
@@ -184,6 +187,7 @@ def build_inputs(
     return inputs
 
 
+@one_at_a_time
 def tokenize(processor: Any, prompts: Sequence[str], template: str) -> list[list[int]]:
     """The prompts as `build_inputs` asks them, in tokens, before the processor puts an image in.
 
@@ -330,6 +334,7 @@ def _refusal(processor: Any, images: Sequence[Image.Image], error: Exception) ->
     return f"The processor refuses this batch (images of {sizes} pixels): {error}"
 
 
+@one_at_a_time
 def unread_words(processor: Any, prompts: Collection[str]) -> list[str]:
     """Words that the tokenizer has no token for. Most tokenizers spell such words out, and have none."""
     tokenizer = processor.tokenizer

@@ -1,5 +1,5 @@
-"""Where several threads use one model: hooks of one thread alone, locks that a fork does not leave locked, and
-compiled code that rests in one thread."""
+"""Where several threads use one model: hooks of one thread alone, locks that a fork does not leave locked, processors
+that serve one thread at a time, and compiled code that rests in one thread."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from threading import Lock, Thread, current_thread
-from typing import Any
+from functools import wraps
+from threading import Lock, RLock, Thread, current_thread
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._dynamo import eval_frame
+
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
 
 
 def fork_safe_lock() -> Lock:
@@ -20,6 +24,29 @@ def fork_safe_lock() -> Lock:
     if hasattr(os, "register_at_fork"):  # Windows knows no fork
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
     return lock
+
+
+_processing = RLock()
+
+
+def _renew() -> None:
+    global _processing
+    _processing = RLock()  # whoever held it does not exist in the child
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
+def one_at_a_time(function: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+    """For what calls a processor: fast tokenizers raise "Already borrowed" where two threads call one at once."""
+
+    @wraps(function)
+    def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+        with _processing:
+            return function(*args, **kwargs)
+
+    return call
 
 
 class ThreadHook:

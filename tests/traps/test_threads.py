@@ -15,6 +15,7 @@ from contextlib import ExitStack
 import accelerate
 import pytest
 import torch
+import transformers
 
 from lens_adapter.errors import LensError
 from lens_adapter.vlm import base as base_room
@@ -121,6 +122,9 @@ def test_four_threads_on_one_base(attention):
     adapter, model, processor = tiny_trio("llava", attention=attention)
     jobs = users(model, processor) | adapters(adapter, model, processor)
     content, marks = model.config.to_json_string(), marks_on(model)
+    if transformers.__version__ < "5":
+        # A forward that collects hidden states takes those of all other forwards of the same moment for its own.
+        only_right(load(SECONDS / 2, forward=jobs.pop("forward"), segment=jobs["segment"]), "segment")
     only_right(load(SECONDS, **jobs), *jobs)
     assert not hooks_in(model) and marks_on(model) == marks and model.config.to_json_string() == content
     assert adapter.base._can_share(None)  # no race has made it run anew for every prompt
