@@ -383,7 +383,10 @@ class LensAdapter(PreTrainedModel):
         """Where each image token of a processed batch looks: one `TokenLayout` per image, in order.
 
         Args:
-            inputs: what the processor returned.
+            inputs: what the processor returned, with the settings that it has. Settings of a call alone
+                (`processor(..., size=...)`) are not known here: where they change the pixels' shape, the tokens' grid
+                or the padding, the inputs are refused; a squashed picture of the same shape as a cropped one cannot be
+                told from it. Change the processor instead.
             image_sizes: (H, W) of the original images; without them, or without a processor, boxes are fractions of
                 `pixel_values`.
 

@@ -21,6 +21,7 @@ from lens_adapter.output import LensOutput
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.images import load_image
 from lens_adapter.vlm.inputs import apply_template, check_text, text_inputs
+from lens_adapter.vlm.threads import one_at_a_time
 
 Messages = str | Sequence[dict[str, Any]]
 Wanted = str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
@@ -223,6 +224,7 @@ def _nothing(picture: Image) -> LensOutput:
     return LensOutput([], size, masks, torch.zeros(0), [], [], torch.zeros(0, 1, 1), image=picture)
 
 
+@one_at_a_time
 def _conversation_inputs(base: FrozenBase, picture: Image, messages: Messages) -> Any:
     """What the base is called with; a list goes through its own chat template, as its user would have it."""
     processor = base.require_processor()

@@ -124,8 +124,10 @@ class Anatomy:
 
     def attention_implementation(self, layer: int) -> str:
         """Name of the kernel that the attention of `layer` runs, e.g. "sdpa"."""
-        attention = self.attentions[layer]
-        return "eager" if attention is None else str(attention.config._attn_implementation or "eager")
+        if (attention := self.attentions[layer]) is None:
+            return "eager"
+        own = getattr(attention.config, "lender", attention.config)  # of a tapped module: see attention.py
+        return str(own._attn_implementation or "eager")
 
 
 def unwrap(model: Any) -> PreTrainedModel:

@@ -1,16 +1,20 @@
 """See the calls of one attention module, and compute the softmax rows of chosen query tokens from them.
 
 Nothing of a kernel is copied. The attention modules of transformers look their kernel up at every call, by the name in
-their `config`. Lent a shallow copy of it that names our function instead (`watched_config`), a module calls us: we show
-the call to the watchers, and run the kernel it meant, on the very arguments it passed. Rows come from the modeling
-file's own eager kernel, given the wanted query rows alone, so that soft caps, sinks and biases follow by themselves.
+their `config`. A tap lends a module a view of its config that names our function instead, to the thread that tapped it
+alone: there the module calls us, we show the call to the watchers, and run the kernel it meant, on the very arguments
+it passed. Rows come from the modeling file's own eager kernel, given the wanted query rows alone, so that soft caps,
+sinks and biases follow by themselves.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from threading import Thread, current_thread
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PretrainedConfig
 
 from lens_adapter.vlm.anatomy import attention_kernels
+from lens_adapter.vlm.threads import fork_safe_lock
 
 
 @dataclass(frozen=True)
@@ -42,33 +47,91 @@ Watcher = Callable[[AttentionCall], None]
 
 
 class _TapName(str):
-    """Equal to the kernel's name, so that models that test for it behave the same, yet found as ours in the interface.
-
-    Carries the module's true config and who wants to see the call.
-    """
-
-    config: PretrainedConfig
-    watchers: tuple[Watcher, ...]
+    """Equal to a kernel's name, so that models that test for it behave the same, yet found as ours in the interface."""
 
     def __hash__(self) -> int:
         return hash(("lens", str(self)))
 
 
-def watched_config(module: Any, watcher: Watcher) -> PretrainedConfig:
-    """A shallow copy of the config of `module`; while the module has it, `watcher` sees its next call."""
-    config, watchers = module.config, (watcher,)
-    if isinstance(config._attn_implementation, _TapName):  # nested taps: one call, several watchers
-        config, watchers = config._attn_implementation.config, (*config._attn_implementation.watchers, watcher)
-    name = config._attn_implementation or "eager"
-    interface, _ = attention_kernels(module.__class__)
+_lending = fork_safe_lock()  # held while a module's config is exchanged
+
+
+@contextmanager
+def tap_attention(attention: Any, watcher: Watcher) -> Iterator[None]:
+    """While open, `watcher` sees every kernel call that `attention` makes in this thread, just before it runs.
+
+    Outputs stay bit-identical, and calls in other threads are not touched. Taps may nest, within a thread or across:
+    the outermost one's watcher comes first.
+    """
+    thread = current_thread()
+    with _lending:
+        if not isinstance(attention.config, WatchedConfig):
+            attention.config = _view_for(attention)
+        config: Any = attention.config
+        config.watchers.setdefault(thread, []).append(watcher)
+    try:
+        yield
+    finally:
+        with _lending:
+            config.watchers[thread].remove(watcher)
+            if not config.watchers[thread]:
+                del config.watchers[thread]
+            if not config.watchers and attention.config is config:
+                attention.config = config.lender
+
+
+class WatchedConfig:
+    """What a tapped module has for its config: the same values (the very same `__dict__`), but for the kernel's name in
+    a thread that watches."""
+
+    __slots__ = ()
+    lender: PretrainedConfig  # the module's own
+    module_class: Any
+    watchers: dict[Thread, list[Watcher]]
+    inside: set[Thread]  # those whose kernel runs
+
+
+@cache
+def _watched_class(config_class: Any) -> Any:
+    own = config_class._attn_implementation
+
+    def name(self: Any) -> str | None:
+        true: str | None = own.fget(self)
+        # Code that is being compiled is another thread's: the watchers' own runs as it was written.
+        if torch.compiler.is_compiling() or (here := current_thread()) not in self.watchers or here in self.inside:
+            return true
+        return _tap_name(self.module_class, true or "eager")
+
+    def reduce(self: Any, _: Any) -> Any:
+        return copy.copy, (self.lender,)  # copies and pickles are of what was lent
+
+    # No `__init__` of its own: transformers would make another dataclass of it.
+    body = {
+        "__slots__": ("lender", "module_class", "watchers", "inside"),
+        "__init__": config_class.__init__,
+        "_attn_implementation": property(name, own.fset),
+        "__reduce_ex__": reduce,
+    }
+    return type(config_class.__name__, (WatchedConfig, config_class), body)
+
+
+def _view_for(attention: Any) -> Any:
+    lender = attention.config
+    view = object.__new__(_watched_class(lender.__class__))
+    facts = {"lender": lender, "module_class": type(attention), "watchers": {}, "inside": set()}
+    for name, value in (facts | {"__dict__": vars(lender)}).items():
+        object.__setattr__(view, name, value)
+    return view
+
+
+def _tap_name(module_class: Any, kernel: str) -> _TapName:
+    """By what name a module that means `kernel` finds our function."""
+    interface, _ = attention_kernels(module_class)
     # transformers 4 asks the interface only when the name is not equal to "eager".
     asks_always = hasattr(interface, "get_interface")
-    tap = _TapName(name if asks_always or name != "eager" else "lens_eager")
-    AttentionInterface.register(_TapName(tap), _watched_attention)  # a second time changes nothing; holds no model
-    tap.config, tap.watchers = config, watchers
-    lent = copy.copy(config)
-    lent._attn_implementation_internal = tap  # the public setter would also reach into shared sub-configs
-    return lent
+    tap = _TapName(kernel if asks_always or kernel != "eager" else "lens_eager")
+    AttentionInterface.register(tap, _watched_attention)  # a second time changes nothing
+    return tap
 
 
 def attention_rows(call: AttentionCall, from_end: Tensor) -> Tensor:
@@ -117,15 +180,18 @@ def _watched_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The registered attention function: the watchers, then the kernel the module meant."""
-    tap = module.config._attn_implementation
-    module.config = tap.config  # from here on nothing is different
-    name = tap.config._attn_implementation or "eager"
-    interface, eager = attention_kernels(module.__class__)
-    kernel = interface.get_interface(name, eager) if hasattr(interface, "get_interface") else interface.get(name, eager)
-    call = AttentionCall(module, name, query, key, value, attention_mask, args, kwargs)
-    for watcher in tap.watchers:  # first: one that has all it wants may end the forward here
-        watcher(call)
-    return kernel(module, query, key, value, attention_mask, *args, **kwargs)
+    config, thread = module.config, current_thread()
+    config.inside.add(thread)  # from here on nothing is different for this thread either
+    try:
+        name = module.config._attn_implementation or "eager"
+        interface, eager = attention_kernels(module.__class__)
+        asks = interface.get_interface if hasattr(interface, "get_interface") else interface.get
+        call = AttentionCall(module, name, query, key, value, attention_mask, args, kwargs)
+        for watcher in config.watchers[thread]:  # first: one that has all it wants may end the forward here
+            watcher(call)
+        return asks(name, eager)(module, query, key, value, attention_mask, *args, **kwargs)
+    finally:
+        config.inside.remove(thread)
 
 
 def _rows_of(tensor: Tensor, from_end: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -23,14 +24,17 @@ from lens_adapter.vlm.anatomy import Anatomy, find_anatomy, text_config
 from lens_adapter.vlm.hooks import Query, capture, prefill
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.tokens import token_layouts
+from lens_adapter.vlm.replica import replicated
 from lens_adapter.vlm.shared_prefix import can_share, prefill_shared, share_inputs
-from lens_adapter.vlm.state import state_kept
+from lens_adapter.vlm.threads import one_at_a_time
 
 # The model's likeliest words, whatever its own generation config prefers.
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
-# Hooks are state of the model: threads that share one take turns, through whatever adapter they read it.
+# Readings of one model take turns, through whatever adapter: each is private, but needs the device and its memory.
 _turns: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
+if hasattr(os, "register_at_fork"):  # Windows knows no fork
+    os.register_at_fork(after_in_child=_turns.clear)  # whoever has the turn does not exist in the child
 
 
 class FrozenBase:
@@ -73,7 +77,7 @@ class FrozenBase:
         return None if device.type == "meta" else device
 
     def turn(self) -> RLock:
-        """To be held while hooks are on the model."""
+        """To be held while the model is read. The model itself is free meanwhile, and `generate` does not wait."""
         return _turns.setdefault(self.anatomy.model, RLock())
 
     def require_processor(self) -> Any:
@@ -200,9 +204,14 @@ class FrozenBase:
         return capture(self.anatomy, tap_layer=tap, layers=wanted if attention else [], query=query)
 
     def generate(self, inputs: Mapping[str, Any], **options: Any) -> Any:
-        """What the model's own `generate` returns, with no hook of ours on it meanwhile."""
-        with self.turn():
-            return self.model.generate(**self.moved(inputs), **options)
+        """What the model's own `generate` returns.
+
+        It runs on a replica: it waits for nobody, and what the user's own `generate` in another thread remembers stays.
+        Code that torch.compile made does not take part.
+        """
+        with replicated(self.anatomy) as private:
+            model: Any = private.model
+            return model.generate(**self.moved(inputs), **options)
 
     def answers(self, images: Sequence[Image], questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
         """The model's greedy answers to one question about each picture, in its own words."""
@@ -233,8 +242,7 @@ class FrozenBase:
     def yes_over_no_of(self, inputs: Mapping[str, Any]) -> Tensor:
         """As `yes_over_no`, of inputs that ask the question."""
         yes, no = self.yes_and_no_tokens()
-        with self.turn(), state_kept(self.anatomy):
-            made = self.generate(inputs, **GREEDY, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+        made = self.generate(inputs, **GREEDY, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
         logits = made.logits[0].double()  # (N, vocabulary)
         return (logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1)).cpu()
 
@@ -274,6 +282,7 @@ class FrozenBase:
         return list(self.config.attention_layers if layers is None else layers)
 
 
+@one_at_a_time
 def _first_tokens(tokenizer: Any, word: str) -> set[int]:
     """What a tokenizer starts the ways of writing a word with."""
     spellings = [space + case for space in ("", " ") for case in (word, word.capitalize(), word.upper())]

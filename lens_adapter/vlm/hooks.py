@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from threading import Lock
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from types import FrameType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import Cache, PretrainedConfig
+from transformers import Cache
 
 from lens_adapter.errors import InputError, LensConfigError, LensError, UnsupportedModelError
 from lens_adapter.signals import LensSignals
 from lens_adapter.vlm.anatomy import Anatomy
-from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, watched_config
+from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, tap_attention
 from lens_adapter.vlm.cross import behind_image, image_states
-from lens_adapter.vlm.state import state_kept
+from lens_adapter.vlm.replica import replicated
+from lens_adapter.vlm.threads import ThreadHook, compiled_code_rests
 
 Query = Literal["last", "all"] | Sequence[int]
 
@@ -31,51 +33,21 @@ _NOT_FIRED = (
 
 
 @contextmanager
-def tap_attention(attention: nn.Module, watcher: Watcher) -> Iterator[None]:
-    """While open, `watcher` sees every kernel call of `attention`, just before it runs; outputs stay bit-identical.
-
-    Taps may nest: the outermost one's watcher comes first.
-    """
-    lent: list[PretrainedConfig] = []
-
-    def lend(module: Any, _: Any) -> None:
-        lent.append(module.config)
-        module.config = watched_config(module, watcher)
-
-    def hand_back(module: Any, *_: Any) -> None:
-        if lent:
-            module.config = lent[0]
-            lent.clear()
-
-    # Prepended, so that the hooks of nested taps hand back in reverse order of lending.
-    handles = [
-        attention.register_forward_pre_hook(lend),
-        attention.register_forward_hook(hand_back, prepend=True, always_call=True),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        hand_back(attention)  # an interrupt (Ctrl-C) does not run the forward hook
-
-
-@contextmanager
 def capture(
     anatomy: Anatomy,
     *,
     tap_layer: int,
     layers: Sequence[int] = (),
     query: Query = "last",
-    early_exit: bool = False,
 ) -> Iterator[LensSignals]:
-    """Record the forwards that run inside the context.
+    """Record the forwards of the model that this thread runs inside the context; those of others are not touched.
 
     The first forward fills the yielded record; every later one (`generate`: one per new token) is appended to its
     `steps`. Tensors are detached. Under dropout the recorded rows are those without it.
 
-    Code that torch.compile made would not see the hooks, so it rests: the model runs as it was written, and its outputs
-    are bit-identical to those of the uncompiled model.
+    Code that torch.compile made would not see the hooks, so in this thread it rests: the model runs as it was written,
+    and its outputs are bit-identical to those of the uncompiled model. Another thread's compiled calls stay compiled
+    (torch.compile may compile them anew, since it looks at hooks that are not for them).
 
     Args:
         anatomy: of the model to be read.
@@ -84,27 +56,19 @@ def capture(
         query: whose rows. "last": the last attended token of each sample, wherever the padding is; "all": every token;
             or positions counted from the end of the attended tokens, -1 being the last. A step records those of
             them that it computed.
-        early_exit: leave the context as soon as the first forward has passed what is recorded.
 
     Raises:
         LensConfigError: no such layer.
         InputError: positions that the tokens do not have.
         UnsupportedModelError: a layer whose attention is out of reach.
-        LensError: no forward ran inside, or one did that did not pass every tap.
+        LensError: no forward ran inside; or one that did not pass every tap, or holds a chunk of the prompt only.
     """
-    recorder = _Recorder(anatomy, tap_layer, tuple(layers), query, early_exit)
-    with ExitStack() as stack:
-        # Flex attention is compiled code itself, and none that a tap must see into: it keeps its kernel.
-        if not any(anatomy.attention_implementation(layer) == "flex_attention" for layer in range(len(anatomy.layers))):
-            stack.enter_context(_compiled_code_rests())
-        recorder.install(stack)
-        try:
-            yield recorder.signals
-        except _EarlyExit as exit_:
-            if exit_.recorder is not recorder:
-                raise
-    if recorder.forwards == 0:
-        raise LensError(f"No forward of {type(anatomy.model).__name__} ran inside capture. {_NOT_FIRED}")
+    recorder = _Recorder(anatomy, tap_layer, tuple(layers), query)
+    # Flex attention is compiled code itself, and none that a tap must see into: it keeps its kernel.
+    flex = any(anatomy.attention_implementation(layer) == "flex_attention" for layer in range(len(anatomy.layers)))
+    with nullcontext() if flex else compiled_code_rests(), recorder.installed():
+        yield recorder.signals
+    recorder.require_forward()
 
 
 def prefill(
@@ -118,8 +82,8 @@ def prefill(
 ) -> LensSignals:
     """Run the model on `inputs` (processor outputs) only as far as the signals need, without grad or dropout.
 
-    Returns what `capture` would record of a whole forward. Whatever state the model keeps (training mode, or positions
-    remembered for `generate`) is as before when it returns.
+    Returns what `capture` would record of a whole forward. It runs on a replica: hooks, modes and what a model
+    remembers between calls are the reading's own, and other threads may use the model meanwhile.
 
     Args:
         anatomy, tap_layer, layers, query: as for `capture`.
@@ -128,31 +92,40 @@ def prefill(
     Raises:
         as `capture`.
     """
+    with replicated(anatomy) as private:
+        return prefill_replica(private, inputs, tap_layer=tap_layer, layers=layers, query=query, cache=cache)
+
+
+@torch.no_grad()
+def prefill_replica(
+    private: Anatomy,
+    inputs: Mapping[str, Any],
+    *,
+    tap_layer: int,
+    layers: Sequence[int] = (),
+    query: Query = "last",
+    cache: Cache | None = None,
+) -> LensSignals:
+    """As `prefill`, on a replica of the caller's, which several readings may share."""
     switches: dict[str, Any] = {"use_cache": False, "output_attentions": False, "output_hidden_states": False}
     if cache is not None:
         switches |= {"use_cache": True, "past_key_values": cache}
-    with (
-        torch.no_grad(),
-        state_kept(anatomy),
-        capture(anatomy, tap_layer=tap_layer, layers=layers, query=query, early_exit=True) as signals,
-    ):
-        anatomy.model(**{**inputs, **switches})
-    return signals
+    recorder = _Recorder(private, tap_layer, tuple(layers), query, early_exit=True)
+    with recorder.installed(), suppress(_EarlyExit):
+        private.model(**{**inputs, **switches})
+    recorder.require_forward()
+    return recorder.signals
 
 
 class _EarlyExit(Exception):
-    """Thrown through the base once everything is recorded; never leaves this module."""
-
-    def __init__(self, recorder: _Recorder) -> None:
-        super().__init__("everything wanted has been recorded")
-        self.recorder = recorder
+    """Thrown through a replica once everything is recorded; never leaves this module."""
 
 
 class _Recorder:
-    """The state of one `capture`."""
+    """The state of one `capture` or `prefill`."""
 
     def __init__(
-        self, anatomy: Anatomy, tap_layer: int, layers: tuple[int, ...], query: Query, early_exit: bool
+        self, anatomy: Anatomy, tap_layer: int, layers: tuple[int, ...], query: Query, early_exit: bool = False
     ) -> None:
         self.anatomy, self.tap_layer, self.layers, self.early_exit = anatomy, tap_layer, layers, early_exit
         self.query = query if isinstance(query, str) else tuple(query)
@@ -183,19 +156,30 @@ class _Recorder:
                 f"got {self.query!r}."
             )
 
-    def install(self, stack: ExitStack) -> None:
-        def hook(handle: torch.utils.hooks.RemovableHandle) -> None:
-            stack.callback(handle.remove)
-
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """With the hooks of this recorder on the model, in this thread."""
         anatomy = self.anatomy
-        for module in anatomy.path:
-            hook(module.register_forward_pre_hook(self._note, with_kwargs=True))
-            hook(module.register_forward_hook(self._forget, always_call=True))
-        hook(anatomy.decoder.register_forward_pre_hook(self._begin))
-        hook(anatomy.decoder.register_forward_hook(self._end, always_call=True))
-        hook(anatomy.layers[self.tap_layer].register_forward_pre_hook(self._record_hidden, with_kwargs=True))
-        for layer in dict.fromkeys(self.layers):
-            stack.enter_context(tap_attention(anatomy.attentions[layer], self._record_rows(layer)))
+        with ExitStack() as stack:
+
+            def hook(register: Callable[..., Any], function: Callable[..., Any], **options: Any) -> None:
+                stack.callback(register(ThreadHook(function), **options).remove)
+
+            for module in anatomy.path:
+                hook(module.register_forward_pre_hook, self._note, with_kwargs=True)
+                hook(module.register_forward_hook, self._forget, always_call=True)
+            hook(anatomy.decoder.register_forward_pre_hook, self._begin)
+            hook(anatomy.decoder.register_forward_hook, self._end, always_call=True)
+            tapped = anatomy.layers[self.tap_layer]
+            hook(tapped.register_forward_pre_hook, self._record_hidden, with_kwargs=True)
+            for layer in dict.fromkeys(self.layers):
+                stack.enter_context(tap_attention(anatomy.attentions[layer], self._record_rows(layer)))
+            yield
+
+    def require_forward(self) -> None:
+        if not self.forwards:
+            name = type(self.anatomy.model).__name__
+            raise LensError(f"No forward of {name} ran inside capture, in the thread that opened it. {_NOT_FIRED}")
 
     # The ids and the 2-D mask are arguments of the model, not of its decoder; and PEFT calls `forward` of the model
     # directly, past its hooks. So every module on the way is asked, and the outermost answer counts.
@@ -214,6 +198,7 @@ class _Recorder:
         return None
 
     def _begin(self, decoder: nn.Module, _: Any) -> None:
+        _refuse_chunks()
         own = self.arguments[decoder]
         tokens = own.get("input_ids") if own.get("inputs_embeds") is None else own["inputs_embeds"]  # (B, T, ...)
         prefix = self.anatomy.cross.prefix if self.anatomy.cross else ""
@@ -287,7 +272,7 @@ class _Recorder:
     def _exit_if_complete(self) -> None:
         if self.early_exit and self.current is not None and not self._missing():
             self._finish()
-            raise _EarlyExit(self)
+            raise _EarlyExit
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if output is None:  # the forward failed, and what it left is no record
@@ -316,26 +301,18 @@ class _Recorder:
         self.current = None
 
 
-_stance = ExitStack()  # entered by the first capture that is open, closed by the last, in whatever order they close
-_resting = 0  # captures that are open
-_stance_lock = Lock()  # the stance is the process's, not the thread's
-
-
-@contextmanager
-def _compiled_code_rests() -> Iterator[None]:
-    """While any of these is open, calls of code that torch.compile made run the Python it was made from."""
-    global _resting
-    with _stance_lock:
-        if not _resting:
-            _stance.enter_context(torch.compiler.set_stance("force_eager"))
-        _resting += 1
-    try:
-        yield
-    finally:
-        with _stance_lock:
-            _resting -= 1
-            if not _resting:
-                _stance.close()
+def _refuse_chunks() -> None:
+    """No argument tells a chunk of the prompt from the whole of it, so the `generate` that is running is asked."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "generate":
+            size = getattr(frame.f_locals.get("generation_config"), "prefill_chunk_size", None)
+            if size is not None:
+                raise LensError(
+                    f"capture records a prompt as a whole, and generate(..., prefill_chunk_size={size}) runs it in "
+                    "chunks. Leave prefill_chunk_size out, or run generate outside capture."
+                )
+        frame = frame.f_back
 
 
 def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

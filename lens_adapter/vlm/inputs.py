@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from lens_adapter.errors import InputError
+from lens_adapter.vlm.threads import one_at_a_time
 
 # Where processors keep the text that stands for the image.
 IMAGE_TOKEN_ATTRIBUTES = ("image_placeholder_token", "boi_token", "image_token")
@@ -26,6 +27,7 @@ _AS_TEXT: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False}
 IMAGE_COMES_FIRST = ("Florence2Processor", "FuyuProcessor", "Pix2StructProcessor")
 
 
+@one_at_a_time
 def text_inputs(processor: Any, prompt: str, template: str) -> BatchFeature:
     """As `build_inputs`, of one prompt without an image."""
     _check_prompt(prompt, processor)
@@ -74,6 +76,7 @@ def apply_template(owner: Any, turns: Sequence[Mapping[str, Any]], **options: An
         ) from error
 
 
+@one_at_a_time
 def build_inputs(
     processor: Any,
     images: Sequence[Image.Image],
@@ -129,6 +132,7 @@ def build_inputs(
     return inputs
 
 
+@one_at_a_time
 def tokenize(processor: Any, prompts: Sequence[str], template: str) -> list[list[int]]:
     """The prompts as `build_inputs` asks them, in tokens, before the processor puts an image in.
 
@@ -326,6 +330,7 @@ def _refusal(processor: Any, images: Sequence[Image.Image], error: Exception) ->
     return said + (f" Its {' and '.join(unset)} is None: expected a value.{advice}" if unset else "")
 
 
+@one_at_a_time
 def unread_words(processor: Any, prompts: Collection[str]) -> list[str]:
     """Words that the tokenizer has no token for. Most tokenizers spell such words out, and have none."""
     tokenizer = processor.tokenizer

@@ -13,8 +13,8 @@ from transformers import DynamicCache, PretrainedConfig
 from lens_adapter.errors import LensConfigError, LensError, UnsupportedModelError
 from lens_adapter.signals import LensSignals
 from lens_adapter.vlm.anatomy import Anatomy, find_attention
-from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows
-from lens_adapter.vlm.hooks import cache_argument, tap_attention
+from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, tap_attention
+from lens_adapter.vlm.hooks import cache_argument
 from lens_adapter.vlm.shared_prefix import repeated
 
 

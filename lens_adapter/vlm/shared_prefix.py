@@ -26,9 +26,10 @@ from transformers.utils import logging
 from lens_adapter.finite import is_finite
 from lens_adapter.signals import LensSignals, SharedPrefix
 from lens_adapter.vlm.anatomy import Anatomy
-from lens_adapter.vlm.attention import AttentionCall, may_look_ahead
-from lens_adapter.vlm.hooks import cache_argument, prefill, tap_attention
+from lens_adapter.vlm.attention import AttentionCall, may_look_ahead, tap_attention
+from lens_adapter.vlm.hooks import cache_argument, prefill_replica
 from lens_adapter.vlm.inputs import require_length, tokenize
+from lens_adapter.vlm.replica import replicated
 
 logger = logging.get_logger(__name__)
 
@@ -137,10 +138,12 @@ def prefill_shared(
     Raises:
         as `hooks.capture`.
     """
+    kernel = anatomy.attention_implementation(tap_layer)
     try:
-        return _prefill_shared(anatomy, inputs, tap_layer, layers)
+        with replicated(anatomy) as private:
+            return _prefill_shared(private, inputs, tap_layer, layers)
     except _CannotShare as reason:
-        _remember(anatomy, anatomy.attention_implementation(tap_layer), reason)
+        _remember(anatomy, kernel, reason)
         return None
 
 
@@ -160,13 +163,13 @@ def repeated(cache: DynamicCache, length: int, count: int) -> DynamicCache:
     return fresh
 
 
-def _prefill_shared(anatomy: Anatomy, inputs: SharedInputs, tap_layer: int, layers: Sequence[int]) -> LensSignals:
+def _prefill_shared(private: Anatomy, inputs: SharedInputs, tap_layer: int, layers: Sequence[int]) -> LensSignals:
     run, length, (count, width) = _layers_run(tap_layer, layers), inputs.length, inputs.tails.shape
     first: Any
     tails: Any
     cache = DynamicCache()
-    with _prefix_watched(anatomy, run, length):
-        first = prefill(anatomy, inputs.first, tap_layer=tap_layer, layers=layers, cache=cache)
+    with _prefix_watched(private, run, length):
+        first = prefill_replica(private, inputs.first, tap_layer=tap_layer, layers=layers, cache=cache)
     total = first.hidden.shape[1]
     if first.input_ids is None or first.input_ids.shape[1] != total or cache_argument(first.layer_kwargs) is None:
         raise _CannotShare("its layers are not called with one cache and one token of the text each")
@@ -178,7 +181,8 @@ def _prefill_shared(anatomy: Anatomy, inputs: SharedInputs, tap_layer: int, laye
     }
     if first.position_ids is not None:
         going_on["position_ids"] = _positions_on(first.position_ids, length, count, width)
-    tails = prefill(anatomy, going_on, tap_layer=tap_layer, layers=layers, cache=repeated(cache, length, count))
+    branches = repeated(cache, length, count)
+    tails = prefill_replica(private, going_on, tap_layer=tap_layer, layers=layers, cache=branches)
     _require_agreement(first.hidden, tails.hidden, length)
     return replace(
         tails,

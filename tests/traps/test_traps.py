@@ -12,6 +12,10 @@
 | gradient checkpointing                                 | traps/test_compiling.py, vlm/test_hooks.py             |
 | several images per prompt                              | here; where their tokens are: vlm/test_layout.py       |
 | accelerate: offloaded to CPU or disk, dispatched       | here                                                   |
+| other threads: generate, forwards, captures, compiled  | traps/test_threads.py                                  |
+| modes, hooks and a `forward` that users change         | traps/test_threads.py                                  |
+| a fork while another thread reads                      | traps/test_threads.py                                  |
+| a prompt that runs in chunks                           | traps/test_threads.py                                  |
 | float16                                                | here; bfloat16: vlm/test_hooks.py, test_adapter.py     |
 | quantised linears, 8 and 4 bits                        | here                                                   |
 | padding on the left and on the right                   | vlm/test_hooks.py, vlm/test_mirror.py, test_adapter.py |

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import threading
+from contextlib import ExitStack
+
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import AttentionInterface
 
-from lens_adapter.vlm.attention import AttentionCall, attention_rows, watched_config
+from lens_adapter.vlm.attention import AttentionCall, attention_rows, tap_attention
 from tests.tiny.models import tiny_language_model
 
 QUERIES, KEYS = 5, 9  # 4 keys are cached
@@ -105,14 +110,47 @@ def test_rows_are_differentiable(attention, states):
 
 def test_the_lent_name_passes_for_the_kernel_and_is_found_as_ours(attention):
     attention.config._attn_implementation = "sdpa"
-    before = set(AttentionInterface._global_mapping)
-    lent = watched_config(attention, lambda _: None)
-    name = lent._attn_implementation
-    assert name == "sdpa" and name in ("eager", "sdpa") and name.startswith("sdpa")
-    assert attention.config._attn_implementation == "sdpa" and lent is not attention.config
-    interface = AttentionInterface()
-    assert interface[name] is not interface["sdpa"]
-    watched_config(attention, lambda _: None)
-    keys = set(AttentionInterface._global_mapping)
-    assert before <= keys and len([key for key in keys if key == "sdpa"]) == 2
-    assert not any(hasattr(key, "watchers") or hasattr(key, "config") for key in keys)  # nobody's model is kept alive
+    own, before = attention.config, set(AttentionInterface._global_mapping)
+    with tap_attention(attention, lambda _: None):
+        lent = attention.config
+        name = lent._attn_implementation
+        assert name == "sdpa" and name in ("eager", "sdpa") and name.startswith("sdpa")
+        assert own._attn_implementation == "sdpa" and lent is not own and isinstance(lent, type(own))
+        interface = AttentionInterface()
+        assert interface[name] is not interface["sdpa"]
+        assert lent._attn_implementation is not name  # registered again, which changes nothing
+        keys = set(AttentionInterface._global_mapping)
+        assert before <= keys and len([key for key in keys if key == "sdpa"]) == 2
+    assert attention.config is own
+    assert not any(vars(key) for key in keys if type(key) is not str)  # nobody's model is kept alive
+
+
+def test_the_lent_config_is_the_modules_own_to_everybody_else(attention):
+    attention.config._attn_implementation = "sdpa"
+    own, seen = attention.config, []
+    with tap_attention(attention, lambda _: None):
+        lent = attention.config
+
+        def look():
+            seen.append(lent._attn_implementation)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        assert type(seen[0]) is str
+        lent.new = 1  # whoever writes to it writes to the module's own
+        assert own.new == 1
+        for other in (copy.copy(lent), copy.deepcopy(lent), pickle.loads(pickle.dumps(lent))):
+            assert type(other) is type(own) and other.to_dict() == own.to_dict()
+        lent._attn_implementation = "eager"
+        assert own._attn_implementation == "eager"
+
+
+def test_taps_end_in_whatever_order(attention):
+    own, one, two = attention.config, ExitStack(), ExitStack()
+    one.enter_context(tap_attention(attention, lambda _: None))
+    two.enter_context(tap_attention(attention, lambda _: None))
+    one.close()
+    assert attention.config is not own
+    two.close()
+    assert attention.config is own

@@ -23,6 +23,7 @@ from tests.tiny.pairs import tiny_pair, tiny_processor
 from tests.tiny.processors import IMAGE_PAD, IMAGE_TOKEN
 from tests.zoo import variable
 from tests.zoo.checks import noise_image, with_patch
+from tests.zoo.specimens import ZOO
 
 QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # One shallow vision layer: attention must not drown a token's own patch.
@@ -408,3 +409,44 @@ def test_a_class_token_that_is_kept_has_no_place():
     assert len(run) == 17
     assert torch.equal(layout.positions, run[1:])
     assert probe(model, processor, image, layout) == 1
+
+
+# -- settings of one call alone
+
+
+@pytest.mark.parametrize(
+    ("architecture", "framing", "settings", "message"),
+    [
+        ("llava", "crop", {"do_center_crop": False, "size": {"height": 56, "width": 84}}, "token grids"),
+        ("llava", "pad", {"do_pad": False}, "has padding around it"),
+        ("qwen2_vl", "crop", {"min_pixels": 28 * 28 * 40, "max_pixels": 28 * 28 * 60}, "token grids"),
+    ],
+)
+def test_settings_of_a_call_are_noticed(architecture, framing, settings, message):
+    model, processor = tiny_pair(architecture, framing)
+    anatomy, image = find_anatomy(model), noise_image((84, 168))
+    token = IMAGE_TOKEN if architecture == "llava" else IMAGE_PAD
+    plain = processor(images=[image], text=[f"{token} cat"], return_tensors="pt")
+    own = processor(images=[image], text=[f"{token} cat"], return_tensors="pt", **settings)
+    token_layouts(anatomy, processor, plain, [(84, 168)])
+    with pytest.raises(InputError, match=f"{message}.*settings that it was called with"):
+        token_layouts(anatomy, processor, own, [(84, 168)])
+
+
+def test_pixels_of_another_shape_are_noticed():
+    """Gemma 3 has as many tokens for pixels of any shape."""
+    size = ZOO["gemma3"].image
+    model, processor = ZOO["gemma3"].build()
+    inputs = build_inputs(processor, [noise_image(size)], ["cat"], "{prompt}")
+    token_layouts(find_anatomy(model), processor, inputs, [size])
+    inputs["pixel_values"] = torch.nn.functional.interpolate(inputs["pixel_values"], scale_factor=2)
+    with pytest.raises(InputError, match=r"becomes .* settings that it was called with"):
+        token_layouts(find_anatomy(model), processor, inputs, [size])
+
+
+def test_padding_is_known_in_half_precision_too():
+    model, processor = tiny_pair("llava", "pad")
+    inputs = ask(processor, [noise_image((84, 168))])
+    (exact,) = token_layouts(find_anatomy(model), processor, inputs, [(84, 168)])
+    (half,) = token_layouts(find_anatomy(model), processor, inputs.to(torch.bfloat16), [(84, 168)])
+    assert torch.equal(exact.boxes, half.boxes)

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from PIL.Image import Image
+from PIL.Image import new as new_image
 from torch import Tensor
 
 from lens_adapter.errors import InputError, UnsupportedModelError
@@ -22,7 +23,7 @@ from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES, Layout
 from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.layout.frames import MIN_SIDE, WHOLE, Frame, Line, is_enlarged, measure_frames
+from lens_adapter.vlm.layout.frames import MIN_SIDE, NOWHERE, WHOLE, Frame, Line, is_enlarged, measure_frames
 from lens_adapter.vlm.layout.single import ImageTokens, require_tensor
 from lens_adapter.vlm.layout.tiled import joined
 
@@ -90,14 +91,19 @@ class _Measured:
         pictures: what the family counts as images, each tile where the inputs do not say which belong together.
         grids: (h, w) tokens of the windows, of all pictures in order.
         frames: of the same windows.
+        shapes: (rows, columns) of the preprocessed pixels of the same windows.
+        paddings: the few values that stand around the image in each of them, whatever the image is.
     """
 
     pictures: int
     grids: list[tuple[int, int]]
     frames: list[Frame]
+    shapes: list[tuple[int, ...]]
+    paddings: list[Tensor]
 
 
 MAX_CACHED = 1024  # image sizes per processor
+FEW = 8  # values of padding; where there are more, it is none
 
 # {image processor: {(its settings, family, the family's values, image size): what was measured}}
 _cache: WeakKeyDictionary[Any, dict[Any, _Measured]] = WeakKeyDictionary()
@@ -122,20 +128,57 @@ def _measure(processor: Any, from_text: bool, read: partial[list[ImageTokens]], 
         if len(known) >= MAX_CACHED:
             known.clear()
         frames = measure_frames(show, size)
-        known[key] = _Measured(len(images), [window.grid for window in joined(images).windows], frames)
+        count, grids = len(images), [window.grid for window in joined(images).windows]
+        # What was measured may be a larger picture: its frame is the same, but not its pixels.
+        black = [] if is_enlarged(size) else list(zip(show(new_image("RGB", size[::-1])), frames, strict=True))
+        paddings = [(pixels[_outside(pixels, frame)].float() * 1000).round().unique() / 1000 for pixels, frame in black]
+        known[key] = _Measured(count, grids, frames, [tuple(pixels.shape) for pixels, _ in black], paddings)
     return known[key]
 
 
 def _frames_of(image: ImageTokens, size: tuple[int, int], measured: _Measured) -> list[Frame]:
     """The frames of an image's windows, if they are what was measured."""
     got = [window.grid for window in image.windows]
+    advice = (
+        "Give the sizes of the very images that were processed, in order, and the same processor: with the settings "
+        "that it was called with, if those were a call's own."
+    )
     if measured.grids != got and (not is_enlarged(size) or len(measured.grids) != len(got)):
         raise InputError(
             f"image_sizes: an image of (H, W) = {size} has token grids {measured.grids} by this processor, but the "
-            f"inputs have {got}. Give the sizes of the very images that were processed, in order, and the same "
-            "processor."
+            f"inputs have {got}. {advice}"
         )
+    if is_enlarged(size):
+        return measured.frames
+    for window, shape, frame, padding in zip(
+        image.windows, measured.shapes, measured.frames, measured.paddings, strict=True
+    ):
+        pixels = cast(Tensor, window.pixels)
+        if tuple(pixels.shape) != shape:
+            raise InputError(
+                f"image_sizes: an image of (H, W) = {size} becomes {shape} pixels by this processor, but the inputs "
+                f"have {tuple(pixels.shape)}. {advice}"
+            )
+        if 0 < len(padding) <= FEW:
+            around = pixels[_outside(pixels, frame)].float().cpu()
+            if (around[:, None] - padding).abs().amin(dim=1).max() > 0.05:  # of about 4 from black to white
+                raise InputError(
+                    f"image_sizes: an image of (H, W) = {size} has padding around it by this processor, but the "
+                    f"inputs show something there. {advice}"
+                )
     return measured.frames
+
+
+def _outside(pixels: Tensor, frame: Frame) -> Tensor:
+    """bool like `pixels` (rows, columns): those that lie outside of the image, by two of them at least."""
+    outside = []
+    for count, (scale, offset) in zip(pixels.shape, frame, strict=True):
+        edges = scale * torch.arange(count + 1, device=pixels.device) / count + offset
+        margin = 2 * scale / count
+        outside.append((edges[1:] < -margin) | (edges[:-1] > 1 + margin))
+    rows, columns = outside
+    known = NOWHERE not in frame  # else there may be a little of the image in it
+    return (rows[:, None] | columns) & known
 
 
 def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:
