@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from lens_adapter.config import Thresholds
 from lens_adapter.errors import InputError
-from lens_adapter.output import LensOutput, is_found
+from lens_adapter.instances import at_full_size, separate
+from lens_adapter.output import Instances, LensOutput, is_found
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.sam.square import logit
 from lens_adapter.signals import Reading, SparsePrompts
@@ -148,7 +150,13 @@ def _drafts(prediction: LensPrediction) -> list[Draft]:
 
 
 def assemble(
-    request: Request, drafts: Sequence[Draft], decoder: SamDecoder, thresholds: Thresholds, *, keep_logits: bool = False
+    request: Request,
+    drafts: Sequence[Draft],
+    decoder: SamDecoder,
+    thresholds: Thresholds,
+    *,
+    keep_logits: bool = False,
+    instances: bool = False,
 ) -> LensOutput:
     """The results of one picture's prompts, at its own size; what is not found has an empty mask and no keypoints."""
     picture, prompts = request
@@ -172,7 +180,20 @@ def assemble(
         logits=logits,
         image=picture,
         found=found,
+        instances=[_instances(draft, mask, decoder, thresholds.mask) for draft, mask in zip(drafts, masks, strict=True)]
+        if instances
+        else None,
     )
+
+
+def _instances(draft: Draft, mask: Tensor, decoder: SamDecoder, mask_threshold: float) -> Instances:
+    """The things of one prompt's mask (H, W); none of an empty one."""
+    size = (mask.shape[0], mask.shape[1])
+    masks = mask[None][:0]
+    if mask.any():
+        labels = separate(draft.logits, decoder.places(draft.points, size), level=logit(mask_threshold))
+        masks = at_full_size(labels, mask, partial(decoder.upsample, image_size=size))
+    return Instances(masks, draft.score.float().repeat(len(masks)))
 
 
 def _batches(rows: list[tuple[int, str]], size: int | None) -> list[list[tuple[int, str]]]:

@@ -17,7 +17,7 @@ LEVELS = (
     ("errors",),
     ("signals", "vlm.architectures", "vlm.layout.single", "vlm.layout.tiled", "vlm.anatomy"),
     ("config",),
-    ("vlm", "head", "sam"),
+    ("vlm", "head", "sam", "instances"),
     ("output",),
     ("segmentation", "chat"),
     ("adapter",),
