@@ -192,7 +192,7 @@ def _instances(draft: Draft, mask: Tensor, decoder: SamDecoder, mask_threshold: 
     masks = mask[None][:0]
     if mask.any():
         labels = separate(draft.logits, decoder.places(draft.points, size), level=logit(mask_threshold))
-        masks = at_full_size(labels, mask, partial(decoder.upsample, image_size=size))
+        masks = at_full_size(labels, mask, partial(decoder.masks, image_size=size, mask_threshold=0.5))
     return Instances(masks, draft.score.float().repeat(len(masks)))
 
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from lens_adapter.instances import _components, at_full_size, separate
-from lens_adapter.sam.square import upsample_logits
+from lens_adapter.sam.square import threshold_masks, upsample_logits
 from tests.tiny.adapters import tiny_trio
 from tests.tiny.sam import noise_image
 
@@ -98,7 +98,7 @@ def test_at_full_size_they_are_disjoint_and_together_the_mask(size):
     logits = F.avg_pool2d(noise, 5, 1) - 0.05  # blots of all sizes
     labels = separate(logits[0], torch.rand(8, 2, generator=torch.Generator().manual_seed(1)))
     mask = upsample_logits(logits, size, SAM)[0] > 0
-    masks = at_full_size(labels, mask, lambda one: upsample_logits(one, size, SAM))
+    masks = at_full_size(labels, mask, lambda one: threshold_masks(one, size, 0.0, SAM))
     assert masks.shape[1:] == mask.shape and len(masks) > 1 and masks.dtype == torch.bool
     assert masks.sum(0).max() == 1 and masks.any(0).equal(mask) and masks.flatten(1).any(1).all()
 
@@ -107,7 +107,7 @@ def test_what_lies_in_the_padding_only_is_no_instance():
     logits = field((2, 2, 10, 10), (2, 20, 14, 30))
     size = (64, 128)  # the lower half of the square is padding
     mask = upsample_logits(logits[None], size, SAM)[0] > 0
-    masks = at_full_size(separate(logits, NOWHERE), mask, lambda one: upsample_logits(one, size, SAM))
+    masks = at_full_size(separate(logits, NOWHERE), mask, lambda one: threshold_masks(one, size, 0.0, SAM))
     assert len(masks) == 1 and masks[0].equal(mask)
 
 
