@@ -499,6 +499,7 @@ class LensAdapter(PreTrainedModel):
         mask_threshold: float | None = None,
         score_threshold: float | None = None,
         return_logits: bool = False,
+        instances: bool = False,
     ) -> LensOutput: ...
 
     @overload
@@ -511,6 +512,7 @@ class LensAdapter(PreTrainedModel):
         mask_threshold: float | None = None,
         score_threshold: float | None = None,
         return_logits: bool = False,
+        instances: bool = False,
     ) -> list[LensOutput]: ...
 
     @torch.no_grad()
@@ -523,6 +525,7 @@ class LensAdapter(PreTrainedModel):
         mask_threshold: float | None = None,
         score_threshold: float | None = None,
         return_logits: bool = False,
+        instances: bool = False,
     ) -> LensOutput | list[LensOutput]:
         """Masks for prompts.
 
@@ -536,6 +539,7 @@ class LensAdapter(PreTrainedModel):
             score_threshold: a prompt whose score is below this names nothing, and its mask is empty; 0: never; default:
                 the config's. Logits are as they are.
             return_logits: keep the logits at the image's resolution too.
+            instances: also tell the things apart that a prompt names, as "both cars" does (`LensOutput.instances`).
 
         Returns:
             One `LensOutput`, or a list of them for a list of images. Masks are at each image's own size.
@@ -559,7 +563,7 @@ class LensAdapter(PreTrainedModel):
         with self.base.turn(), evaluation_mode(self):
             drafts = segment(requests, self.base, self.encode_images, self, batch_size)
         outputs = [
-            assemble(request, drafted, self.decoder, thresholds, keep_logits=return_logits)
+            assemble(request, drafted, self.decoder, thresholds, keep_logits=return_logits, instances=instances)
             for request, drafted in zip(requests, drafts, strict=True)
         ]
         return outputs if isinstance(images, (list, tuple)) else outputs[0]

@@ -25,6 +25,24 @@ def is_found(score: float, score_threshold: float) -> bool:
     return score >= score_threshold
 
 
+@dataclass(frozen=True)
+class Instances:
+    """The things that one prompt names, apart: K of them, the largest first; none where its mask is empty.
+
+    Attributes:
+        masks: bool (K, H, W), at the image's own resolution. No pixel is in two of them, and together they are the
+            prompt's mask.
+        scores: float (K,) in [0, 1]: the decoder's estimate of each mask where it drew them one by one, else the
+            prompt's score for all.
+    """
+
+    masks: Tensor
+    scores: Tensor
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
 @dataclass(repr=False)
 class LensOutput:
     """Masks of the N prompts of one image.
@@ -43,6 +61,7 @@ class LensOutput:
         found: bool (N,), whether each prompt names something in the image: its score is not below the score threshold.
             Where it names nothing, `segment` returns an empty mask and no keypoints; the score, the heatmap and the
             logits are those that the models gave. Default: all found.
+        instances: N times `Instances` if asked for, else None.
 
     Examples:
         >>> out = adapter.segment(image, ["the dog on the left", "a cup"])
@@ -64,6 +83,7 @@ class LensOutput:
     logits: Tensor | None = None
     image: Image | None = field(default=None, repr=False)
     found: Tensor = None  # type: ignore[assignment]  # never None once made: see __post_init__
+    instances: list[Instances] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.prompts)
@@ -76,12 +96,18 @@ class LensOutput:
                 raise LensError(f"LensOutput.{name}: expected dtype bool, got {flags.dtype}.")
         require_shape("LensOutput.scores", self.scores, n)
         require_shape("LensOutput.heatmaps", self.heatmaps, n, None, None)
-        for name in ("keypoints", "keypoint_scores"):
-            if len(getattr(self, name)) != n:
-                raise LensError(f"LensOutput.{name}: expected {n} entries, got {len(getattr(self, name))}.")
+        for name in ("keypoints", "keypoint_scores", "instances"):
+            entries = getattr(self, name)
+            if entries is not None and len(entries) != n:
+                raise LensError(f"LensOutput.{name}: expected {n} entries, got {len(entries)}.")
         for points, scores in zip(self.keypoints, self.keypoint_scores, strict=True):
             require_shape("LensOutput.keypoints", points, None, 2)
             require_shape("LensOutput.keypoint_scores", scores, len(points))
+        for one in self.instances or ():
+            require_shape("LensOutput.instances", one.masks, None, *self.image_size)
+            require_shape("LensOutput.instances", one.scores, len(one))
+            if one.masks.dtype != torch.bool:
+                raise LensError(f"LensOutput.instances: expected masks of dtype bool, got {one.masks.dtype}.")
         if self.logits is not None:
             require_shape("LensOutput.logits", self.logits, n, *self.image_size)
         if self.image is not None and self.image.size[::-1] != tuple(self.image_size):
@@ -100,13 +126,16 @@ class LensOutput:
     def plot(self) -> Image:
         """The image with every mask, its outline, keypoints and label drawn on it, at its own resolution.
 
+        Instances, if they were asked for, have an outline each, in their prompt's color.
+
         Examples:
             >>> adapter.segment(image, "a cup").plot().size
             (640, 480)
         """
         from lens_adapter.pictures.overlays import labelled_overlay
 
-        return labelled_overlay(self._picture(), *self._results())
+        parts = None if self.instances is None else [one.masks for one in self.instances]
+        return labelled_overlay(self._picture(), *self._results(), parts=parts)
 
     def save(self, path: str | Path) -> None:
         """Write `plot()` to `path`; the format follows the suffix."""
@@ -144,7 +173,9 @@ class LensOutput:
         """What was found as plain data, ready for JSON: a dict per prompt.
 
         Its keys are `prompt`, `found`, `score`, `area` (pixels of the mask), `keypoints` (x then y, in pixels), their
-        `keypoint_scores`, and the mask as `segmentation` (see `to_coco_rle`).
+        `keypoint_scores`, and the mask as `segmentation` (see `to_coco_rle`). If instances were asked for, also
+        `instances`: a list of dicts with `score`, `area`, `box` (left, top, right, bottom; pixel edges, the last two
+        exclusive) and `segmentation`.
         """
         columns = (
             self.prompts,
@@ -156,7 +187,10 @@ class LensOutput:
             self.to_coco_rle(),
         )
         keys = ("prompt", "found", "score", "area", "keypoints", "keypoint_scores", "segmentation")
-        return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+        records = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+        for record, instances in zip(records, self.instances or (), strict=False):
+            record["instances"] = _instance_records(instances)
+        return records
 
     def to_coco_rle(self) -> list[dict[str, Any]]:
         """The masks as COCO run-length encodings: `{"size": [H, W], "counts": str}` each.
@@ -166,11 +200,7 @@ class LensOutput:
             >>> rle["size"]
             [480, 640]
         """
-        from pycocotools import mask as coco
-
-        masks = self.masks.cpu().numpy()
-        encoded = [coco.frPyObjects({"size": mask.shape, "counts": _run_lengths(mask)}, *mask.shape) for mask in masks]
-        return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in encoded]
+        return _coco_rle(self.masks)
 
     def to_polygons(self) -> list[list[np.ndarray]]:
         """Outlines of the masks: per prompt a list of float (P, 2), x then y in pixels, without the first point again.
@@ -190,15 +220,18 @@ class LensOutput:
 
         return [[line[:-1] for line in exact_outlines(mask)] for mask in self.masks.cpu().numpy()]
 
-    def to_supervision(self) -> Any:
+    def to_supervision(self, *, instances: bool = False) -> Any:
         """`supervision.Detections` of the prompts that were found: one row each, in order.
 
         Masks, boxes around them, scores as `confidence`, prompts as `class_name`; `class_id` is the index of the prompt
         among all. Boxes are pixel edges (right and lower ones exclusive, so that area = width x height); a mask without
         pixels has 0 0 0 0.
 
+        Args:
+            instances: a row for each instance of each prompt instead, with its own mask, box and score.
+
         Raises:
-            LensError: supervision is not installed; it is an extra.
+            LensError: supervision is not installed, it is an extra; or instances that `segment` was not asked for.
         """
         try:
             from supervision import Detections
@@ -206,14 +239,22 @@ class LensOutput:
             raise LensError("to_supervision needs supervision: pip install 'lens_adapter[supervision]'.") from error
         from lens_adapter.pictures.outlines import bounding_box
 
-        found = self.found.cpu().numpy()
-        masks = self.masks.cpu().numpy()[found]
+        if instances and self.instances is None:
+            raise LensError("This LensOutput has no instances; ask for them: adapter.segment(..., instances=True).")
+        if instances and self.instances is not None:
+            index = np.repeat(np.arange(len(self.prompts)), [len(one) for one in self.instances])
+            masks = torch.cat([self.masks[:0], *(one.masks for one in self.instances)])
+            scores = torch.cat([self.scores[:0], *(one.scores for one in self.instances)])
+        else:
+            index = np.flatnonzero(self.found.cpu().numpy())
+            masks, scores = self.masks[self.found], self.scores[self.found]
+        shapes = masks.cpu().numpy()
         return Detections(
-            xyxy=np.array([bounding_box(mask) for mask in masks], np.float32).reshape(-1, 4),
-            mask=masks,
-            confidence=self.scores.detach().float().cpu().numpy()[found],
-            class_id=np.flatnonzero(found),
-            data={"class_name": np.array(self.prompts, dtype=str)[found]},
+            xyxy=np.array([bounding_box(mask) for mask in shapes], np.float32).reshape(-1, 4),
+            mask=shapes,
+            confidence=scores.detach().float().cpu().numpy(),
+            class_id=index,
+            data={"class_name": np.array(self.prompts, dtype=str)[index]},
         )
 
     def _repr_html_(self) -> str:
@@ -231,6 +272,27 @@ class LensOutput:
     def _results(self) -> tuple[Tensor, list[Tensor], list[str], list[float], list[bool]]:
         """What `labelled_overlay` and `results_html` draw, in their order."""
         return self.masks, self.keypoints, self.prompts, self.scores.tolist(), self.found.tolist()
+
+
+def _instance_records(instances: Instances) -> list[dict[str, Any]]:
+    from lens_adapter.pictures.outlines import bounding_box
+
+    columns = (
+        instances.scores.tolist(),
+        instances.masks.flatten(1).sum(1).tolist(),
+        [[int(edge) for edge in bounding_box(mask)] for mask in instances.masks.cpu().numpy()],
+        _coco_rle(instances.masks),
+    )
+    return [dict(zip(("score", "area", "box", "segmentation"), row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _coco_rle(masks: Tensor) -> list[dict[str, Any]]:
+    """bool (N, H, W) -> `{"size": [H, W], "counts": str}` each."""
+    from pycocotools import mask as coco
+
+    shapes = masks.cpu().numpy()
+    encoded = [coco.frPyObjects({"size": mask.shape, "counts": _run_lengths(mask)}, *mask.shape) for mask in shapes]
+    return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in encoded]
 
 
 def _run_lengths(mask: np.ndarray) -> np.ndarray:

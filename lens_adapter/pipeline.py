@@ -24,7 +24,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import InputError, brief
-from lens_adapter.output import is_found
+from lens_adapter.output import Instances, is_found
 from lens_adapter.vlm.images import load_image
 
 TASK = "lens-segmentation"
@@ -85,12 +85,13 @@ class LensSegmentationPipeline(Pipeline):
             kwargs: `threshold`: prompts with a score below it are left out, and it alone decides which; the others come
                 with their masks, however low their scores. Default: the head's `score_threshold`; 0 keeps all.
                 `mask_threshold`: a pixel is foreground above this probability; default: the head's.
+                `instances`: True gives an entry for each of the things that a prompt names, with its own mask.
                 `batch_size`: images (with all their prompts) that run through the models together; default: 1.
 
         Returns:
-            For one image a list of dicts, one per prompt found: `label` (the prompt), `score` (in [0, 1]) and `mask` (a
-            PIL image of mode "L" and the image's size: 255 inside, 0 outside). A list of such lists for a list; an
-            iterator over them, computed on demand, for a generator or data set.
+            For one image a list of dicts, one per prompt found (or per instance): `label` (the prompt), `score` (in
+            [0, 1]) and `mask` (a PIL image of mode "L" and the image's size: 255 inside, 0 outside). A list of such
+            lists for a list; an iterator over them, computed on demand, for a generator or data set.
         """
         own = {} if prompts is None else {"prompts": prompts}
         return super().__call__(inputs, **own, **kwargs)
@@ -104,8 +105,13 @@ class LensSegmentationPipeline(Pipeline):
         prompts: str | list[str] | None = None,
         threshold: float | None = None,
         mask_threshold: float | None = None,
+        instances: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        asked = ({"prompts": prompts}, {"mask_threshold": mask_threshold}, {"threshold": threshold})
+        asked = (
+            {"prompts": prompts},
+            {"mask_threshold": mask_threshold, "instances": instances},
+            {"threshold": threshold},
+        )
         preprocess, forward, postprocess = (
             {name: value for name, value in group.items() if value is not None} for group in asked
         )
@@ -125,9 +131,12 @@ class LensSegmentationPipeline(Pipeline):
             inputs = fetch_image(inputs)
         return {"image": load_image(inputs), "prompts": list(prompts)}
 
-    def _forward(self, model_inputs: dict[str, Any], mask_threshold: float | None = None) -> dict[str, Any]:
+    def _forward(
+        self, model_inputs: dict[str, Any], mask_threshold: float | None = None, instances: bool = False
+    ) -> dict[str, Any]:
         images, prompts = model_inputs["image"], model_inputs["prompts"]
-        asked: dict[str, Any] = {"mask_threshold": mask_threshold, "score_threshold": 0.0}  # `postprocess` has its own
+        asked: dict[str, Any] = {"mask_threshold": mask_threshold, "instances": instances}
+        asked["score_threshold"] = 0.0  # `postprocess` has its own
         if isinstance(images, list):  # a batch is collated into lists
             asked["batch_size"] = sum(map(len, prompts))
         return {"output": self.adapter.segment(images, prompts, **asked)}
@@ -135,10 +144,13 @@ class LensSegmentationPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any], threshold: float | None = None) -> list[dict[str, Any]]:
         output = model_outputs["output"]
         threshold = self.adapter.config.score_threshold if threshold is None else threshold
+        whole = [Instances(mask[None], score[None]) for mask, score in zip(output.masks, output.scores, strict=True)]
+        rows = zip(output.prompts, output.scores.tolist(), output.instances or whole, strict=True)
         return [
             {"label": prompt, "score": score, "mask": Image.fromarray(mask.numpy().astype(np.uint8) * 255)}
-            for prompt, score, mask in zip(output.prompts, output.scores.tolist(), output.masks, strict=True)
-            if is_found(score, threshold)
+            for prompt, of_prompt, named in rows
+            if is_found(of_prompt, threshold)
+            for mask, score in zip(named.masks, named.scores.tolist(), strict=True)
         ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor
 from lens_adapter.config import Thresholds
 from lens_adapter.errors import InputError, LensError
 from lens_adapter.finite import is_finite
-from lens_adapter.output import LensOutput, is_found
+from lens_adapter.instances import at_full_size, of_things, separate
+from lens_adapter.output import Instances, LensOutput, is_found
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.sam.square import logit
 from lens_adapter.signals import Reading, SparsePrompts
@@ -55,7 +57,7 @@ class LensPrediction:
 class Draft:
     """One prompt's result before it is brought to its image's size; points in fractions of the image.
 
-    The logits are where the decoder is, all else is on the CPU.
+    Logits are where the decoder is, all else is on the CPU. `things` are as in `LensPrediction`.
     """
 
     logits: Tensor
@@ -63,6 +65,7 @@ class Draft:
     points: Tensor
     point_scores: Tensor
     heatmap: Tensor
+    things: Tensor | None = None
 
 
 def read_requests(images: Any, prompts: Any) -> list[Request]:
@@ -157,13 +160,20 @@ def _drafts(prediction: LensPrediction) -> list[Draft]:
             points=points[k][valid[k]],
             point_scores=scores[k][valid[k]],
             heatmap=heat[k, :height, :width],
+            things=None if prediction.things is None else prediction.things[k],
         )
         for k, (height, width) in enumerate(size.tolist())
     ]
 
 
 def assemble(
-    request: Request, drafts: Sequence[Draft], decoder: SamDecoder, thresholds: Thresholds, *, keep_logits: bool = False
+    request: Request,
+    drafts: Sequence[Draft],
+    decoder: SamDecoder,
+    thresholds: Thresholds,
+    *,
+    keep_logits: bool = False,
+    instances: bool = False,
 ) -> LensOutput:
     """The results of one picture's prompts, at its own size; what is not found has an empty mask and no keypoints."""
     picture, prompts = request
@@ -187,7 +197,24 @@ def assemble(
         logits=logits,
         image=picture,
         found=found,
+        instances=[_instances(draft, mask, decoder, thresholds.mask) for draft, mask in zip(drafts, masks, strict=True)]
+        if instances
+        else None,
     )
+
+
+def _instances(draft: Draft, mask: Tensor, decoder: SamDecoder, mask_threshold: float) -> Instances:
+    """The things of one prompt's mask (H, W); none of an empty one."""
+    size = (mask.shape[0], mask.shape[1])
+    masks = mask[None][:0]
+    if mask.any():
+        level = logit(mask_threshold)
+        if draft.things is None:
+            labels = separate(draft.logits, decoder.places(draft.points, size), level=level)
+        else:
+            labels = of_things(draft.things, level=level)
+        masks = at_full_size(labels, mask, partial(decoder.masks, image_size=size, mask_threshold=0.5))
+    return Instances(masks, draft.score.float().repeat(len(masks)))
 
 
 def _batches(rows: list[tuple[int, str]], size: int | None) -> list[list[tuple[int, str]]]:

@@ -18,7 +18,7 @@ LEVELS = (
     ("finite",),
     ("signals", "vlm.architectures", "vlm.layout.single", "vlm.layout.tiled", "vlm.anatomy"),
     ("config",),
-    ("vlm", "head", "sam"),
+    ("vlm", "head", "sam", "instances"),
     ("output",),
     ("segmentation", "chat", "fitting"),
     ("adapter",),

@@ -157,6 +157,17 @@ def test_a_readout_of_the_built_in_model_points(fitted):
     assert fitted.config.readout["data"] == "drawn scenes of the built-in world"
 
 
+def test_instances_are_the_things_that_were_clicked_on(fitted):
+    exams = [make_exam(index, "validation") for index in range(12)]
+    counts = set()
+    for exam in exams:
+        out = fitted.segment(exam.picture, exam.prompts, score_threshold=0, instances=True)
+        for mask, instances in zip(out.masks, out.instances, strict=True):
+            assert torch.equal(instances.masks.any(0), mask) and int(instances.masks.sum(0).max()) <= 1
+            counts.add(len(instances))
+    assert 1 in counts and max(counts) > 1
+
+
 def test_fitting_only_reads_the_base():
     adapter = new_readout()
     model = adapter.base.model

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from lens_adapter.errors import LensError
-from lens_adapter.output import LensOutput, is_found
+from lens_adapter.output import Instances, LensOutput, is_found
 from lens_adapter.pictures.colors import color_of
 from lens_adapter.pictures.contact_sheet import contact_sheet
 from tests.tiny.outputs import PAPER, painted_output, pixels
@@ -48,6 +48,10 @@ def an_output(prompts: int = 2, height: int = 6, width: int = 8, **changed: Any)
         ("keypoint_scores", [torch.zeros(3), torch.zeros(2)]),
         ("logits", torch.zeros(2, 3, 4)),
         ("image", Image.new("RGB", (6, 8))),  # 6 wide, 8 high
+        ("instances", [Instances(torch.zeros(0, 6, 8, dtype=torch.bool), torch.zeros(0))]),
+        ("instances", [Instances(torch.zeros(1, 8, 6, dtype=torch.bool), torch.zeros(1))] * 2),
+        ("instances", [Instances(torch.zeros(1, 6, 8, dtype=torch.bool), torch.zeros(2))] * 2),
+        ("instances", [Instances(torch.zeros(1, 6, 8), torch.zeros(1))] * 2),  # not bool
     ],
 )
 def test_output_of_a_wrong_shape_is_refused_by_name(field, value):
@@ -197,6 +201,45 @@ def test_supervision_leaves_out_what_was_not_found():
     assert detections.confidence.tolist() == output.scores[[0, 2]].tolist()
     output.found[:] = False
     assert len(output.to_supervision()) == 0
+
+
+def with_instances() -> LensOutput:
+    """Two prompts about 40 x 20 pixels: the first one's rectangle in two parts, the second one not found."""
+    output = painted_output(40, 20)
+    output.masks[1] = output.found[1] = False
+    left = output.masks[0] & (torch.arange(40) < 4)
+    parts = torch.stack([output.masks[0] & ~left, left])
+    output.instances = [Instances(parts, torch.tensor([0.75, 0.5])), Instances(parts[:0], torch.zeros(0))]
+    return output
+
+
+def test_supervision_gets_a_row_per_instance_if_asked():
+    output = with_instances()
+    detections = output.to_supervision(instances=True)
+    assert detections.xyxy.tolist() == [[4, 5, 10, 10], [0, 5, 4, 10]]
+    assert (np.asarray(detections.mask) == output.instances[0].masks.numpy()).all()
+    assert detections.confidence.tolist() == [0.75, 0.5] and detections.class_id.tolist() == [0, 0]
+    assert detections.data["class_name"].tolist() == output.prompts[:1] * 2
+    assert len(output.to_supervision()) == 1
+    with pytest.raises(LensError, match="instances=True"):
+        painted_output(40, 20).to_supervision(instances=True)
+
+
+def test_records_hold_instances_if_there_are_some():
+    first, second = with_instances().to_records()
+    assert [(one["box"], one["area"], one["score"]) for one in first["instances"]] == [
+        ([4, 5, 10, 10], 30, 0.75),
+        ([0, 5, 4, 10], 20, 0.5),
+    ]
+    assert sum(coco.decode(one["segmentation"]) for one in first["instances"]).sum() == first["area"] == 50
+    assert second["instances"] == [] and json.loads(json.dumps(first)) == first
+    assert all("instances" not in record for record in painted_output(40, 20).to_records())
+
+
+def test_plot_outlines_every_instance():
+    output = with_instances()
+    apart, together = output.plot(), replace(output, instances=None).plot()
+    assert (pixels(apart) != pixels(together)).any()
 
 
 def test_supervision_without_prompts_is_empty():

@@ -110,6 +110,16 @@ def test_the_threshold_of_a_call_alone_decides_and_masks_come_with_low_scores(pi
         config.score_threshold = 0.0
 
 
+def test_instances_are_entries_of_their_own(pipe):
+    found = pipe(IMAGES[0], prompts=PROMPTS, threshold=0, instances=True)
+    output = pipe.adapter.segment(IMAGES[0], PROMPTS, instances=True)
+    counts = [len(instances) for instances in output.instances]
+    assert [entry["label"] for entry in found] == [p for p, k in zip(PROMPTS, counts, strict=True) for _ in range(k)]
+    for entry, mask in zip(found, torch.cat([one.masks for one in output.instances]).numpy(), strict=True):
+        assert ((np.asarray(entry["mask"]) == 255) != mask).mean() < 1e-2
+    assert pipe(IMAGES[0], prompts=PROMPTS, threshold=1.0, instances=True) == []
+
+
 def test_parameters_given_when_it_is_made_are_those_of_every_call(pipe):
     model, processor = pipe.model, pipe.processor
     made = pipeline(

@@ -45,6 +45,12 @@ JUDGEMENT = {
     "rank correlation of score and IoU": "score_rank_correlation",
     "first keypoint on the target": "keypoint_on_target",
 }
+INSTANCES = {
+    "precision": "instances.precision",
+    "recall": "instances.recall",
+    "gIoU of the united masks": "giou.several",
+    "prompts for one thing that were split": "instances.one_split",
+}
 ANSWERS = (
     *("names", "categories", "colors", "sizes", "existence", "superlatives", "counting", "relations", "facts"),
     "where_within_one_cell",
@@ -59,7 +65,7 @@ WAYS = {"a mask is asked for as was taught": "routing", "in other ways": "routin
 
 
 def tables(figures: dict[str, float]) -> str:
-    """Four Markdown tables: segmentation, the same of what is held out, judgement, answers."""
+    """Five Markdown tables: segmentation, the same of what is held out, judgement, instances, answers."""
     heads = dict(list(ROWS.items())[:2])
     answers = {"exactly right": {kind.replace("_", " "): f"answers.{kind}" for kind in ANSWERS}}
     return "\n\n".join(
@@ -67,6 +73,7 @@ def tables(figures: dict[str, float]) -> str:
             _table("gIoU on the test split", _rows(ROWS, COLUMNS), figures),
             _table("gIoU where training held out", _rows(ROWS, HELD_OUT), figures),
             _table("the heads' own judgement", _rows(heads, JUDGEMENT), figures),
+            _table('instances of "several"', _rows(heads, INSTANCES), figures),
             _table("answers of the frozen model", answers, figures, ".1%"),
         )
     )
@@ -108,6 +115,7 @@ def head_card(folder: Path, figures: dict[str, float]) -> str:
     """The card of a shipped head: what its config says, and what was measured."""
     name = folder.name.removeprefix("lens-")
     parts = {"gIoU": COLUMNS, "gIoU where training held out": HELD_OUT, "its own judgement": JUDGEMENT}
+    parts['instances of "several"'] = INSTANCES
     made = [_table(title, _rows({name: f"heads.{name}"}, columns), figures) for title, columns in parts.items()]
     notes = "\n\n".join(("Measured on 1000 test scenes of the built-in world:", *made, KNOWS))
     place = folder.relative_to(ROOT).as_posix()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 from tqdm import tqdm
 
 from lens_adapter import builtin
@@ -16,8 +18,10 @@ from lens_adapter.builtin.exam import EXPRESSIONS, REQUEST_SUBSETS, Exam, Uttera
 from lens_adapter.builtin.world import Question
 from lens_adapter.data.examples import Example
 from lens_adapter.evaluation import Finding, by_subset, finding_of, measure, overlap
+from lens_adapter.output import LensOutput, is_found
 
 VALIDATION_SCENES = 40  # to choose the baselines' layer and share of the peak on
+SAME_THING = 0.5  # IoU from which on an instance is one of the things that are there
 MASK_METRICS = ("giou", "ciou", "precision_at_50")
 # what it is called here -> in `lens_adapter.evaluation`
 JUDGEMENTS = {
@@ -43,6 +47,7 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
         - `heads.HEAD.METRIC.KIND`, `baselines.NAME.METRIC.KIND`: KIND is a kind of expression that names something,
           "all" of these together, or "held_out_fact", "held_out_phrasing", "held_out_template": expressions of which
           one thing never named a mask in training. These are in no other figure.
+        - `heads.HEAD.instances.FIGURE`: see `instance_figures`.
         - `heads.HEAD.JUDGEMENT`: whether it finds what is there, refuses what is not, and knows how good a mask is.
         - `routing.taken_for_requests.KIND`: share that `adapter.route` takes for requests for a mask, as all but
           "dialogue" are; `routing.balanced_accuracy`: dialogue against the others; `routing.held_out_template.*`: the
@@ -51,6 +56,7 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
     model, processor = builtin.load_base()
     answers: dict[str, list[bool]] = defaultdict(list)
     findings: dict[str, list[Finding]] = defaultdict(list)
+    tallies: dict[str, list[InstanceTally]] = defaultdict(list)
     bare: dict[str, list[Finding]] = defaultdict(list)
     routed: list[tuple[Utterance, bool]] = []
     with ExitStack() as attached:
@@ -71,14 +77,16 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
                 route = heads["lite"].route(utterance.text, exam.picture)  # the base decides, no head
                 routed.append((utterance, route.decision == "mask"))
             for name, adapter in heads.items():
-                findings[name] += take_exam(adapter, exam)
+                out = adapter.segment(exam.picture, exam.prompts, score_threshold=0.0, instances=True)
+                findings[name] += findings_of(out, exam)
+                tallies[name] += count_instances(out, exam, adapter.config.score_threshold)
             for name, masks in baselines.masks(exam).items():
                 for case, mask in zip(with_target(exam), masks, strict=True):
                     bare[name].append(Finding(overlap(mask, case.truth), score=1.0, subset=case.group))
     figures = {f"answers.{kind}": fmean(right) for kind, right in answers.items()}
     figures |= {f"routing.{key}": value for key, value in routing_figures(routed).items()}
     for name, found in findings.items():
-        judged = head_figures(found, heads[name].config.score_threshold)
+        judged = head_figures(found, heads[name].config.score_threshold) | instance_figures(tallies[name])
         figures |= {f"heads.{name}.{key}": value for key, value in judged.items()}
     for name, found in bare.items():
         figures |= {f"baselines.{name}.{key}": value for key, value in mask_figures(found).items()}
@@ -122,9 +130,59 @@ def routing_figures(routed: Sequence[tuple[Utterance, bool]]) -> dict[str, float
 
 def take_exam(adapter: LensAdapter, exam: Exam) -> list[Finding]:
     """Let an attached head segment every case of an exam; a finding's subset is its case's group."""
-    out = adapter.segment(exam.picture, exam.prompts, score_threshold=0.0)
+    return findings_of(adapter.segment(exam.picture, exam.prompts, score_threshold=0.0), exam)
+
+
+def findings_of(out: LensOutput, exam: Exam) -> list[Finding]:
+    """What was made of every case of an exam, at score threshold 0."""
     examples = (Example(exam.picture, case.expression.text, case.truth, subset=case.group) for case in exam.cases)
     return [finding_of(out, k, example) for k, example in enumerate(examples)]
+
+
+@dataclass(frozen=True)
+class InstanceTally:
+    """Of one prompt that names something: instances found, things that are there, and pairs of them at `SAME_THING`."""
+
+    found: int
+    there: int
+    matched: int
+    group: str
+
+
+def count_instances(out: LensOutput, exam: Exam, score_threshold: float) -> list[InstanceTally]:
+    """A tally for each case of an exam that names something; what is refused has no instances.
+
+    Args:
+        out: of the exam's prompts, at score threshold 0, with instances.
+        exam: what was asked.
+        score_threshold: of the head.
+    """
+    tallies = []
+    for case, score, instances in zip(exam.cases, out.scores.tolist(), out.instances or (), strict=True):
+        if case.has_target:
+            truths = exam.objects[list(case.expression.targets)]
+            masks = instances.masks.numpy()[: None if is_found(score, score_threshold) else 0]
+            same = np.array([[overlap(mask, truth).iou >= SAME_THING for truth in truths] for mask in masks], bool)
+            same = same.reshape(-1, len(truths))
+            # Instances are disjoint, and so are things: an IoU above one half is one to one by itself.
+            matched = min(same.any(0).sum(), same.any(1).sum())
+            tallies.append(InstanceTally(len(masks), len(truths), int(matched), case.group))
+    return tallies
+
+
+def instance_figures(tallies: Sequence[InstanceTally]) -> dict[str, float]:
+    """Figure -> value, over all instances together.
+
+    `instances.precision` and `instances.recall`: share of the instances found, and of the things that are there, that
+    have a partner; of "several". `instances.one_split`: share of the prompts for one thing (seen ones) that are given
+    more than one instance.
+    """
+    several = [tally for tally in tallies if tally.group == "several"]
+    ones = [tally.found > 1 for tally in tallies if tally.there == 1 and tally.group in EXPRESSIONS]
+    matched, found, there = (sum(getattr(one, name) for one in several) for name in ("matched", "found", "there"))
+    figures = {"instances.precision": matched / found} if found else {}
+    figures |= {"instances.recall": matched / there} if there else {}
+    return figures | ({"instances.one_split": fmean(ones)} if ones else {})
 
 
 def head_figures(findings: Sequence[Finding], score_threshold: float) -> dict[str, float]:

@@ -19,7 +19,7 @@ from lens_adapter.cli.loading import base_by_name, checked_device
 from lens_adapter.cli.result import Result, note
 
 UNKNOWN = (
-    "Fitted on drawn scenes: whether that carries over to photographs is not known. Give photographs with masks by "
+    "Seen on drawn scenes: whether that carries over to photographs is not known. Give photographs with masks by "
     "--data to see figures for them."
 )
 

@@ -18,6 +18,7 @@ from lens_adapter.cli.arguments import (
     require_data,
     require_name,
 )
+from lens_adapter.cli.fit import UNKNOWN
 from lens_adapter.cli.loading import base_by_name, checked_device
 from lens_adapter.cli.result import Result, note
 
@@ -39,6 +40,9 @@ def add_to(commands: Commands) -> None:
         lens-adapter probe --model llava-hf/llava-1.5-7b-hf --data refer_seg format=refer split=val --json
         lens-adapter probe --model builtin
 
+        Without --data: drawn scenes, as for fit. Whether layers that point there point as well
+        in photographs is not known.
+
         A folder holds images/, masks/ (PNG, one channel, not zero on the target) and
         prompts.jsonl with a line per example:
         {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
@@ -47,14 +51,14 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--model", required=True, metavar="ID_OR_FOLDER", help=f'the frozen model; "{BUILTIN}": the one that ships'
     )
-    add_data_option(parser, "--data", "to look at; the built-in model needs none")
+    add_data_option(parser, "--data", "to look at, some hundred prompts; default: drawn scenes")
     parser.add_argument("--template", metavar="TEXT", help="the question, with {prompt} in it; default: a new head's")
     parser.add_argument(
-        "--scenes",
+        "--examples",
         type=count,
         default=100,
         metavar="N",
-        help="validation scenes for the built-in model; default: %(default)s",
+        help="drawn scenes, without --data; default: %(default)s",
     )
     add_device_options(parser)
     add_picture_option(parser, "lens-probe.png")
@@ -62,8 +66,6 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    if args.model != BUILTIN and not args.data:
-        args.parser.error("--model needs --data: labelled images of the kind that the model is for")
     require_data(args.data)
     require_name("--model", args.model)
     from lens_adapter.evaluation.probing import probe
@@ -72,25 +74,22 @@ def run(args: argparse.Namespace) -> Result:
     device = checked_device(args.device)
     make_room(args.output, args.json)
     base = base_by_name(args.model, args.dtype, device)
-    result = probe(*base, data, prompt_template=template)
+    result = probe(*base, data, count=args.examples, prompt_template=template)
     result.save(args.output)
+    if not args.data and args.model != BUILTIN:
+        note(UNKNOWN)
     note(f"Wrote {args.output}")
     return Result(result.summary(), result.to_dict())
 
 
 def _labelled(args: argparse.Namespace) -> tuple[Any, str | None]:
-    """Examples, and what is to be asked; the built-in model brings its own of both."""
-    if args.model != BUILTIN:
-        return _examples(args.data), args.template
+    """Examples (None: drawn scenes), and what is to be asked; the built-in model brings its own of both."""
     from lens_adapter import LensConfig, builtin
     from lens_adapter.builtin.exam import labelled_cases
-
-    taught = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-    examples = _examples(args.data) if args.data else labelled_cases(args.scenes)
-    return examples, args.template or taught
-
-
-def _examples(source: Any) -> Any:
     from lens_adapter.data.formats import DataSource
 
-    return DataSource.of(source).examples()
+    examples: Any = DataSource.of(args.data).examples() if args.data else None
+    if args.model != BUILTIN:
+        return examples, args.template
+    taught = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
+    return labelled_cases(args.examples) if examples is None else examples, args.template or taught

@@ -33,7 +33,8 @@ def add_to(commands: Commands) -> None:
         Finds what each prompt names in an image, prints a score and an area per prompt, and draws the masks.
 
         A score is the head's own estimate of its mask's quality, in [0, 1]; below the head's score threshold what a
-        prompt names is absent, and its mask is empty. With --json: masks as COCO RLE, and keypoints, too.""",
+        prompt names is absent, and its mask is empty. With --json: masks as COCO RLE, and keypoints, too.
+        With --instances: how many things each prompt names, an outline around each and, with --json, a mask.""",
         examples="""
         lens-adapter segment photo.jpg "the dog on the left" "every chair" -o out.png \\
             --model llava-hf/llava-1.5-7b-hf --adapter org/lens-llava-1.5-7b
@@ -41,6 +42,9 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a file")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to find, one or several")
+    parser.add_argument(
+        "--instances", action="store_true", help='tell apart the things that a prompt names, as "both cars" does'
+    )
     add_model_options(parser)
     add_device_options(parser)
     add_picture_option(parser, "overlay.png")
@@ -63,13 +67,16 @@ def run(args: argparse.Namespace) -> Result:
         note(ONLY_ITS_WORLD)
     device = checked_device(args.device)
     with head_by_name(head).attach(*base_by_name(args.model, args.dtype, device)) as adapter:
-        out = adapter.segment(image, args.prompts)
+        out = adapter.segment(image, args.prompts, instances=args.instances)
     out.save(args.output)
     note(f"Wrote {args.output}")
     lines = [
         f"{prompt}\tscore {score:.2f}\t" + (f"{mask.float().mean().item():.1%} of the image" if found else "absent")
         for prompt, score, found, mask in zip(out.prompts, out.scores.tolist(), out.found, out.masks, strict=True)
     ]
+    if out.instances is not None:
+        counted = [len(instances) for instances in out.instances]
+        lines = [f"{line}\t{count} instance{'s' * (count != 1)}" for line, count in zip(lines, counted, strict=True)]
     facts = {"image": str(args.image), "image_size": list(out.image_size), "model": args.model, "adapter": head}
     facts |= {key: getattr(adapter.config, key) for key in ("mask_threshold", "score_threshold")}
     return Result("\n".join(lines), {**facts, "picture": str(args.output), "prompts": out.to_records()})

@@ -27,10 +27,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from lens_adapter.builtin.world.labelled import labelled_scenes
 from lens_adapter.config import LensConfig
-from lens_adapter.data.examples import Example
 from lens_adapter.data.formats import DataSource
 from lens_adapter.errors import InputError, LensError
+from lens_adapter.fitting import Labelled
 from lens_adapter.vlm.base import FrozenBase
 
 _LEAST = 1e-12  # what no attention is divided by less than
@@ -133,8 +134,9 @@ class ProbeResult:
 def probe(
     model: Any,
     processor: Any = None,
-    data: str | Path | Mapping[str, Any] | Iterable[Example] | None = None,
+    data: str | Path | Mapping[str, Any] | Iterable[Labelled] | None = None,
     *,
+    count: int = 100,
     prompt_template: str | None = None,
 ) -> ProbeResult:
     """Rank the layers and heads of a frozen model by how well its own attention points; nothing is trained or changed.
@@ -142,19 +144,18 @@ def probe(
     Args:
         model: as `LensAdapter.attach` takes it.
         processor: as `LensAdapter.attach` takes it.
-        data: a source as `lens_adapter.data.formats` describes it, or examples; some hundred tell layers apart.
+        data: as `LensAdapter.fit` takes examples; some hundred tell layers apart. None: `count` prompts about scenes of
+            the built-in world. Whether what points there points in photographs, too, is not known.
+        count: how many, where no data are given.
         prompt_template: what is asked; default: that of `LensConfig`.
 
     Raises:
         UnsupportedModelError: the model cannot be read.
         LensConfigError: a template without {prompt}.
-        InputError: no processor, no data; data that cannot be used, or has no target at all.
+        InputError: no processor; data that cannot be used, or has no target at all.
     """
     if data is None:
-        raise InputError(
-            "probe needs labelled images of the kind that the model is for: data, a folder with images/, masks/ and "
-            "prompts.jsonl."
-        )
+        data = (scene for scene in labelled_scenes(count) if scene.mask.any())
     if isinstance(data, (str, Path, Mapping)):
         data = DataSource.of(data).examples()
     given = {} if prompt_template is None else {"prompt_template": prompt_template}
@@ -184,10 +185,9 @@ def probe(
     )
 
 
-def _look(base: FrozenBase, example: Example) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+def _look(base: FrozenBase, example: Labelled) -> tuple[dict[int, Tensor], Tensor, Tensor]:
     """{layer: (heads, n) attention of the last token to the image tokens}, and `tokens_in` of the mask."""
-    readable = [layer for layer, attention in enumerate(base.anatomy.attentions) if attention is not None]
-    reading = base.read([example.image], [example.prompt], layers=readable)
+    reading = base.read([example.image], [example.prompt], layers=base.readable_layers)
     (layout,), attention = reading.layouts, reading.signals.attention
     rows = {layer: heads[0, :, 0].cpu()[:, layout.positions.cpu()] for layer, heads in attention.items()}
     return rows, *tokens_in(layout.boxes.cpu(), example.mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import sqrt
 from typing import Any
 
@@ -29,6 +30,7 @@ def labelled_overlay(
     found: Sequence[bool],
     *,
     colors: Sequence[int] | None = None,
+    parts: Sequence[Tensor] | None = None,
 ) -> Image.Image:
     """An RGB image with the masks of N prompts, their outlines, their keypoints, and a label for each.
 
@@ -43,8 +45,9 @@ def labelled_overlay(
         scores: N numbers in [0, 1].
         found: N times, whether the prompt names something in the image.
         colors: as for `mask_overlay`.
+        parts: as for `mask_overlay`.
     """
-    canvas = _painted(image, masks, keypoints, colors=colors)
+    canvas = _painted(image, masks, keypoints, colors=colors, parts=parts)
     shapes = masks.detach().cpu().numpy()
     labels = list(_place_labels(shapes, prompts, scores, found, colors or range(len(prompts))))
     for label in labels:
@@ -67,7 +70,8 @@ def mask_overlay(image: Image.Image, masks: Tensor, keypoints: Sequence[Tensor] 
         keypoints: N times (K_i, 2), x then y, in pixels of `image`; or nothing.
         style: `colors` (N indices for `color_of`, one per mask or list of keypoints; default: 0, 1, ...), `fade` (in
             [0, 1]: how far what is outside all masks goes to light grey), `fill` (opacity of the color inside), `unit`
-            (pixels of a fine line; default: follows the image's size).
+            (pixels of a fine line; default: follows the image's size), `parts` (N times bool (K_i, h, w), outlined each
+            in place of the mask that they are parts of).
     """
     return _painted(image, masks, keypoints, **style).drawn()
 
@@ -81,6 +85,7 @@ def _painted(
     fade: float = 0.0,
     fill: float = 0.45,
     unit: float | None = None,
+    parts: Sequence[Tensor] | None = None,
 ) -> Canvas:
     colors = colors or range(max(len(masks), len(keypoints)))
     shapes = list(zip(colors, masks.detach().cpu().numpy(), strict=False))
@@ -92,9 +97,9 @@ def _painted(
         color = Image.new("RGB", image.size, color_of(index))
         picture = Image.composite(color, picture, stencil(mask, image.size, opacity=fill))
     canvas = Canvas(picture, unit)
-    for index, mask in shapes:
-        zoom = np.divide(image.size, mask.shape[::-1])
-        for outline in outlines(mask):
+    zoom = np.divide(image.size, masks.shape[:0:-1])
+    for index, outlined in zip(colors, masks[:, None] if parts is None else parts, strict=False):
+        for outline in chain.from_iterable(map(outlines, outlined.detach().cpu().numpy())):
             canvas.outline(outline * zoom, color_of(index))
     for index, points in zip(colors, keypoints, strict=False):
         for x, y in points.tolist():

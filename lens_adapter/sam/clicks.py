@@ -15,6 +15,8 @@ from lens_adapter.signals import SparsePrompts
 
 SAME_THING = 0.3  # a mask that lies in those before it by more than this share is of one of their things
 
+NOTHING = -100.0  # logits of a mask without a click
+
 
 def masks_of_clicks(
     decoder: SamDecoder,
@@ -50,7 +52,7 @@ def masks_of_clicks(
             best.append(quality[own[0]])
         else:  # no heat at all: nothing to click on
             things.append(decoded.new_zeros(0, *decoded.shape[1:]))
-            logits.append(decoded.new_full(decoded.shape[1:], -torch.inf))
+            logits.append(decoded.new_full(decoded.shape[1:], NOTHING))
             best.append(quality.new_zeros(()))
     return torch.stack(logits), torch.stack(best), things
 

@@ -290,6 +290,11 @@ class SamDecoder(nn.Module):
         """
         return threshold_masks(low_res_logits, image_size, logit(mask_threshold), self.sam)
 
+    def places(self, points: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Points of ONE image, (..., 2), x then y, in fractions of it -> in fractions of the low-resolution logits."""
+        height, width = size_in_square(image_size, self.sam["image_size"])
+        return points * points.new_tensor([width, height]) / self.sam["image_size"]
+
     def downsample(self, masks: Tensor) -> Tensor:
         """The reverse of `upsample`: masks of ONE image, as the decoder is to put them out; see `downsample_masks`."""
         return downsample_masks(masks, self.sam)

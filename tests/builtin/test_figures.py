@@ -22,11 +22,21 @@ from lens_adapter.builtin.exam import (
     Utterance,
     make_exam,
 )
-from lens_adapter.builtin.figures import are_near, evaluate_builtin, head_figures, mark, routing_figures, take_exam
+from lens_adapter.builtin.figures import (
+    InstanceTally,
+    are_near,
+    count_instances,
+    evaluate_builtin,
+    head_figures,
+    instance_figures,
+    mark,
+    routing_figures,
+    take_exam,
+)
 from lens_adapter.builtin.world import REQUEST_KINDS, Question, sample_scene
 from lens_adapter.errors import LensError
 from lens_adapter.evaluation import Finding, Overlap, overlap
-from lens_adapter.output import LensOutput
+from lens_adapter.output import Instances, LensOutput
 from tests.tiny import things_reading as reading
 
 METRICS = ("giou", "ciou", "precision_at_50")
@@ -175,6 +185,44 @@ def test_figures_of_routing_by_hand():
     assert routing_figures([]) == {}
 
 
+def test_figures_of_instances_by_hand():
+    tallies = [
+        InstanceTally(found=2, there=3, matched=2, group="several"),
+        InstanceTally(found=3, there=2, matched=1, group="several"),
+        InstanceTally(found=0, there=2, matched=0, group="several"),  # refused
+        InstanceTally(found=2, there=1, matched=1, group="spatial"),
+        InstanceTally(found=1, there=1, matched=1, group="attribute"),
+        InstanceTally(found=5, there=4, matched=4, group="reasoning"),  # in no figure, nor what follows
+        InstanceTally(found=5, there=1, matched=0, group="held_out_fact"),
+    ]
+    expected = {"instances.precision": 3 / 5, "instances.recall": 3 / 7, "instances.one_split": 0.5}
+    assert instance_figures(tallies) == pytest.approx(expected)
+    assert instance_figures([]) == {}
+    assert instance_figures(tallies[2:3]) == {"instances.recall": 0.0}
+
+
+def test_instances_are_counted_one_to_one():
+    """Of four things one is found, one is cut in halves, and two are taken for one."""
+    things = np.zeros((4, 20, 40), bool)
+    for k, thing in enumerate(things):
+        thing[5:15, 10 * k : 10 * k + 9] = True
+    halves = things[1] & (np.arange(40) < 14), things[1] & (np.arange(40) >= 14)
+    found = torch.tensor(np.stack([things[0], *halves, things[2] | things[3]]))
+    exam = make_exam(5, "test")
+    cases = [replace(case, expression=replace(case.expression, targets=(0, 1, 2, 3))) for case in exam.cases[:1]]
+    exam = replace(exam, objects=things, cases=cases)
+    instances = [Instances(found, torch.ones(4))]
+    masks, points = found.any(0)[None], [torch.zeros(0, 2)]
+    out = LensOutput(
+        ["all"], (20, 40), masks, torch.tensor([0.8]), points, [torch.zeros(0)], masks.float(), instances=instances
+    )
+    (tally,) = count_instances(out, exam, 0.5)
+    # The larger half of the cut one (5 of 9 columns) is still half of it, the pair is half of each.
+    assert (tally.found, tally.there, tally.matched) == (4, 4, 3)
+    (tally,) = count_instances(out, exam, 0.9)
+    assert (tally.found, tally.there, tally.matched) == (0, 4, 0)
+
+
 class Oracle:
     """Answers every prompt of an exam with the truth, at full score; nothing, at score 0, where there is nothing."""
 
@@ -221,7 +269,7 @@ def test_everything_is_measured(shipped, monkeypatch):
     names = ("random_object", "raw_attention", "raw_keypoint", "oracle_keypoint")
     expected = {f"baselines.{name}.{key}" for name in names for key in masks}
     judgements = {"no_target_accuracy", "target_accepted", "keypoint_on_target", "score_rank_correlation"}
-    judgements |= {"score_error"}
+    judgements |= {"score_error", "instances.precision", "instances.recall", "instances.one_split"}
     expected |= {f"heads.{name}.{key}" for name in ("mirror", "lite") for key in masks | judgements}
     expected |= {f"answers.{question.kind}" for exam in exams for question in exam.questions}
     expected |= {"answers.where_within_one_cell"}

@@ -119,6 +119,8 @@ def test_what_ships_is_as_good_as_was_asked_for(name, figures):
         assert figures[f"heads.{name}.giou.{kind}"] >= least, kind
         assert figures[f"heads.{name}.giou.{kind}"] > figures[f"baselines.random_object.giou.{kind}"], kind
     assert figures[f"heads.{name}.no_target_accuracy"] >= 0.85
+    assert figures[f"heads.{name}.instances.precision"] >= 0.8
+    assert figures[f"heads.{name}.instances.recall"] >= 0.7
 
 
 def test_the_base_knows_every_word_of_its_world():

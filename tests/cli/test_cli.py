@@ -105,7 +105,7 @@ def test_as_a_module():
         (["app", "--model", "m"], "--model needs --adapter"),
         (["app", "--port", "http"], "--port"),
         (["probe", "--data", "folder"], "--model"),
-        (["probe", "--model", "builtin", "--scenes", "0"], "at least 1"),
+        (["probe", "--model", "builtin", "--examples", "0"], "at least 1"),
         (["probe", "--model", "builtin", "-o", "layers.txt"], "must end like a picture"),
     ],
 )

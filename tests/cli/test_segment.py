@@ -33,12 +33,22 @@ def test_segment_from_folders_to_a_picture(folders, tmp_path, capsys):
 
 def test_segment_says_what_is_absent(folders, tmp_path, capsys, monkeypatch):
     segments = LensAdapter.segment
-    monkeypatch.setattr(LensAdapter, "segment", lambda *asked: segments(*asked, score_threshold=0.9999))
+    monkeypatch.setattr(LensAdapter, "segment", lambda *asked, **how: segments(*asked, **how, score_threshold=0.9999))
     file = tmp_path / "found.json"
     assert segment(folders, "-o", str(tmp_path / "out.png"), "--json", str(file)) == 0
     assert re.fullmatch(r"a dog\tscore 0\.\d\d\tabsent\n", capsys.readouterr().out)
     (one,) = json.loads(file.read_text())["prompts"]
     assert (one["found"], one["area"], one["keypoints"]) == (False, 0, [])
+
+
+def test_segment_counts_instances(folders, tmp_path, capsys):
+    file = tmp_path / "found.json"
+    assert segment(folders, "-o", str(tmp_path / "out.png"), "--instances", "--json", str(file)) == 0
+    (one,) = json.loads(file.read_text())["prompts"]
+    assert re.search(rf"\t{len(one['instances'])} instances?\n$", capsys.readouterr().out)
+    assert sum(instance["area"] for instance in one["instances"]) == one["area"]
+    union = sum(coco.decode(instance["segmentation"]) for instance in one["instances"])
+    assert (union == coco.decode(one["segmentation"])).all()
 
 
 @pytest.mark.parametrize("to_a_file", [False, True])

@@ -53,6 +53,18 @@ def test_labels_follow_their_colors():
     assert shown == [False] * 4 + [True] * 2 + [False]
 
 
+def test_parts_have_outlines_of_their_own_in_the_color_of_their_mask():
+    masks = torch.zeros(1, 200, 300, dtype=torch.bool)
+    masks[0, 50:150, 50:250] = True
+    halves = masks[0] & torch.stack([torch.arange(300) < 150, torch.arange(300) >= 150])[:, None]
+    paper = Image.new("RGB", (300, 200), PAPER)
+    middle = (slice(70, 130), slice(145, 155))  # where the halves meet
+    whole, apart = (pixels(mask_overlay(paper, masks, parts=parts, unit=2.0))[middle] for parts in (None, [halves]))
+    assert not (whole == color_of(0)).all(-1).any() and (apart == color_of(0)).all(-1).any(1).all()
+    none = mask_overlay(paper, masks, parts=[halves[:0]], unit=2.0)
+    assert not (pixels(none) == color_of(0)).all(-1).any()
+
+
 def test_an_outline_on_a_large_picture_keeps_its_place():
     masks = torch.zeros(1, 1600, 2400, dtype=torch.bool)
     rows, columns = np.mgrid[:1600, :2400]
