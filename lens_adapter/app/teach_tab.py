@@ -16,7 +16,7 @@ from lens_adapter.app.loopback import is_asked_here
 from lens_adapter.app.teaching import MOST_PICTURES, Click, Drawing, Taught, Teacher, fitted
 from lens_adapter.errors import FitError, InputError
 
-ADD, REMOVE = "A click adds", "removes"
+ADD, REMOVE = "Add", "Remove"  # what a click does
 SHOWN_KEPT = 60  # the newest ones
 
 

@@ -190,9 +190,9 @@ def test_too_few_and_masks_of_anything_are_refused(teacher, drawn):
 
 def test_a_page_without_a_head_says_where_to_get_one(adapter, files):
     base = adapter.base
-    with LensAdapter.from_model(base.model, base.processor, load_sam=False, fusion="readout", sam="builtin") as empty:
-        with pytest.raises(InputError, match="no head yet"):
-            find(empty, files[0], "a cup")
+    empty = LensAdapter.from_model(base.model, base.processor, load_sam=False, fusion="readout", sam="builtin")
+    with pytest.raises(InputError, match="no head yet"):
+        find(empty, files[0], "a cup")
 
 
 def test_pushing(adapter, monkeypatch):
@@ -210,7 +210,14 @@ def test_pushing(adapter, monkeypatch):
 
 @pytest.mark.parametrize(
     "host, local",
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.3", False), ("me.org", False)],
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("10.0.0.3", False),
+        ("me.org", False),
+    ],
 )
 def test_which_hosts_are_this_machine_alone(host, local):
     assert is_loopback(host) == local
