@@ -120,10 +120,7 @@ def calibration_error(present: np.ndarray, absent: np.ndarray) -> float:
 
 def new_adapter() -> LensAdapter:
     model, processor = builtin.load_base()
-    template = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-    fields = {"fusion": "readout", "sam": "builtin", "prompt_template": template, "mask_threshold": 0.5}
-    fields["presence_question"] = builtin.PRESENCE_QUESTION
-    return LensAdapter.from_model(model, processor, **fields)
+    return LensAdapter.from_model(model, processor, fusion="readout", sam="builtin", **builtin.QUESTIONS)
 
 
 def fit_some(adapter: LensAdapter, count: int, draw: int, heads: int | None = None) -> dict[str, Any] | None:

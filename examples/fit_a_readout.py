@@ -11,22 +11,11 @@ The same for LLaVA-1.5 or Qwen2.5-VL, loaded as in segment.py's docstring: no la
 What it reaches was measured on the built-in model alone; whether drawn scenes carry over to photographs is not known.
 """
 
-from lens_adapter import LensAdapter, LensConfig, builtin
+from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin.demo import SHOWN
 
 model, processor = builtin.load_base()
-asked = LensConfig.from_pretrained(
-    builtin.HEADS["lite"]
-).prompt_template  # the question that this small model was taught
-adapter = LensAdapter.from_model(
-    model,
-    processor,
-    fusion="readout",
-    sam="builtin",
-    prompt_template=asked,
-    presence_question=builtin.PRESENCE_QUESTION,
-    mask_threshold=0.5,
-)
+adapter = LensAdapter.from_model(model, processor, fusion="readout", sam="builtin", **builtin.QUESTIONS)
 print(adapter.fit(count=30).summary())
 adapter.save_pretrained("my-readout")  # some kilobytes: LensAdapter.from_pretrained("my-readout")
 

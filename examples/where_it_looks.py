@@ -10,16 +10,13 @@ import sys
 
 from PIL import Image, ImageDraw
 
-from lens_adapter import LensAdapter, LensConfig, builtin
+from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin.demo import SHOWN
 from lens_adapter.pictures.text import font
 
 SIDE, GAP, TOP = 300, 12, 34
 model, processor = builtin.load_base()
-asked = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-adapter = LensAdapter.from_model(
-    model, processor, fusion="readout", sam="builtin", prompt_template=asked, presence_question=None
-)
+adapter = LensAdapter.from_model(model, processor, fusion="readout", sam="builtin", **builtin.QUESTIONS)
 image = SHOWN[0].scene().draw(SIDE)
 prompt = next(iter(SHOWN[0].prompts))
 

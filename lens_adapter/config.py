@@ -116,7 +116,8 @@ class Thresholds(NamedTuple):
     """What counts as found.
 
     Attributes:
-        mask: a pixel is foreground where the mask's probability is above this.
+        mask: a pixel is foreground where the mask's probability is above this. A new readout's default is
+            0.5, as SAM's is.
         score: a prompt whose score is below this names nothing.
     """
 
@@ -141,7 +142,8 @@ class LensConfig(PretrainedConfig):
         num_keypoints: at most this many keypoints per prompt.
         suppression_radius: in heatmap cells; no two keypoints are this close or closer.
         keypoint_threshold: a keypoint is kept while its heat is above this fraction of the peak.
-        mask_threshold: a pixel is foreground where the mask's probability is above this.
+        mask_threshold: a pixel is foreground where the mask's probability is above this. A new readout's default is
+            0.5, as SAM's is.
         score_threshold: a prompt whose score is below this is not found: its mask is empty, and it has no keypoints.
             0, which finds everything, as long as nothing is known about the scores; `LensTrainer.calibrate` chooses it.
         prompt_template: what is asked of the base; `{prompt}` is replaced by the expression.
@@ -307,6 +309,7 @@ class LensConfig(PretrainedConfig):
         }
         if overrides.get("fusion") == "readout":
             facts["presence_question"] = PRESENCE_QUESTION
+            facts["mask_threshold"] = 0.5  # an untouched SAM's own
         config = cls(**{**facts, **overrides})
         config._fit(anatomy, {key for key, value in overrides.items() if value is not None})
         return config

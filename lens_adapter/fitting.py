@@ -173,7 +173,7 @@ def fit_readout(
     """
     if not 0 < validation <= 0.5:
         raise InputError(f"validation must be a share of the pictures, above 0 and at most 0.5; got {validation!r}.")
-    names = [(layer, head) for layer in base.readable_layers for head in range(base.anatomy.num_heads[layer])]
+    names = [(layer, head) for layer in base.anatomy.readable for head in range(base.anatomy.num_heads[layer])]
     return choose_and_judge(names, config, read_examples(base, examples), validation=validation, data=data)
 
 
@@ -236,7 +236,7 @@ def read_examples(base: FrozenBase, examples: Iterable[Labelled]) -> list[Seen]:
     given = list(examples)
     empty = sum(not one.mask.any() for one in given)
     others = empty < len(given) / 4
-    layers = base.readable_layers
+    layers = base.anatomy.readable
     numbers: dict[Any, int] = {}
     seen: list[Seen] = []
     for index, one in enumerate(tqdm(given, desc="reading the base", unit="prompt")):

@@ -122,9 +122,7 @@ def test_parts_of_a_mask():
 def new_readout(attention: str = "sdpa", **fields) -> LensAdapter:
     model, processor = builtin.load_base()
     model.set_attn_implementation(attention)
-    template = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-    asked = {"prompt_template": template, "presence_question": builtin.PRESENCE_QUESTION}
-    fields = {"sam": "builtin", "mask_threshold": 0.5, **asked, **fields}
+    fields = {"sam": "builtin", **builtin.QUESTIONS, **fields}
     return LensAdapter.from_model(model, processor, fusion="readout", **fields)
 
 
@@ -290,3 +288,9 @@ def test_held_out_scores_of_a_fit_are_probabilities():
     low, high = report.reliability[0], report.reliability[-1]
     assert low[1] < 0.3 and high[1] > 0.7  # low scores where nothing is, high ones where something is
     assert f"{high[1]:.0%} named something" in report.summary()
+
+
+def test_the_built_in_model_is_asked_what_its_heads_ask_and_sam_is_cut_as_it_was_taught():
+    config = new_readout().config
+    assert config.prompt_template == LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
+    assert config.presence_question == "is there {prompt} ?" and config.mask_threshold == 0.5

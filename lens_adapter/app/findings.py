@@ -16,6 +16,7 @@ from PIL import Image
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.errors import InputError
+from lens_adapter.head.readout import Readout
 from lens_adapter.output import LensOutput
 from lens_adapter.pictures.colors import PALETTE
 from lens_adapter.pictures.overlays import heatmap_overlay, labelled_overlay, mask_overlay
@@ -104,7 +105,14 @@ def find(adapter: LensAdapter, file: str | Path | None, text: str) -> PageResult
     Raises:
         InputError: no picture, or one that cannot be used; no prompt, too many, or one that is too long.
     """
-    picture, prompts = open_picture(file), read_prompts(text)
+    return find_in(adapter, open_picture(file), text)
+
+
+def find_in(adapter: LensAdapter, picture: Image.Image, text: str) -> PageResult:
+    """As `find`, in an RGB picture that is open already."""
+    if isinstance(adapter.head, Readout) and not adapter.head.heads:
+        raise InputError("There is no head yet: fit one in the tab Teach, and try it there.")
+    prompts = read_prompts(text)
     out = adapter.segment(picture, prompts)
     return PageResult(picture, out, unread_words(adapter.base.processor, prompts))
 

@@ -10,6 +10,10 @@ import gradio as gr
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.app.findings import PageResult
+from lens_adapter.app.kept import Kept
+from lens_adapter.app.teaching import Taught
+from lens_adapter.errors import LensError
+from lens_adapter.fitting import LEAST_IMAGES
 from lens_adapter.pictures.colors import color_of
 
 TITLE = "Point at it · lens_adapter"
@@ -39,11 +43,19 @@ CSS = """
 .lens-step { font-weight: 600; }
 .lens-bare .html-container { padding: 0; }
 .lens-chat .placeholder { padding: 1rem; text-align: center; }
-.lens-examples .grid-wrap { min-height: 0; max-height: none; overflow: visible; padding: 0; }
-.lens-examples .grid-container { grid-template-columns: repeat(6, 1fr); grid-auto-rows: auto; gap: .4rem; }
-.lens-examples .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
+:is(.lens-examples, .lens-pictures, .lens-kept) .grid-wrap { min-height: 0; max-height: none; overflow: visible;
+    padding: 0; }
+:is(.lens-examples, .lens-pictures) .grid-container { grid-template-columns: repeat(6, 1fr); grid-auto-rows: auto;
+    gap: .4rem; }
+:is(.lens-examples, .lens-pictures) .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
 .lens-picture img { max-height: 22rem; }
-.lens-result img { max-height: 28rem; }
+.lens-result img, .lens-canvas img { max-height: 28rem; }
+.lens-canvas img { cursor: crosshair; }
+.lens-pictures { max-height: 16rem; overflow-y: auto !important; }
+.lens-kept .caption-label { left: 0; right: 0; max-width: 100%; border-radius: 0; padding: .1rem .4rem; }
+.lens-kept { max-height: 24rem; overflow-y: auto !important; }
+.lens-refused { border-left: 4px solid #d55e00; padding: .1rem 0 .1rem .75rem; line-height: 1.45; }
+.lens-refused b { display: block; }
 .lens-table { overflow-x: auto; }
 .lens-table table { width: 100%; border-collapse: collapse; font-size: .95rem; font-variant-numeric: tabular-nums; }
 .lens-table th { text-align: left; font-weight: 600; font-size: .85rem; color: var(--body-text-color-subdued); }
@@ -66,16 +78,25 @@ LEGEND = (
 )
 
 
+FIRST = (
+    '<p class="lens-note">Chooses attention heads of the frozen model on what was kept, and judges them on pictures '
+    "that had no part in it. It takes seconds.</p>"
+)
+TOKEN = '<p class="lens-note">With the token of this machine: HF_TOKEN, or that of hf auth login.</p>'
+ENOUGH = 20  # prompts; fewer make rough figures
+
+
 def head(adapter: LensAdapter) -> str:
     """What the page is, in one line, and which models are at work."""
     base, config = adapter.base.anatomy, adapter.config
     name = base.config.name_or_path
     is_builtin = Path(name or "") == builtin.VLM
-    learned = sum(p.numel() for p in adapter.head.parameters())
+    unfitted = config.fusion == "readout" and not config.readout
+    learned = sum(p.numel() for p in [*adapter.head.parameters(), *adapter.head.buffers()])
     facts = (
         f"Frozen model: {'the built-in tiny LLaVA' if is_builtin else name or base.architecture} "
-        f"({_millions(sum(p.numel() for p in base.model.parameters()))}) · LENS head: {config.fusion} "
-        f"({_millions(learned)})."
+        f"({_millions(sum(p.numel() for p in base.model.parameters()))}) · LENS head: "
+        f"{'none yet; teach one' if unfitted else f'{config.fusion} ({_millions(learned)})'}."
     )
     quiet = f"{facts} {SMALL_WORLD}" if is_builtin else facts
     return f'<div class="lens-head"><h1>{TITLE}</h1><p>{escape(ONE_LINE)}</p><p class="quiet">{escape(quiet)}</p></div>'
@@ -106,6 +127,61 @@ def table(result: PageResult) -> str:
         f'<div class="lens-table"><table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>'
         f'<p class="lens-note">{escape(note)}</p>'
     )
+
+
+def kept(everything: list[Kept], folder: Path, shown: int) -> str:
+    """How many examples there are and where, above the strip of them."""
+    pictures = len({one.record.image_id for one in everything})
+    if not everything:
+        words = f"Nothing yet. What you keep is written to {folder} at once."
+    else:
+        words = f"{_count(len(everything), 'example')} about {_count(pictures, 'picture')}, in {folder}."
+        if len(everything) < ENOUGH or pictures < LEAST_IMAGES:
+            words += f" A fit takes {LEAST_IMAGES} pictures at least; {ENOUGH} examples are a good start."
+        if shown < len(everything):
+            words += f" The newest {shown} are shown."
+    return f'<p class="lens-note">{escape(words)}</p>'
+
+
+def fit_table(taught: Taught) -> str:
+    """What a fit found: figures on pictures that the reading had not seen."""
+    report = taught.report
+    rows = [
+        (f"Its first click hits the thing (a random one: {report.chance:.1%})", f"{report.pointing:.1%}"),
+        ("Present things accepted", f"{report.present_accepted:.1%}"),
+        (
+            "Absent things refused",
+            "not known" if report.absent_refused is None else f"{report.absent_refused:.1%}",
+        ),
+    ]
+    body = "".join(f'<tr><td>{escape(what)}</td><td class="number">{value}</td></tr>' for what, value in rows)
+    note = (
+        f"Fitted on {_count(report.examples, 'prompt')} about {_count(report.images, 'picture')} ({report.data}): "
+        f"{len(report.heads)} attention heads."
+    )
+    if taught.drawn_scenes:
+        note += " Whether that carries over to photographs is not known: try it."
+    elif report.examples < ENOUGH:
+        note += " With so few the figures are rough: keep more, and fit again."
+    return (
+        '<div class="lens-table"><table><thead><tr><th>On pictures it had not seen</th><th></th></tr></thead>'
+        f'<tbody>{body}</tbody></table></div><p class="lens-note">{escape(note)}</p>'
+    )
+
+
+def refusal(error: LensError) -> str:
+    """Why there is no new head."""
+    return f'<div class="lens-refused"><b>Not fitted</b>{escape(str(error))}</div>'
+
+
+def pushed(address: str) -> str:
+    """Where a head was published."""
+    link = escape(address, quote=True)
+    return f'<p class="lens-note">Published: <a href="{link}" target="_blank" rel="noopener">{link}</a></p>'
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _millions(count: int) -> str:

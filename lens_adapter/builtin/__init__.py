@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         FOLDER,
         HEADS,
         LONGEST_ANSWER,
-        PRESENCE_QUESTION,
+        QUESTIONS,
         SAM,
         VLM,
         ask,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         load_head,
     )
 
-__all__ = ["FOLDER", "HEADS", "LONGEST_ANSWER", "PRESENCE_QUESTION", "SAM", "VLM", "ask", "load_base", "load_head"]
+__all__ = ["FOLDER", "HEADS", "LONGEST_ANSWER", "QUESTIONS", "SAM", "VLM", "ask", "load_base", "load_head"]
 
 
 def __getattr__(name: str) -> Any:

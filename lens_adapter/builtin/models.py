@@ -16,7 +16,8 @@ FOLDER = Path(__file__).parent
 VLM = FOLDER / "vlm"
 SAM = FOLDER / "sam"
 HEADS = {"mirror": FOLDER / "lens-mirror", "lite": FOLDER / "lens-lite"}
-PRESENCE_QUESTION = "is there {prompt} ?"  # the words that the shipped model knows
+# In words that the shipped model knows: what its heads were taught to ask, and what a readout asks it, too.
+QUESTIONS = {"prompt_template": "where is {prompt} ?", "presence_question": "is there {prompt} ?"}
 LONGEST_ANSWER = 24  # words: the places of eight objects
 
 

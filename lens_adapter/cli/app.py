@@ -7,7 +7,6 @@ import argparse
 from lens_adapter.cli.arguments import (
     BUILTIN,
     Commands,
-    adapter_of,
     add_adapter_option,
     add_command,
     add_device_options,
@@ -15,6 +14,8 @@ from lens_adapter.cli.arguments import (
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
 from lens_adapter.errors import LensError
+
+TEACH = "lens-teach"
 
 
 def add_to(commands: Commands) -> None:
@@ -25,15 +26,30 @@ def add_to(commands: Commands) -> None:
         help="open a web page: pictures, prompts, masks, chat",
         description="""
         Serves a page where visitors segment pictures and chat with the frozen model, until it is interrupted (Ctrl-C).
-        Needs gradio: pip install 'lens_adapter[app]'.""",
+        Needs gradio: pip install 'lens_adapter[app]'.
+
+        In its tab "Teach" a head is fitted by clicking: open pictures, click things, name them. It is there where only
+        this machine reaches the page; with --teach, for whoever does. Any model can be taught: without --adapter, the
+        page begins without a head.""",
         examples="""
         lens-adapter app
+        lens-adapter app --model Qwen/Qwen2.5-VL-7B-Instruct --sam slimsam_77 --teach my-things
         lens-adapter app --model llava-hf/llava-1.5-7b-hf --adapter org/lens-llava-1.5-7b --port 8080""",
     )
     parser.add_argument(
         "--model", default=BUILTIN, metavar="ID_OR_FOLDER", help="the frozen model; default: the one that ships"
     )
     add_adapter_option(parser)
+    parser.add_argument(
+        "--teach",
+        metavar="FOLDER",
+        help=f"where what is taught by clicking is kept, as a data folder for `fit --data`; default: {TEACH}",
+    )
+    parser.add_argument(
+        "--sam",
+        metavar="NAME",
+        help=f'the mask decoder that draws what is clicked; default: vit_b, or "{BUILTIN}" with --model {BUILTIN}',
+    )
     add_device_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines, too; default: %(default)s")
     parser.add_argument("--port", type=count, metavar="N", help="default: the first free one from 7860")
@@ -41,11 +57,28 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    head = adapter_of(args)
+    from lens_adapter.app.loopback import is_loopback
+
+    local = is_loopback(args.host) and not args.share
+    folder = args.teach or (TEACH if local else None)
+    name = args.adapter or (BUILTIN if args.model == BUILTIN else None)
+    if name is None and folder is None:
+        args.parser.error("--model needs --adapter, a head that was trained for it, or --teach, to make one")
     try:
         from lens_adapter.app.page import build_page, launch
     except ModuleNotFoundError as error:
         raise LensError(f"The page needs {error.name}. Install it: pip install 'lens_adapter[app]'") from error
+    from lens_adapter import LensAdapter, LensConfig, builtin
+    from lens_adapter.app.teaching import Teacher
+
+    sam = args.sam or (BUILTIN if args.model == BUILTIN else "vit_b")
+    LensConfig(sam=sam)  # a name that cannot be used is said now
     device = checked_device(args.device)
-    with head_by_name(head).attach(*base_by_name(args.model, args.dtype, device)) as adapter:
-        launch(build_page(adapter), host=args.host, port=args.port, share=args.share)
+    head = None if name is None else head_by_name(name)  # before anything large is loaded
+    model, processor = base_by_name(args.model, args.dtype, device)
+    if head is None:
+        head = LensAdapter.from_model(model, processor, load_sam=False, fusion="readout", sam=sam)
+    with head.attach(model, processor) as adapter:
+        asked = builtin.QUESTIONS if args.model == BUILTIN else {}
+        teacher = None if folder is None else Teacher(adapter, folder, sam=sam, publishes=local, **asked)
+        launch(build_page(adapter, teacher), host=args.host, port=args.port, share=args.share)

@@ -70,8 +70,7 @@ def run(args: argparse.Namespace) -> Result:
     data = DataSource.of(args.data).examples() if args.data else None  # before anything large is loaded
     fields: dict[str, Any] = {"fusion": "readout", "sam": args.sam or (BUILTIN if args.model == BUILTIN else "vit_b")}
     if args.model == BUILTIN:
-        fields["prompt_template"] = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-        fields["presence_question"] = builtin.PRESENCE_QUESTION
+        fields |= builtin.QUESTIONS
     if args.template:
         fields["prompt_template"] = args.template
     LensConfig(**fields)  # a name or a template that cannot be used is said now

@@ -84,12 +84,13 @@ def run(args: argparse.Namespace) -> Result:
 
 def _labelled(args: argparse.Namespace) -> tuple[Any, str | None]:
     """Examples (None: drawn scenes), and what is to be asked; the built-in model brings its own of both."""
-    from lens_adapter import LensConfig, builtin
+    from lens_adapter import builtin
     from lens_adapter.builtin.exam import labelled_cases
     from lens_adapter.data.formats import DataSource
 
     examples: Any = DataSource.of(args.data).examples() if args.data else None
     if args.model != BUILTIN:
         return examples, args.template
-    taught = LensConfig.from_pretrained(builtin.HEADS["lite"]).prompt_template
-    return labelled_cases(args.examples) if examples is None else examples, args.template or taught
+    return labelled_cases(args.examples) if examples is None else examples, args.template or builtin.QUESTIONS[
+        "prompt_template"
+    ]

@@ -187,7 +187,7 @@ def probe(
 
 def _look(base: FrozenBase, example: Labelled) -> tuple[dict[int, Tensor], Tensor, Tensor]:
     """{layer: (heads, n) attention of the last token to the image tokens}, and `tokens_in` of the mask."""
-    reading = base.read([example.image], [example.prompt], layers=base.readable_layers)
+    reading = base.read([example.image], [example.prompt], layers=base.anatomy.readable)
     (layout,), attention = reading.layouts, reading.signals.attention
     rows = {layer: heads[0, :, 0].cpu()[:, layout.positions.cpu()] for layer, heads in attention.items()}
     return rows, *tokens_in(layout.boxes.cpu(), example.mask)

@@ -1,6 +1,7 @@
 """Masks from clicks by an untouched SAM: one for every point, united where they are not the same thing.
 
-Several clicks in one call mean one object to SAM; so each point is a call of its own.
+Several clicks in one call mean one object to SAM. So each point of a head is a call of its own; of a person's clicks,
+those on one thing are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lens_adapter.sam.segment_anything import SamDecoder
+from lens_adapter.sam.square import size_in_square
 from lens_adapter.signals import SparsePrompts
 
 SAME_THING = 0.3  # a mask that lies in those before it by more than this share is of one of their things
@@ -68,3 +70,56 @@ def _different(logits: Tensor) -> Tensor:
         kept.append(one)
         covered = covered | mask
     return torch.stack(kept) if kept else logits
+
+
+@torch.no_grad()
+def clicked_mask(
+    decoder: SamDecoder, image_embedding: Tensor, points: Tensor, foreground: Tensor, image_size: tuple[int, int]
+) -> Tensor:
+    """What a person's clicks on foreground and background of one picture mean.
+
+    Foreground clicks on one thing are one call, so that each refines its mask; different things are a call each, and
+    their masks are united. The background clicks are part of every call. Where SAM does not follow one of these, what a
+    click there alone would draw is taken away, unless a foreground click is in it.
+
+    Args:
+        decoder: SAM as published.
+        image_embedding: (C, g, g), from `SamDecoder.encode_images`.
+        points: float (K, 2), x then y, in fractions of the picture.
+        foreground: bool (K,).
+        image_size: (H, W) of the picture.
+
+    Returns:
+        float32 (4g, 4g), logits for `SamDecoder.masks`; without a foreground click, -inf.
+    """
+    first = torch.zeros(1, dtype=torch.long, device=decoder.device)
+
+    def decode(which: list[int], labels: Tensor) -> Tensor:
+        sparse = decoder.clicks(points[which][None], [image_size], labels[which][None])
+        return decoder(image_embedding[None], first, sparse)[0][0]
+
+    def holds(logits: Tensor, k: int) -> bool:
+        height, width = size_in_square(image_size, decoder.sam["image_size"])
+        cells = points[k].cpu() * torch.tensor([width, height]) * len(logits) / decoder.sam["image_size"]
+        x, y = cells.long().clamp(0, len(logits) - 1)
+        return bool(logits[y, x] > 0)
+
+    alone = [decode([k], torch.ones_like(foreground)) for k in range(len(points))]
+    added, removed = (flags.nonzero()[:, 0].tolist() for flags in (foreground, ~foreground))
+    things: list[list[int]] = []  # the clicks on each
+    for k in added:
+        same = [thing for thing in things if any(_overlap(alone[k], alone[other]) for other in thing)]
+        things = [thing for thing in things if thing not in same] + [[k, *(j for thing in same for j in thing)]]
+    if not things:
+        return torch.full((4 * image_embedding.shape[-1],) * 2, -torch.inf)
+    logits = torch.stack([decode([*thing, *removed], foreground) for thing in things]).amax(0)
+    for k in removed:
+        if holds(logits, k) and not any(holds(alone[k], other) for other in added):
+            logits = torch.minimum(logits, -alone[k])
+    return logits
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether two masks, given as logits, are of one thing."""
+    mask, second = one > 0, other > 0
+    return bool((mask & second).sum() > SAME_THING * torch.minimum(mask.sum(), second.sum()))

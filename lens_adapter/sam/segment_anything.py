@@ -221,15 +221,19 @@ class SamDecoder(nn.Module):
         points = torch.where(prompts.shown[..., None], placed, self.prompt_encoder.not_a_point_embed.weight[0])
         return torch.cat([points, prompts.text_vector[:, None]], dim=1)
 
-    def clicks(self, points: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """SAM's own sparse prompts for foreground clicks: (N, K + 1, C), the last one "not a point".
+    def clicks(
+        self, points: Tensor, image_sizes: Sequence[tuple[int, int]], foreground: Tensor | None = None
+    ) -> Tensor:
+        """SAM's own sparse prompts for clicks: (N, K + 1, C), the last one "not a point".
 
         Args:
             points: (N, K, 2), x then y, in fractions of the original image.
             image_sizes: N times (H, W).
+            foreground: bool (N, K), False for clicks on the background; None: there are none of these.
         """
         pixels = points.to(self.device, torch.float32) * self._resized(image_sizes)
         labels = torch.ones(pixels.shape[:2], dtype=torch.int, device=self.device)
+        labels = labels if foreground is None else foreground.to(labels)
         sparse, _ = self.prompt_encoder(points=(pixels, labels), boxes=None, masks=None)
         return sparse
 

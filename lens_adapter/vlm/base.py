@@ -76,11 +76,6 @@ class FrozenBase:
         device = next(self.anatomy.layers[self.config.tap_layer].parameters()).device
         return None if device.type == "meta" else device
 
-    @property
-    def readable_layers(self) -> list[int]:
-        """Decoder layers whose attention can be read."""
-        return [layer for layer, attention in enumerate(self.anatomy.attentions) if attention is not None]
-
     def turn(self) -> RLock:
         """To be held while the model is read. The model itself is free meanwhile, and `generate` does not wait."""
         return _turns.setdefault(self.anatomy.model, RLock())

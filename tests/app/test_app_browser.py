@@ -19,6 +19,9 @@ if CHROMIUM is None:
 from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE  # noqa: E402
 from lens_adapter.app.findings import answer  # noqa: E402
 from lens_adapter.app.page import build_page, launch  # noqa: E402
+from lens_adapter.app.teaching import Teacher  # noqa: E402
+from lens_adapter.data.folder import read_folder  # noqa: E402
+from lens_adapter.evaluation import overlap  # noqa: E402
 from tests.tiny.sam import noise_image  # noqa: E402
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -40,8 +43,14 @@ def calls(adapter):
 
 
 @pytest.fixture(scope="module")
-def address(adapter, calls):
-    page = build_page(adapter)
+def taught(tmp_path_factory):
+    """Where the page keeps what is taught."""
+    return tmp_path_factory.mktemp("teach") / "kept"
+
+
+@pytest.fixture(scope="module")
+def address(adapter, calls, taught):
+    page = build_page(adapter, Teacher(adapter, taught, sam="builtin", publishes=True))
     launch(page, host="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield page.local_url
     page.close()
@@ -202,6 +211,97 @@ def test_on_a_phone_in_the_dark(visit, tmp_path):
         assert natural_size(page) == [400, 640]
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         check_contrast(page)
+
+
+def open_to_teach(page, number: int) -> None:
+    page.locator(".lens-pictures button").nth(number).click()
+    page.locator(".lens-canvas img").wait_for()
+
+
+def click_at(page, x: float, y: float) -> None:
+    """Click the open picture, which is square, at a place in fractions of it, and wait for the mask."""
+    picture = page.locator(".lens-canvas img")
+    before, box = picture.get_attribute("src"), picture.bounding_box()
+    side = min(box["width"], box["height"])
+    place = {"x": (box["width"] - side) / 2 + x * side, "y": (box["height"] - side) / 2 + y * side}
+    picture.click(position=place)
+    page.wait_for_function("before => document.querySelector('.lens-canvas img').src != before", arg=before)
+
+
+def test_teach_by_clicking(visit, taught, tmp_path):
+    with visit(accept_downloads=True) as page:
+        page.get_by_role("tab", name="Teach").click()
+        page.get_by_role("button", name="Fit", exact=True).click()
+        playwright.expect(page.locator(".lens-refused")).to_contain_text("at least 4 pictures")
+        page.get_by_role("button", name="Keep").click()
+        assert "Open a picture first" in message(page)
+
+        clicked = 0
+        for number, shown in enumerate(EXAMPLES):
+            open_to_teach(page, number)
+            things = shown.scene().objects
+            for prompt, targets in list(shown.prompts.items())[: 1 if number else 2]:
+                for target in targets:
+                    click_at(page, things[target].x, things[target].y)
+                page.get_by_label("What would you ask for").fill(prompt)
+                page.get_by_role("button", name="Keep").click()
+                clicked += 1
+                playwright.expect(page.locator(".lens-kept .caption-label")).to_have_count(clicked)
+        records = read_folder(taught)
+        assert [record.prompts[0] for record in records[:2]] == list(EXAMPLES[0].prompts)[:2]
+        for record in records[:2]:
+            mask = EXAMPLES[0].scene().masks(PICTURE_SIZE)[list(EXAMPLES[0].prompts[record.prompts[0]])].any(0)
+            assert overlap(record.load()[0].mask, mask).iou > 0.6
+
+        page.locator(".lens-kept button").first.click()  # the newest
+        page.get_by_role("button", name="Remove the selected one").click()
+        playwright.expect(page.locator(".lens-kept .caption-label")).to_have_count(clicked - 1)
+        assert len(read_folder(taught)) == clicked - 1
+
+        page.get_by_role("button", name="Use drawn scenes").click()
+        playwright.expect(page.locator(".lens-table").last).to_contain_text("On pictures it had not seen")
+        page.get_by_label("What to find in the open picture").fill("the red car\nthe donut")
+        page.get_by_role("button", name="Try", exact=True).click()
+        page.locator(".lens-tried img").wait_for()
+        playwright.expect(page.locator(".lens-table").last.locator("tbody tr")).to_have_count(2)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download the head").click()
+        download.value.save_as(tmp_path / "head.zip")
+        with ZipFile(tmp_path / "head.zip") as archive:
+            assert "lens-readout/model.safetensors" in archive.namelist()
+        page.get_by_role("button", name="Push it to the Hub").click()
+        page.get_by_role("button", name="Push", exact=True).click()
+        assert "you/name" in message(page)
+    with visit(viewport=PHONE, has_touch=True, is_mobile=True) as page:  # opened again: what was kept is there
+        page.get_by_role("tab", name="Teach").click()
+        playwright.expect(page.locator(".lens-kept .caption-label")).to_have_count(clicked - 1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_clicks_are_taken_back_and_pictures_come_along(visit, tmp_path):
+    for seed in (0, 1):
+        noise_image(300, 400, seed).save(tmp_path / f"mine-{seed}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    with visit() as page:
+        page.get_by_role("tab", name="Teach").click()
+        open_to_teach(page, 0)
+        clean = page.locator(".lens-canvas img").get_attribute("src")
+        click_at(page, 0.5, 0.5)
+        page.get_by_label("Remove", exact=True).click()
+        click_at(page, 0.2, 0.2)
+        for _ in range(2):
+            before = page.locator(".lens-canvas img").get_attribute("src")
+            page.get_by_role("button", name="Undo").click()
+            page.wait_for_function("before => document.querySelector('.lens-canvas img').src != before", arg=before)
+        assert page.locator(".lens-canvas img").get_attribute("src") == clean  # named by its content
+        files = page.locator("input[type=file][multiple]")
+        files.set_input_files([tmp_path / "broken.png"])
+        said = message(page)
+        assert "broken.png" in said and "cannot be read" in said and "/tmp" not in said
+        count = page.locator(".lens-pictures button").count()
+        files.set_input_files([tmp_path / "mine-0.png", tmp_path / "mine-1.png"])
+        playwright.expect(page.locator(".lens-pictures button")).to_have_count(count + 2)
+        page.wait_for_function("before => document.querySelector('.lens-canvas img').src != before", arg=clean)
 
 
 def check_contrast(page) -> None:

@@ -15,9 +15,10 @@ gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install -e
 from huggingface_hub import RepoCard  # noqa: E402
 
 from lens_adapter import builtin  # noqa: E402
-from lens_adapter.app import looks, page  # noqa: E402
+from lens_adapter.app import looks, page, point_tab  # noqa: E402
 from lens_adapter.app.findings import find  # noqa: E402
 from lens_adapter.cli import main  # noqa: E402
+from lens_adapter.errors import FitError  # noqa: E402
 from tests.tiny.shipped import ship_tiny, use_shipped  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -62,14 +63,63 @@ def test_another_model_is_named_and_its_world_is_not_said_to_be_small(tiny, adap
 def test_a_handlers_error_becomes_a_message_that_cannot_carry_markup(tmp_path):
     (tmp_path / "<b>.png").write_text("no picture at all")
     with pytest.raises(gr.Error, match=r"&lt;b&gt;\.png") as error:
-        page.check({"path": str(tmp_path / "<b>.png")})
+        point_tab.check({"path": str(tmp_path / "<b>.png")})
     assert str(tmp_path) not in error.value.message
     with pytest.raises(gr.Error, match="Pick an example"):
-        page.check(None)
+        point_tab.check(None)
 
 
 def test_redrawing_before_anything_was_found():
-    assert page.redraw(None, ["Masks"], -1) is None
+    assert point_tab.redraw(None, ["Masks"], -1) is None
+
+
+@pytest.fixture
+def tabs(launched, monkeypatch):
+    """The teacher that each page was built with."""
+    teachers = []
+    build = page.build_page
+    monkeypatch.setattr(
+        page, "build_page", lambda adapter, teacher: teachers.append(teacher) or build(adapter, teacher)
+    )
+    return teachers
+
+
+def has_tab(served: gr.Blocks, label: str) -> bool:
+    return any(isinstance(block, gr.Tab) and block.label == label for block in served.blocks.values())
+
+
+@pytest.mark.parametrize(
+    "arguments, folder, publishes",
+    [
+        ([], "lens-teach", True),
+        (["--teach", "mine", "--host", "localhost"], "mine", True),
+        (["--share"], None, False),
+        (["--host", "0.0.0.0"], None, False),
+        (["--host", "0.0.0.0", "--teach", "mine"], "mine", False),
+        (["--share", "--teach", "mine"], "mine", False),
+    ],
+)
+def test_who_may_teach_and_who_may_push(tiny, launched, tabs, arguments, folder, publishes):
+    assert main(["app", *arguments]) == 0
+    ((served, _),), (teacher,) = launched, tabs
+    assert has_tab(served, "Teach") == (folder is not None)
+    assert (teacher and (str(teacher.folder.path), teacher.publishes)) == (folder and (folder, publishes))
+    pushes = [block for block in served.blocks.values() if isinstance(block, gr.Button) and block.value == "Push"]
+    assert bool(pushes) == publishes
+
+
+def test_a_model_without_a_head_can_be_taught(tiny, launched, tabs, capsys):
+    assert main(["app", "--model", str(tiny / "vlm"), "--sam", "builtin", "--teach", "mine"]) == 0
+    assert "LENS head: none yet; teach one." in str(
+        [block.value for block in launched[0][0].blocks.values() if isinstance(block, gr.HTML)]
+    )
+    with pytest.raises(SystemExit) as exit:
+        main(["app", "--model", str(tiny / "vlm"), "--host", "0.0.0.0"])
+    assert exit.value.code == 2 and "--teach" in capsys.readouterr().err
+
+
+def test_a_refusal_is_said_without_markup():
+    assert "&lt;b&gt;x&lt;/b&gt; is" in looks.refusal(FitError("<b>x</b> is"))
 
 
 def test_the_command_serves_other_models(tiny, launched):
