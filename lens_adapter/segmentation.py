@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lens_adapter.config import Thresholds
-from lens_adapter.errors import InputError, LensError
+from lens_adapter.errors import InputError, LensError, brief
 from lens_adapter.finite import is_finite
 from lens_adapter.instances import at_full_size, of_things, separate
 from lens_adapter.output import Instances, LensOutput, is_found
@@ -73,7 +73,7 @@ def read_requests(images: Any, prompts: Any) -> list[Request]:
     if not isinstance(images, (list, tuple)):
         images, prompts = [images], [prompts]
     elif not isinstance(prompts, (list, tuple)) or len(prompts) != len(images):
-        got = f"{len(prompts)} entries" if isinstance(prompts, (list, tuple)) else repr(prompts)
+        got = f"{len(prompts)} entries" if isinstance(prompts, (list, tuple)) else brief(prompts)
         raise InputError(
             f"segment got {len(images)} images and {got} in prompts; give one entry per image, each a prompt or a list."
         )
@@ -81,7 +81,7 @@ def read_requests(images: Any, prompts: Any) -> list[Request]:
     for image, wanted in zip(images, prompts, strict=True):
         texts = [wanted] if isinstance(wanted, str) else wanted
         if not isinstance(texts, (list, tuple)) or not texts:
-            raise InputError(f"Prompts of an image must be a text or a list of at least one; got {wanted!r}.")
+            raise InputError(f"Prompts of an image must be a text or a list of at least one; got {brief(wanted)}.")
         pairs.append((load_image(image), list(texts)))
     return pairs
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import lens_adapter
 from lens_adapter import errors
+from tests.promises import PROMISES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -69,3 +70,10 @@ def test_first_look_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["draw_first_look.py", str(drawn)])
     runpy.run_path(str(ROOT / "examples" / "builtin" / "draw_first_look.py"), run_name="__main__")
     assert Image.open(drawn).size == Image.open(ROOT / "docs" / "first-look.png").size
+
+
+def test_every_promise_is_on_the_page_and_held_by_tests():
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    assert [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")][:-1] == list(PROMISES)
+    missing = [place for places in PROMISES.values() for place in places if not (ROOT / "tests" / place).exists()]
+    assert not missing
