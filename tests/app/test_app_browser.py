@@ -298,9 +298,9 @@ def test_clicks_are_taken_back_and_pictures_come_along(visit, tmp_path):
         files.set_input_files([tmp_path / "broken.png"])
         said = message(page)
         assert "broken.png" in said and "cannot be read" in said and "/tmp" not in said
-        count = page.locator(".lens-pictures button").count()
+        count = page.locator(".lens-pictures .thumbnail-item").count()
         files.set_input_files([tmp_path / "mine-0.png", tmp_path / "mine-1.png"])
-        playwright.expect(page.locator(".lens-pictures button")).to_have_count(count + 2)
+        playwright.expect(page.locator(".lens-pictures .thumbnail-item")).to_have_count(count + 2)
         page.wait_for_function("before => document.querySelector('.lens-canvas img').src != before", arg=clean)
 
 
