@@ -113,7 +113,9 @@ def teach_tab(teacher: Teacher) -> None:
     @said_plainly
     def attempt(taught: Taught, drawing: Drawing | None, lines: str) -> tuple[gr.Image, str]:
         result = taught.find(drawing, lines)
-        return gr.Image(value=result.draw([MASKS, KEYPOINTS]), visible=True), looks.table(result)
+        return gr.Image(value=result.draw([MASKS, KEYPOINTS]), visible=True), looks.table(result).removeprefix(
+            looks.LEGEND
+        )
 
     @said_plainly
     def push(taught: Taught | None, repository: str, private: bool, request: gr.Request) -> str:
@@ -156,9 +158,9 @@ def teach_tab(teacher: Teacher) -> None:
             text(looks.step("2. Click a thing, name it, keep it"))
             canvas = gr.Image(show_label=False, interactive=False, buttons=[], elem_classes="lens-canvas")
             with gr.Row(equal_height=True):
-                how = gr.Radio([ADD, REMOVE], value=ADD, label="A click", container=False, min_width=220, scale=3)
-                undoing = gr.Button("Undo", min_width=70, size="md")
-                clearing = gr.Button("Clear", min_width=70, size="md")
+                how = gr.Radio([ADD, REMOVE], value=ADD, label="A click", container=False, min_width=150, scale=3)
+                undoing = gr.Button("Undo", min_width=60, size="md")
+                clearing = gr.Button("Clear", min_width=60, size="md")
             name = gr.Textbox(
                 label="What would you ask for, to get this mask and no other?",
                 placeholder="the dog on the left",
@@ -196,15 +198,17 @@ def teach_tab(teacher: Teacher) -> None:
 
     opening = [drawing, canvas, how, name, result, table]
     keepsake = [kept, gallery, words, marked, removal]
-    several.upload(upload, [several, uploads], [uploads, pictures, *opening], **HIDDEN)
-    pictures.select(choose, uploads, opening, **HIDDEN)
-    canvas.select(click, [drawing, how], [drawing, canvas], show_progress="minimal", **HIDDEN, **MODEL)
-    undoing.click(undo, drawing, [drawing, canvas], show_progress="minimal", **HIDDEN, **MODEL)
-    clearing.click(clear, drawing, [drawing, canvas], show_progress="minimal", **HIDDEN)
+    several.upload(upload, [several, uploads], [uploads, pictures, *opening], show_progress="hidden", **HIDDEN)
+    pictures.select(choose, uploads, opening, show_progress="hidden", **HIDDEN)
+    canvas.select(
+        click, [drawing, how], [drawing, canvas], show_progress="minimal", show_progress_on=how, **HIDDEN, **MODEL
+    )
+    undoing.click(undo, drawing, [drawing, canvas], show_progress="minimal", show_progress_on=how, **HIDDEN, **MODEL)
+    clearing.click(clear, drawing, [drawing, canvas], show_progress="minimal", show_progress_on=how, **HIDDEN)
     for event in (keeping.click, name.submit):
-        event(keep, [drawing, name], [drawing, canvas, how, name, *keepsake], show_progress="minimal", **HIDDEN)
+        event(keep, [drawing, name], [drawing, canvas, how, name, *keepsake], show_progress="hidden", **HIDDEN)
     gallery.select(mark, kept, [marked, removal], **HIDDEN)
-    removal.click(remove, marked, keepsake, show_progress="minimal", **HIDDEN)
+    removal.click(remove, marked, keepsake, show_progress="hidden", **HIDDEN)
     for button, handler in ((fitting, fit), (drawn, fit_scenes)):
         button.click(handler, None, [taught, figures, trial, archive], show_progress_on=figures, **HIDDEN, **MODEL)
     trying.click(attempt, [taught, drawing, prompts], [result, table], show_progress_on=trying, **HIDDEN, **MODEL)

@@ -299,7 +299,7 @@ def test_clicks_are_taken_back_and_pictures_come_along(visit, tmp_path):
         said = message(page)
         assert "broken.png" in said and "cannot be read" in said and "/tmp" not in said
         files.set_input_files([tmp_path / "mine-0.png", tmp_path / "mine-1.png"])
-        playwright.expect(page.locator(".lens-pictures button")).to_have_count(len(EXAMPLES) + 2)
+        playwright.expect(page.locator(".lens-pictures .thumbnail-item")).to_have_count(len(EXAMPLES) + 2)
         page.wait_for_function("before => document.querySelector('.lens-canvas img').src != before", arg=clean)
 
 
