@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
+from transformers.utils import logging
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import FitError, InputError
@@ -46,6 +47,8 @@ from lens_adapter.head.readout import (
     standardized,
 )
 from lens_adapter.vlm.base import FrozenBase
+
+logger = logging.get_logger(__name__)
 
 # Measured on validation scenes of the built-in world: choosing the number of heads by cross-validation, too, was worse.
 HEADS = 16  # that are read
@@ -159,7 +162,8 @@ def fit_readout(
 
     Args:
         base: attached; only forwards of it are run.
-        config: of the readout that is to be; it is left as it is.
+        config: of the readout that is to be; it is left as it is, but for the question of presence of a base that
+            cannot be asked: it is dropped with a warning.
         examples: prompts with masks; those with an empty mask name nothing.
         validation: share of the pictures that each fold holds out.
         data: what the examples are, for the report.
@@ -174,7 +178,14 @@ def fit_readout(
     if not 0 < validation <= 0.5:
         raise InputError(f"validation must be a share of the pictures, above 0 and at most 0.5; got {validation!r}.")
     names = [(layer, head) for layer in base.anatomy.readable for head in range(base.anatomy.num_heads[layer])]
-    return choose_and_judge(names, config, read_examples(base, examples), validation=validation, data=data)
+    given = list(examples)
+    if config.presence_question and given:
+        try:
+            base.yes_over_no([given[0].image], [given[0].prompt], config.presence_question)
+        except InputError as error:
+            logger.warning(f"The base is not asked whether a thing is there: {error}")
+            config.presence_question = None
+    return choose_and_judge(names, config, read_examples(base, given), validation=validation, data=data)
 
 
 def choose_and_judge(
@@ -434,7 +445,8 @@ def _cross_validated(heads: Sequence[int], present: Sequence[Seen]) -> Tensor:
     for k in range(FOLDS):
         others = fold != k
         gram, target = grams[others].mean(0), targets[others].mean(0)
-        ridge = gram.diagonal().mean() / int(others.sum()) * torch.eye(len(gram))
+        # Heads that look nowhere in particular say nothing, and must not make the system singular.
+        ridge = (gram.diagonal().mean().clamp(min=1e-6) / int(others.sum())) * torch.eye(len(gram))
         weights.append(torch.linalg.solve(gram + ridge, target))
     values = []
     for k, described, cover in zip(fold.tolist(), cells, covers, strict=True):

@@ -235,14 +235,21 @@ class FrozenBase:
             float64 (N,), the logit of yes minus that of no, on the CPU.
 
         Raises:
-            InputError: "yes" and "no" look the same to the tokenizer.
+            InputError: "yes" and "no" look the same to the tokenizer, or the model does not answer token by token.
         """
         return self.yes_over_no_of(self.build_inputs(images, prompts, template=question))
 
     def yes_over_no_of(self, inputs: Mapping[str, Any]) -> Tensor:
         """As `yes_over_no`, of inputs that ask the question."""
         yes, no = self.yes_and_no_tokens()
-        made = self.generate(inputs, **GREEDY, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+        try:
+            made = self.generate(inputs, **GREEDY, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+        except (TypeError, ValueError) as error:  # some models' own `generate` refuses what their processors make
+            raise InputError(
+                f"{type(self.model).__name__} cannot be asked: its generate refuses the inputs ({error})."
+            ) from error
+        if not getattr(made, "logits", None):  # diffusion, not token by token
+            raise InputError(f"{type(self.model).__name__} cannot be asked: it does not answer token by token.")
         logits = made.logits[0].double()  # (N, vocabulary)
         return (logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1)).cpu()
 

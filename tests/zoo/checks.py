@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,12 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from lens_adapter import LensAdapter
+from lens_adapter.data.examples import Example
+from lens_adapter.errors import FitError
 from lens_adapter.signals import LensSignals, TokenLayout
 from lens_adapter.vlm.shared_prefix import can_share
 from tests.tiny.adapters import hooks_in, tiny_adapter
+from tests.tiny.sam import tiny_sam
 from tests.zoo.specimen import Specimen
 
 ROWS_TOLERANCE = 1e-4  # of captured rows against eager `output_attentions`
@@ -72,6 +76,8 @@ def examine(specimen: Specimen) -> Report:
     hits = probe_layout(specimen, adapter, model, processor, image, inputs)
     shared = None if specimen.no_segment else segments(adapter, image)
     adapter.detach()
+    if specimen.no_segment is None:
+        reads_out(model, processor, image)
     assert not hooks_in(model)
     return Report(
         model=type(model).__name__,
@@ -167,6 +173,21 @@ def segments(adapter: LensAdapter, image: Image.Image) -> bool:
         for mine, theirs in ((logits, alone.logits[0]), (heat, alone.heatmaps[0])):
             assert (mine - theirs).abs().max() <= atol, f"{prompt!r} is not segmented as it would be alone"
     return shared
+
+
+def reads_out(model: PreTrainedModel, processor: Any, image: Image.Image) -> None:
+    """A readout is fitted, or says why not; of so small a model, either may happen."""
+    adapter = LensAdapter.from_model(model, processor, fusion="readout", sam=tiny_sam(), load_sam=False)
+    mask = np.zeros((image.height, image.width), bool)
+    mask[: image.height // 2, : image.width // 2] = True
+    pictures = [noise_image((image.height, image.width), seed) for seed in range(4)]
+    try:
+        adapter.fit([Example(picture, PROMPTS[0], mask, image_id=str(k)) for k, picture in enumerate(pictures)])
+    except FitError as error:
+        assert "a random one" in str(error)
+    else:
+        assert adapter.segment(image, PROMPTS[0]).heatmaps.isfinite().all()
+    adapter.detach()
 
 
 def probe_layout(
