@@ -214,8 +214,12 @@ def test_on_a_phone_in_the_dark(visit, tmp_path):
 
 
 def open_to_teach(page, number: int) -> None:
-    page.locator(".lens-pictures button").nth(number).click()
-    page.locator(".lens-canvas img").wait_for()
+    """Open a picture that is not open yet."""
+    before = page.locator(".lens-canvas img").get_attribute("src") if page.locator(".lens-canvas img").count() else ""
+    page.locator(".lens-pictures .thumbnail-item").nth(number).click()
+    page.wait_for_function(
+        "before => ![before, ''].includes(document.querySelector('.lens-canvas img')?.src ?? '')", arg=before
+    )
 
 
 def click_at(page, x: float, y: float) -> None:
