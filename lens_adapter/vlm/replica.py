@@ -15,6 +15,7 @@ from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
+import torch
 from accelerate.hooks import ModelHook, SequentialHook
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -22,6 +23,7 @@ from torch.jit import ScriptModule
 
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.attention import WatchedConfig
+from lens_adapter.vlm.state import evaluation_mode
 from lens_adapter.vlm.threads import ThreadHook
 
 # What every module registers its parameters, buffers and hooks in.
@@ -36,8 +38,14 @@ Copies = dict[Any, Any]  # by original: of modules, and of functions and maps th
 def replicated(anatomy: Anatomy) -> Iterator[Anatomy]:
     """The anatomy of a replica of the model, in evaluation mode and without code that torch.compile made.
 
-    Hooks that are on the model are on the replica as well. It is good for forwards until the context closes.
+    Hooks that are on the model are on the replica as well. It is good for forwards until the context closes. A model
+    that `fully_shard` has sharded cannot have one, since its shards are gathered into its own modules: it is used
+    itself, in evaluation mode, and is not private.
     """
+    if _is_sharded(anatomy.model):
+        with evaluation_mode(anatomy.model):
+            yield anatomy
+        return
     copies = _replicate(anatomy.model)
     try:
         yield replace(
@@ -52,6 +60,14 @@ def replicated(anatomy: Anatomy) -> Iterator[Anatomy]:
             if isinstance(one, nn.Module):  # weights that offloading has loaded go at once
                 one._parameters.clear()
                 one._buffers.clear()
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def _replicate(model: nn.Module) -> Copies:

@@ -102,7 +102,7 @@ def test_as_a_module():
         (["evaluate", "--builtin", "--scenes", "0"], "at least 1"),
         (["evaluate", "--builtin", "--scenes", "many"], "at least 1"),
         (["push", "head"], "REPO_ID"),
-        (["app", "--model", "m"], "--model needs --adapter"),
+        (["app", "--model", "m", "--share"], "--model needs --adapter"),
         (["app", "--port", "http"], "--port"),
         (["probe", "--data", "folder"], "--model"),
         (["probe", "--model", "builtin", "--examples", "0"], "at least 1"),
