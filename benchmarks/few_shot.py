@@ -220,7 +220,7 @@ def draw(results: dict[str, Any], beside: dict[str, float]) -> Figure:
             sizes, [one["low"] for one in found], [one["high"] for one in found], color=color, alpha=0.2, lw=0
         )
         axes.plot(sizes, [one["mean"] for one in found], color=color, marker=marker, label=f"readout, {name}")
-    for (title, key), style in zip(BESIDE.items(), ("-", "--", "-.", ":"), strict=False):
+    for (title, key), style in zip(BESIDE.items(), ("-", "--", "-.", ":"), strict=True):
         axes.axhline(beside[f"{key}.giou.all"], color="0.35", ls=style, lw=1.2, label=f"{title}, all kinds")
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])

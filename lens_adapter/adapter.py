@@ -409,9 +409,10 @@ class LensAdapter(PreTrainedModel):
     ) -> FitReport:
         """Fit a readout: choose the attention heads of the base that point, and weights for them. A matter of seconds.
 
-        Only forwards of the base are run, one per example; no gradient flows through anything large. How well it does
-        was measured on the built-in model alone. Whether drawn scenes carry over to photographs is not known: look at
-        the report, and give photographs with masks if you have some.
+        Only forwards of the base are run: each example is read once, and asked about once where the config has a
+        `presence_question`. No gradient flows through anything large. How well it does was measured on the built-in
+        model alone. Whether drawn scenes carry over to photographs is not known: look at the report, and give
+        photographs with masks if you have some.
 
         Args:
             examples: prompts with masks (those with an empty mask name nothing): a source as
@@ -446,7 +447,7 @@ class LensAdapter(PreTrainedModel):
             source = Path(examples) if isinstance(examples, PathLike) else examples
             examples = DataSource.of(source).examples()
         report, config, readout = fit_readout(self.base, self.config, examples, validation=validation, data=data)
-        for name in ("attention_layers", "tap_layer", "score_threshold", "readout"):
+        for name in ("attention_layers", "tap_layer", "score_threshold", "presence_question", "readout"):
             setattr(self.config, name, getattr(config, name))
         readout.config = self.config
         self.head = readout.to(self.device)
@@ -530,7 +531,7 @@ class LensAdapter(PreTrainedModel):
         """Masks for prompts.
 
         Args:
-            images: one image (PIL, path, numpy HxWx3 uint8, torch 3xHxW uint8) or a list of them.
+            images: one image (PIL, path, bytes of a file, data URI, numpy HxWx3 uint8, torch 3xHxW uint8) or a list.
             prompts: for one image a prompt or a list of prompts; for a list of images a list as long, each entry a
                 prompt or a list of prompts.
             batch_size: rows (image and prompt) that run together, of several images too, which pays on an accelerator;
@@ -599,12 +600,12 @@ class LensAdapter(PreTrainedModel):
         unfitted = isinstance(self.head, Readout) and not self.head.heads
         if layer is None and not unfitted and head is None:
             with self.base.turn(), evaluation_mode(self):
-                prompts = self.head(self.base.read([picture], [prompt]))
+                prompts = self.head(self.base.read([picture], [prompt], ask=False))
             height, width = prompts.size[0].tolist()
             heat = prompts.heatmap[0, :height, :width].cpu()
             return heatmap_overlay(picture, heat / heat.max().clamp(min=1e-12))
         layer = self.config.tap_layer if layer is None else layer
-        reading = self.base.read([picture], [prompt], layers=[layer])
+        reading = self.base.read([picture], [prompt], layers=[layer], ask=False)
         rows = reading.signals.attention[layer][0, :, -1].cpu().float()  # (heads, T)
         if head is not None and not 0 <= head < len(rows):
             raise LensConfigError(f"head must be one of layer {layer}, from 0 to {len(rows) - 1}; got {head}.")

@@ -162,8 +162,8 @@ def fit_readout(
 
     Args:
         base: attached; only forwards of it are run.
-        config: of the readout that is to be; it is left as it is, but for the question of presence of a base that
-            cannot be asked: it is dropped with a warning.
+        config: of the readout that is to be; it is left as it is. The fitted one has no `presence_question` where the
+            base cannot be asked, which is said in a warning.
         examples: prompts with masks; those with an empty mask name nothing.
         validation: share of the pictures that each fold holds out.
         data: what the examples are, for the report.
@@ -184,8 +184,9 @@ def fit_readout(
             base.yes_over_no([given[0].image], [given[0].prompt], config.presence_question)
         except InputError as error:
             logger.warning(f"The base is not asked whether a thing is there: {error}")
-            config.presence_question = None
-    return choose_and_judge(names, config, read_examples(base, given), validation=validation, data=data)
+            config = LensConfig.from_dict({**config.to_dict(), "presence_question": None})
+    seen = read_examples(base, given, ask=config.presence_question is not None)
+    return choose_and_judge(names, config, seen, validation=validation, data=data)
 
 
 def choose_and_judge(
@@ -242,7 +243,7 @@ def choose_and_judge(
 
 
 @torch.no_grad()
-def read_examples(base: FrozenBase, examples: Iterable[Labelled]) -> list[Seen]:
+def read_examples(base: FrozenBase, examples: Iterable[Labelled], *, ask: bool = True) -> list[Seen]:
     """Read every example once, all heads, with a prompt of another picture beside it where no example names nothing."""
     given = list(examples)
     empty = sum(not one.mask.any() for one in given)
@@ -255,7 +256,7 @@ def read_examples(base: FrozenBase, examples: Iterable[Labelled]) -> list[Seen]:
         prompts, masks = [one.prompt], [one.mask]
         if others and one.mask.any() and (other := _other_prompt(given, index)) is not None:
             prompts, masks = [one.prompt, other], [one.mask, np.zeros_like(one.mask)]
-        reading = base.read([one.image] * len(prompts), prompts, layers=layers)
+        reading = base.read([one.image] * len(prompts), prompts, layers=layers, ask=ask)
         raster = rasterize(reading.layouts, "cpu")
         rows = torch.cat([reading.signals.attention[layer][:, :, -1].cpu().float() for layer in layers], dim=1)
         logs = log_attention(rows, attended_tokens(reading.signals).cpu(), raster)

@@ -188,8 +188,9 @@ class LensOutput:
         )
         keys = ("prompt", "found", "score", "area", "keypoints", "keypoint_scores", "segmentation")
         records = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
-        for record, instances in zip(records, self.instances or (), strict=False):
-            record["instances"] = _instance_records(instances)
+        if self.instances is not None:
+            for record, instances in zip(records, self.instances, strict=True):
+                record["instances"] = _instance_records(instances)
         return records
 
     def to_coco_rle(self) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -85,7 +86,21 @@ def test_chance_is_refused_with_its_figures(found):
 
 
 def test_what_it_is_judged_on_had_no_part_in_it():
-    """Every picture's masks are in one corner but for a fold's: what was learned from it would point there, too."""
+    """A head shows the masks of one fold and is silent elsewhere: whoever had learned from that fold would see them."""
+    found, fold = seen([]), range(0, 24, 4)  # that of every fourth picture
+    for one in found:
+        y, corner = (8, SIDE - 3) if one.group in fold else (2, 0)
+        if one.present:
+            one.cover.zero_()[y : y + 3, corner : corner + 3] = 1
+            one.mask[:] = np.kron(one.cover.numpy() > 0, np.ones((4, 4), bool))
+            own = (5, 7) if one.group in fold else (5, 3)
+            one.logs[NAMES.index(own)] += 8.0 * one.cover
+    report, *_ = choose_and_judge(NAMES, CONFIG, found, validation=0.25)
+    assert {(5, 7), (5, 3)} <= set(report.heads)  # what is kept has learned from all pictures
+    assert 0.6 < report.pointing <= 18 / 24
+
+
+def test_too_few_pictures_are_refused():
     report, *_ = choose_and_judge(NAMES, CONFIG, seen(), validation=0.25)
     assert report.images == 24 and report.examples == 24 and report.absent == 24
     with pytest.raises(InputError, match="at least 4 pictures, got 3 such prompts about 3"):
@@ -181,6 +196,39 @@ def test_the_kernel_of_the_base_does_not_matter():
     reports = [new_readout(attention).fit(count=10) for attention in ("eager", "sdpa")]
     assert reports[0].heads == reports[1].heads
     assert reports[0].score_threshold == pytest.approx(reports[1].score_threshold, abs=1e-3)
+
+
+def test_an_offloaded_base_gives_the_same_readout():
+    expected, adapter = new_readout().fit(count=10), new_readout()
+    accelerate.cpu_offload(adapter.base.model)
+    assert next(adapter.base.model.parameters()).is_meta
+    assert adapter.fit(count=10) == expected
+
+
+def test_a_base_in_bfloat16():
+    model, processor = builtin.load_base()
+    adapter = LensAdapter.from_model(model.bfloat16(), processor, fusion="readout", sam="builtin", **builtin.QUESTIONS)
+    report = adapter.fit(count=20)
+    assert report.pointing > 4 * report.chance
+
+
+def test_a_look_asks_the_base_nothing(monkeypatch):
+    adapter = new_readout()
+    monkeypatch.setattr(adapter.base, "yes_over_no", lambda *_: pytest.fail("the base was asked"))
+    assert adapter.look(noise_image(40, 60), "a cup").size == (60, 40)
+
+
+def test_a_base_that_cannot_be_asked_is_not_asked(monkeypatch, caplog):
+    adapter = new_readout()
+
+    def refuse(*_):
+        raise InputError("it does not answer token by token")
+
+    monkeypatch.setattr(adapter.base, "yes_over_no", refuse)
+    with caplog.at_level("WARNING", logger="lens_adapter.fitting"):
+        adapter.fit(count=10)
+    assert adapter.config.presence_question is None and adapter.segment(noise_image(40, 40), "a cup").scores.isfinite()
+    assert "token by token" in caplog.text
 
 
 def test_a_checkpoint_of_kilobytes_finds_the_same_masks(fitted, tmp_path):

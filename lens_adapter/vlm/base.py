@@ -114,8 +114,9 @@ class FrozenBase:
         *,
         layers: Sequence[int] | None = None,
         inputs: Mapping[str, Any] | None = None,
+        ask: bool = True,
     ) -> Reading:
-        """Read the model about N prompts, as far as a head needs it, without gradients; nothing is generated.
+        """Read the model about N prompts, as far as a head needs it, without gradients.
 
         Prompts about one picture (the very same object) share its tokens, if the model can do that.
 
@@ -125,6 +126,8 @@ class FrozenBase:
             layers: whose attention rows are read; default: those of the config.
             inputs: what `build_inputs(images, prompts)` made of them before, in another process say: then they are read
                 row by row.
+            ask: also ask the model whether each thing is there, if the config has a question for that: one whole
+                forward more of every row.
 
         Raises:
             InputError: no processor, or a picture or prompt that cannot be used.
@@ -132,7 +135,8 @@ class FrozenBase:
             LensError: the model computed numbers that are infinite or none, as half precision does beyond 65504.
         """
         sizes = [(image.height, image.width) for image in images]
-        yes = self.yes_over_no(images, prompts, question) if (question := self.config.presence_question) else None
+        question = self.config.presence_question if ask else None
+        yes = self.yes_over_no(images, prompts, question) if question else None
         if inputs is None:
             about_one = len(images) > 1 and all(image is images[0] for image in images)
             if about_one and self._can_share(layers) and (shared := self._read_shared(images[0], prompts, layers)):
