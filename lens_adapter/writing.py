@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all: written aside, then renamed to their final name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkstemp
+
+from lens_adapter.errors import InputError
+
+
+@contextmanager
+def written_aside(path: str | os.PathLike[str], keep_mode: bool = True) -> Iterator[Path]:
+    """A name beside `path` to write to; at the end of the context it takes the place of `path` in one step.
+
+    However the process ends, and if the disk is full, `path` holds what it held before or all that is new. After an
+    exception the file aside is gone; after `kill -9` it may remain, hidden, named ".NAME.*.part".
+
+    Args:
+        path: the final name. A link stays one: what it points to is written.
+        keep_mode: an existing file keeps its permissions; else, and for a new file, the user's mask decides.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    final = Path(os.path.realpath(path))
+    try:
+        handle, name = mkstemp(prefix=f".{final.name[:100]}.", suffix=".part", dir=final.parent)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)} cannot be written: {error.strerror}. Choose another place.") from error
+    aside = Path(name)
+    try:
+        aside.chmod(final.stat().st_mode & 0o777 if keep_mode and final.exists() else 0o666 & ~_mask())
+        yield aside
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, final)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _mask() -> int:
+    """The process's mask for new files, which can be read by setting it only: from the system where it tells."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Umask:")), 8)
+    except (OSError, StopIteration):
+        mask = os.umask(0o022)
+        os.umask(mask)
+        return mask
