@@ -68,7 +68,7 @@ def test_a_link_stays_a_link(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with (
-        pytest.raises(InputError, match="nowhere/a.json cannot be written: No such file"),
+        pytest.raises(InputError, match=r"nowhere/a\.json cannot be written: No such file"),
         written_aside(tmp_path / "nowhere" / "a.json"),
     ):
         pass
