@@ -190,7 +190,13 @@ def fit_readout(
 
 
 def choose_and_judge(
-    names: Sequence[tuple[int, int]], config: LensConfig, seen: Sequence[Seen], *, validation: float, data: str = ""
+    names: Sequence[tuple[int, int]],
+    config: LensConfig,
+    seen: Sequence[Seen],
+    *,
+    validation: float,
+    data: str = "",
+    heads: int = HEADS,
 ) -> tuple[FitReport, LensConfig, Readout]:
     """As `fit_readout`, of what was read before.
 
@@ -198,6 +204,7 @@ def choose_and_judge(
         names: (layer, head) of each of the H heads that were read.
         config, validation, data: as for `fit_readout`.
         seen: of every prompt.
+        heads: how many to choose, at most.
     """
     present, groups = [one for one in seen if one.present], sorted({one.group for one in seen})
     if len({one.group for one in present}) < LEAST_IMAGES:
@@ -207,7 +214,7 @@ def choose_and_judge(
             "Twenty are a good start."
         )
     folds = [groups[k :: ceil(1 / validation)] for k in range(ceil(1 / validation))]
-    judged = [_Fit(names, config, [one for one in seen if one.group not in fold]) for fold in map(set, folds)]
+    judged = [_Fit(names, config, [one for one in seen if one.group not in fold], heads) for fold in map(set, folds)]
     held_out = [(one, fit) for fold, fit in zip(folds, judged, strict=True) for one in seen if one.group in set(fold)]
     heats = [(one, *fit.read(one)) for one, fit in held_out]  # (what was seen, logits (h, w), presence)
     hits = [float(_points_at(one.mask, logits)) for one, logits, _ in heats if one.present]
@@ -221,7 +228,7 @@ def choose_and_judge(
         )
     scores = {kind: [score for one, _, score in heats if one.present == kind] for kind in (True, False)}
     threshold = float(np.quantile(scores[True], 1 - ACCEPTED)) if scores[False] else 0.0
-    final = _Fit(names, config, seen)
+    final = _Fit(names, config, seen, heads)
     report = FitReport(
         heads=final.heads,
         examples=len(present),
@@ -327,10 +334,10 @@ class _Fit:
         tensors: of a `Readout` with these heads.
     """
 
-    def __init__(self, names: Sequence[tuple[int, int]], config: LensConfig, seen: Sequence[Seen]):
+    def __init__(self, names: Sequence[tuple[int, int]], config: LensConfig, seen: Sequence[Seen], heads: int):
         self.base_config = config
         present = [one for one in seen if one.present]
-        chosen, self.by_depth = _choose(names, present)
+        chosen, self.by_depth = _choose(names, present, heads)
         self.chosen, self.heads = chosen, [names[index] for index in chosen]
         pixels = torch.cat([one.logs[chosen].flatten(1) for one in seen], dim=1)  # (H, all cells)
         self.mean, self.deviation = pixels.mean(1), pixels.std(1).clamp(min=1e-6)
@@ -395,7 +402,9 @@ def _everywhere(one: Seen) -> Tensor:
     return torch.ones(1, *one.cover.shape, dtype=torch.bool)
 
 
-def _choose(names: Sequence[tuple[int, int]], present: Sequence[Seen]) -> tuple[list[int], dict[int, float]]:
+def _choose(
+    names: Sequence[tuple[int, int]], present: Sequence[Seen], count: int
+) -> tuple[list[int], dict[int, float]]:
     """Indices of the heads to read, best first; and how well the best ones up to each layer agree with the masks."""
     contrast = torch.stack([_contrast(one) for one in present])  # (examples, heads)
     # The mean over its error, which is not believed to be smaller than the usual one: few examples may agree by luck.
@@ -403,7 +412,7 @@ def _choose(names: Sequence[tuple[int, int]], present: Sequence[Seen]) -> tuple[
     ranked = (contrast.mean(0) / (error + error.median())).argsort(descending=True).tolist()
 
     def best_up_to(depth: int) -> list[int]:
-        return [index for index in ranked if names[index][0] <= depth][:HEADS]
+        return [index for index in ranked if names[index][0] <= depth][:count]
 
     depths = sorted({names[index][0] for index in best_up_to(max(layer for layer, _ in names))})
     agreement = {depth: _cross_validated(best_up_to(depth), present) for depth in depths}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import accelerate
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AttentionInterface
 
 from lens_adapter import LensAdapter, LensConfig, builtin
 from lens_adapter.builtin.exam import make_exam
@@ -25,6 +30,7 @@ from lens_adapter.errors import (
 from lens_adapter.fitting import HEADS, Seen, choose_and_judge, count_parts, reliability
 from tests.tiny.adapters import hooks_in, marks_on, weights_of
 from tests.tiny.pairs import tiny_pair
+from tests.tiny.processes import run_two
 from tests.tiny.sam import noise_image, tiny_sam
 
 LAYERS, HEADS_OF_A_LAYER, SIDE = 32, 32, 12
@@ -210,6 +216,61 @@ def test_a_base_in_bfloat16():
     adapter = LensAdapter.from_model(model.bfloat16(), processor, fusion="readout", sam="builtin", **builtin.QUESTIONS)
     report = adapter.fit(count=20)
     assert report.pointing > 4 * report.chance
+
+
+def test_a_quantised_base():
+    quantization = pytest.importorskip("torchao.quantization")
+    model, processor = builtin.load_base()
+    exact = model.model.language_model.layers[1].self_attn.q_proj.weight
+    quantization.quantize_(model.model.language_model, quantization.Int8WeightOnlyConfig())
+    assert type(model.model.language_model.layers[1].self_attn.q_proj.weight) is not type(exact)
+    adapter = LensAdapter.from_model(model, processor, fusion="readout", sam="builtin", **builtin.QUESTIONS)
+    report = adapter.fit(count=20)
+    assert report.pointing > 4 * report.chance
+
+
+def flash(module, query, key, value, attention_mask=None, **kwargs):
+    """What the flash kernels compute and how they are called: no mask or a padding mask (N, T), no weights returned."""
+    assert attention_mask is None or attention_mask.ndim == 2
+    groups, (queries, keys) = query.shape[1] // key.shape[1], (query.shape[2], key.shape[2])
+    allowed = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)[None, None]
+    if attention_mask is not None:
+        allowed = allowed & attention_mask[:, None, None, -keys:].bool()
+    repeated = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    out = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=allowed, scale=kwargs["scaling"])
+    return out.nan_to_num().transpose(1, 2), None
+
+
+def test_a_base_that_runs_flash(monkeypatch):
+    """Its kernels need a GPU: here, a function called as they are stands in for them."""
+    expected, adapter = new_readout().fit(count=10), new_readout()
+    monkeypatch.setitem(AttentionInterface._global_mapping, "flash_attention_2", flash)
+    adapter.base.model.config.text_config._attn_implementation_internal = "flash_attention_2"
+    assert adapter.base.anatomy.attention_implementation(0) == "flash_attention_2"
+    report = adapter.fit(count=10)
+    assert report.heads == expected.heads
+    assert report.score_threshold == pytest.approx(expected.score_threshold, abs=1e-3)
+
+
+def _fit_on_one_of_two(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo")
+    model, processor = builtin.load_base()
+    for layer in model.model.language_model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    adapter = LensAdapter.from_model(model, processor, fusion="readout", sam="builtin", **builtin.QUESTIONS)
+    assert isinstance(model.model.language_model.layers[1].self_attn.q_proj.weight, DTensor)
+    (folder / f"{rank}.json").write_text(json.dumps(adapter.fit(count=10).to_dict()))
+    torch.distributed.destroy_process_group()
+
+
+def test_a_base_sharded_over_two_processes(tmp_path):
+    expected = new_readout().fit(count=10)
+    run_two(_fit_on_one_of_two, tmp_path)
+    for rank in range(2):
+        report = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert report["heads"] == [list(head) for head in expected.heads]
+        assert report["score_threshold"] == pytest.approx(expected.score_threshold, abs=1e-3)
 
 
 def test_a_look_asks_the_base_nothing(monkeypatch):

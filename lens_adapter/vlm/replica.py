@@ -42,9 +42,17 @@ def replicated(anatomy: Anatomy) -> Iterator[Anatomy]:
     that `fully_shard` has sharded cannot have one, since its shards are gathered into its own modules: it is used
     itself, in evaluation mode, and is not private.
     """
-    if _is_sharded(anatomy.model):
-        with evaluation_mode(anatomy.model):
-            yield anatomy
+    if sharded := _sharded_parts(anatomy.model):
+        root: Any = anatomy.model
+        with evaluation_mode(root):
+            # `generate` runs the vision tower before the model's forward, which would gather what the tower needs.
+            if root in sharded:
+                root.unshard()
+            try:
+                yield anatomy
+            finally:
+                if root in sharded:
+                    root.reshard()
         return
     copies = _replicate(anatomy.model)
     try:
@@ -62,12 +70,13 @@ def replicated(anatomy: Anatomy) -> Iterator[Anatomy]:
                 one._buffers.clear()
 
 
-def _is_sharded(model: nn.Module) -> bool:
+def _sharded_parts(model: nn.Module) -> set[nn.Module]:
+    """The modules that were given to `fully_shard`."""
     if not torch.distributed.is_available():
-        return False
+        return set()
     from torch.distributed.fsdp import FSDPModule
 
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    return {module for module in model.modules() if isinstance(module, FSDPModule)}
 
 
 def _replicate(model: nn.Module) -> Copies:
