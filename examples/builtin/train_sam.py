@@ -55,14 +55,19 @@ def make_sample(index: int) -> tuple[Tensor, Tensor, Tensor]:
     scene = sample_scene(index)
     rng = np.random.default_rng([index, 4])
     picture = np.array(scene.draw(SIDE, random_filter(rng)))
-    masks = scene.masks(SIDE)
+    clicks, chosen = clicked(scene.masks(SIDE), rng, CLICKS)
+    return torch.from_numpy(picture).permute(2, 0, 1), torch.tensor(clicks).float(), low_res(np.stack(chosen))
+
+
+def clicked(masks: np.ndarray, rng: np.random.Generator, count: int) -> tuple[list[tuple[float, float]], list]:
+    """`count` random clicks (x, y) in pixels on visible things, each thing as often as the others, and their masks."""
     clicks, chosen = [], []
-    for target in np.resize(rng.permutation(len(masks)), CLICKS):
+    for target in np.resize(rng.permutation(len(masks)), count):
         rows, columns = np.nonzero(masks[target])
         k = rng.integers(len(rows))
         clicks.append((columns[k] + 0.5, rows[k] + 0.5))
         chosen.append(masks[target])
-    return torch.from_numpy(picture).permute(2, 0, 1), torch.tensor(clicks).float(), low_res(np.stack(chosen))
+    return clicks, chosen
 
 
 def low_res(masks: np.ndarray) -> Tensor:
