@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from lens_adapter.errors import InputError, LensConfigError
+from lens_adapter.sam.families import complete_family
 
 if TYPE_CHECKING:
     from lens_adapter.vlm.anatomy import Anatomy
@@ -447,9 +448,11 @@ def _complete_sam(sam: str | dict[str, Any]) -> dict[str, Any]:
     """A variant's name or a partial dict -> every dimension, spelt out and checked."""
     if not isinstance(sam, (str, dict)):
         raise LensConfigError(f"LensConfig.sam must be the name of a variant or a dict; got {sam!r}.")
+    known_variants = {**SAM_VARIANTS, "builtin": BUILTIN_SAM, "custom": SAM_VARIANTS["vit_b"]}
+    if (family := complete_family(sam, known_variants)) is not None:
+        return family
     given = {"variant": sam} if isinstance(sam, str) else dict(sam)
     variant = given.pop("variant", "custom")
-    known_variants = {**SAM_VARIANTS, "builtin": BUILTIN_SAM, "custom": SAM_VARIANTS["vit_b"]}
     if variant not in known_variants:
         raise LensConfigError(f"LensConfig.sam: variant must be one of {[*known_variants]}; got {variant!r}.")
     base = known_variants[variant]

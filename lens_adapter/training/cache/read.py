@@ -40,7 +40,7 @@ class Features:
     Attributes:
         tensors: as `cache_features` stores them.
         image: number of its picture in the cache.
-        embedding: (C, g, g), SAM's embedding of that.
+        embedding: (E, g, g), SAM's embedding of that.
         cache: where it is from.
     """
 
@@ -131,8 +131,8 @@ def feature_key(adapter: LensAdapter) -> dict[str, Any]:
         "processor": None,
         "attention": None,
     }
-    if adapter.decoder.image_encoder is not None:
-        key["sam_weights"] = fingerprint(adapter.decoder.image_encoder)
+    if (encoding := adapter.decoder.encoding) is not None:
+        key["sam_weights"] = fingerprint(encoding)
     if adapter.is_attached:
         anatomy = adapter.base.anatomy
         key["base"] = anatomy.architecture
@@ -213,7 +213,7 @@ class FeatureBatch:
     Attributes:
         signals: padded on the left.
         layouts: one per row.
-        embeddings: (B, C, g, g).
+        embeddings: (B, E, g, g).
         image_index, targets, sizes: as those of `Batch`.
         truths: of each row, what `samples` are made of.
     """
@@ -236,7 +236,7 @@ class FeatureBatch:
         return Reading(self.signals, self.layouts, self.sizes, tap_layer=adapter.config.tap_layer)
 
     def encode_images(self, adapter: LensAdapter) -> Tensor:
-        """SAM's embeddings (B, C, g, g) of the pictures."""
+        """SAM's embeddings (B, E, g, g) of the pictures."""
         return self.embeddings.to(adapter.decoder.device)
 
 
