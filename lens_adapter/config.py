@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from lens_adapter.errors import InputError, LensConfigError
-from lens_adapter.sam.families import complete_family
+from lens_adapter.sam.families import complete_family, require_same_family
 
 if TYPE_CHECKING:
     from lens_adapter.vlm.anatomy import Anatomy
@@ -352,6 +352,8 @@ class LensConfig(PretrainedConfig):
                 "with AutoModelForImageTextToText if it is a base, and name a head's folder or repository here."
             )
         ours = {key: kwargs.pop(key) for key in inspect.signature(cls.__init__).parameters if key in kwargs}
+        if "sam" in ours and isinstance(config_dict.get("sam"), dict):
+            require_same_family(config_dict["sam"], _complete_sam(ours["sam"]))
         return super().from_dict({**config_dict, **ours}, **kwargs)
 
     @classmethod

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
 from lens_adapter.finite import not_finite
+from lens_adapter.sam.families import family_title
 from lens_adapter.sam.square import (
     downsample_masks,
     logit,
@@ -201,6 +202,14 @@ class MaskDecoder(nn.Module, ABC):
                 "Name one in the config or pass it as `source`."
             )
         return source
+
+    def _of_another(self, source: str | Path, other: str) -> CheckpointMismatchError:
+        """The error for weights of another family."""
+        own = family_title(self.sam)
+        return CheckpointMismatchError(
+            f"{source} holds the weights of {other}; this mask decoder is of {own}, and heads are trained for one "
+            f"family. Name weights of {own}, or make a new head with sam={str(source)!r}."
+        )
 
     def _require_finite(self, parts: Iterable[nn.Module], source: str | Path) -> None:
         if wrong := not_finite(pair for part in parts for pair in part.state_dict().items()):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from lens_adapter.errors import CheckpointMismatchError, LensConfigError, brief
@@ -78,7 +79,23 @@ def family_of(sam: Mapping[str, Any]) -> str | None:
 def family_title(sam: Mapping[str, Any]) -> str:
     """For people: "segment-anything", "SAM 2", ..."""
     family = family_of(sam)
-    return SEGMENT_ANYTHING if family is None else FAMILIES[family].title
+    if family is None:
+        return SEGMENT_ANYTHING
+    return FAMILIES[family].title if family in FAMILIES else str(family)
+
+
+def require_same_family(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse a mask decoder of another family than the one a head was trained with.
+
+    Raises:
+        CheckpointMismatchError: names both.
+    """
+    if family_of(trained) != family_of(asked):
+        own, other = family_title(trained), family_title(asked)
+        raise CheckpointMismatchError(
+            f"This head was trained with {own} and cannot decode with {other}: expected a `sam` of {own}, got "
+            f"{asked['variant']!r} of {other}. Load it without `sam`, or train a new head for {other}."
+        )
 
 
 def installed_families() -> dict[str, bool]:
@@ -170,7 +187,7 @@ def whole_config(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         }
     try:
         made = CONFIG_MAPPING[family](**parts).to_dict()
-    except (TypeError, ValueError, KeyError, AttributeError) as error:  # each class has checks of its own
+    except (AttributeError, LookupError, StrictDataclassError, TypeError, ValueError) as error:  # of each class's own
         raise LensConfigError(f"LensConfig.sam['config'] is none of a {row.title}: {error}") from error
     except ImportError as error:
         raise LensConfigError(f"LensConfig.sam: {row.title} needs another package. {error}") from error
@@ -193,6 +210,8 @@ def read_family(source: str | Path, **hub_kwargs: Any) -> tuple[str, dict[str, A
     except (OSError, ValueError) as error:
         raise CheckpointMismatchError(f"{source}: no config.json of a SAM could be read there. {error}") from error
     kind = found.get("model_type")
+    if kind is None:
+        raise CheckpointMismatchError(f"{source}: no config.json of a SAM could be read there: it names no model_type.")
     for name, family in FAMILIES.items():
         if kind == name or kind in family.also:
             return name, found.get("tracker_config") or found
@@ -248,6 +267,7 @@ def _cleaned(config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     foreign = {*PretrainedConfig().to_dict(), "auto_map", "attn_implementation", "torch_dtype", "dtype"}
+    foreign |= {"num_labels", "label_names"}
     return {
         key: _cleaned(value)
         for key, value in config.items()

@@ -15,7 +15,9 @@ from segment_anything import modeling
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
+from lens_adapter.errors import CheckpointMismatchError
 from lens_adapter.sam.decoder import Decoded, MaskDecoder, as_pil, in_float32
+from lens_adapter.sam.families import FAMILIES, read_family
 from lens_adapter.sam.square import size_in_square
 from lens_adapter.sam.weights import load_parts, load_sam_weights
 
@@ -79,8 +81,20 @@ class SamDecoder(MaskDecoder):
 
     def _load(self, parts: dict[str, nn.Module], source: str | Path | None, hub_kwargs: dict[str, Any]) -> None:
         source = self._source(source)
-        load_parts(parts, load_sam_weights(source, **hub_kwargs), source)
+        try:
+            load_parts(parts, load_sam_weights(source, **hub_kwargs), source)
+        except CheckpointMismatchError:
+            if (family := self._family_at(source, hub_kwargs)) not in (None, "sam"):
+                raise self._of_another(source, FAMILIES[family].title) from None
+            raise
         self._require_finite(parts.values(), source)
+
+    @staticmethod
+    def _family_at(source: str | Path, hub_kwargs: dict[str, Any]) -> str | None:
+        try:
+            return read_family(source, **hub_kwargs)[0]
+        except CheckpointMismatchError:
+            return None
 
     # Images
 

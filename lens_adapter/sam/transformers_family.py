@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskGeneration, PretrainedC
 from lens_adapter.errors import CheckpointMismatchError, LensConfigError
 from lens_adapter.sam.decoder import Decoded, MaskDecoder, as_pil, in_float32
 from lens_adapter.sam.families import FAMILIES, read_family
+from lens_adapter.sam.published import SEGMENT_ANYTHING
 from lens_adapter.sam.square import size_in
 
 PADDING = -10  # the label of a click that is none, in transformers' prompt encoders
@@ -48,7 +49,7 @@ class FamilyDecoder(MaskDecoder):
         try:
             with torch.device("meta"):
                 shell = AutoModelForMaskGeneration.from_config(config)
-        except (ImportError, RuntimeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise LensConfigError(f"LensConfig.sam: no {self.family.title} can be built. {error}") from error
         prompts = config.prompt_encoder_config if self.family.details == "pyramid" else config
         self.prompt_encoder = type(shell.prompt_encoder)(prompts)
@@ -76,6 +77,13 @@ class FamilyDecoder(MaskDecoder):
         super().freeze()
         for layer in self._projections:
             layer.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> FamilyDecoder:
+        """As torch's, but what is frozen stays in evaluation mode: batch norms in it would go on learning."""
+        super().train(mode)
+        for name, part in self.named_children():
+            part.train(mode and name == "mask_decoder")
+        return self
 
     @property
     def _projections(self) -> list[nn.Module]:
@@ -109,21 +117,19 @@ class FamilyDecoder(MaskDecoder):
         self._take_encoder(self._read(source, hub_kwargs))
 
     def _take_encoder(self, model: PreTrainedModel) -> None:
-        self.image_encoder = model.vision_encoder.to(device=self.device, dtype=self.dtype).train(self.training)
+        self.image_encoder = model.vision_encoder.to(device=self.device, dtype=self.dtype).eval()
         self.freeze()
 
     def _read(self, source: str | Path | None, hub_kwargs: dict[str, Any]) -> PreTrainedModel:
         """The whole model, on the CPU, in float32: built as our config says, never as the source says."""
         source = self._source(source)
+        if str(source) == "builtin" or Path(source).suffix == ".pth":
+            raise self._of_another(source, SEGMENT_ANYTHING)
         if source == self.sam["weights"] and self.sam["revision"] is not None:
             hub_kwargs = {"revision": self.sam["revision"], **hub_kwargs}
         family, _ = read_family(source, **hub_kwargs)
         if family != self.sam["family"]:
-            raise CheckpointMismatchError(
-                f"{source} holds the weights of {FAMILIES[family].title} ({family}); this mask decoder is of "
-                f"{self.family.title} ({self.sam['family']}), and heads are trained for one family. Name weights of "
-                f"{self.family.title}, or make a new head with sam={str(source)!r}."
-            )
+            raise self._of_another(source, FAMILIES[family].title)
         try:
             model, info = AutoModelForMaskGeneration.from_pretrained(
                 str(source),
@@ -131,6 +137,7 @@ class FamilyDecoder(MaskDecoder):
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # all that is wrong is listed below
                 dtype=torch.float32,
                 **hub_kwargs,
             )
@@ -169,7 +176,8 @@ class FamilyDecoder(MaskDecoder):
     def _lent(self) -> Any:
         """The family's model, with our parts in the places of its own."""
         (shell,) = self._shell
-        shell.vision_encoder, shell.mask_decoder = self.image_encoder, self.mask_decoder
+        shell.vision_encoder, shell.prompt_encoder = self.image_encoder, self.prompt_encoder
+        shell.mask_decoder = self.mask_decoder
         if self.family.details == "pyramid":
             shell.no_memory_embedding = self.no_memory_embedding
         return shell

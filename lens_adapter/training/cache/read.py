@@ -19,6 +19,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example
 from lens_adapter.data.shapes import fill_runs
 from lens_adapter.errors import InputError, LensConfigError, StaleFeaturesError
+from lens_adapter.sam.families import encoding_facts, family_of
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
 from lens_adapter.training.cache.layer_arguments import pad_left, put_together
 from lens_adapter.training.cache.store import FeatureStore
@@ -125,7 +126,7 @@ def feature_key(adapter: LensAdapter) -> dict[str, Any]:
         "layer_arguments": mirror,
         # What layers are called with changes with the version.
         "transformers": ".".join(transformers.__version__.split(".")[:2]) if mirror else None,
-        "sam": {name: config.sam[name] for name in _SAM},
+        "sam": {name: config.sam[name] for name in _SAM} if family_of(config.sam) is None else encoding_facts(config.sam),
         "sam_weights": None,
         "base_weights": None,
         "processor": None,
