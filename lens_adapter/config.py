@@ -153,10 +153,12 @@ class LensConfig(PretrainedConfig):
         presence_question: what a readout asks the base, to be answered by yes or no, to know whether a prompt names
             anything in the picture: one whole forward more for every prompt. None: it is not asked. A new readout's
             default is `PRESENCE_QUESTION`.
-        sam: a variant's name (a key of `SAM_VARIANTS`, e.g. `"vit_b"` or the small `"slimsam_77"`; "builtin": the tiny
-            one that ships) or a dict: `variant` and / or any dimension, `weights` (an original `.pth`, a folder or a
-            Hub repository in transformers' `SamModel` layout; None: none) and `include_image_encoder` (True: the frozen
-            image encoder travels in the checkpoint).
+        sam: the mask decoder. A variant's name (of `lens_adapter.sam.published.PUBLISHED`, e.g. `"vit_b"`, the small
+            `"slimsam_77"` or `"sam2.1-small"`; "builtin": the tiny one that ships), or any folder or Hub repository of
+            a SAM of transformers, whose `config.json` is read then. Or a dict: `variant` and / or any dimension of a
+            segment-anything, `weights` (an original `.pth`, a folder or a Hub repository in transformers' `SamModel`
+            layout; None: none) and `include_image_encoder` (True: the frozen image encoder travels in the
+            checkpoint); of another family as `lens_adapter.sam.families.complete_family` describes it.
         base_model_name_or_path: the frozen model this head was trained for.
         base_model_revision: its commit, where it came from the Hub.
         base_config: its configuration as a dict; the mirror rebuilds its layers from it.

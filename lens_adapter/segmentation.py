@@ -36,9 +36,10 @@ class LensPrediction:
     """What `LensAdapter.forward` says about N prompts.
 
     Attributes:
-        logits: float32 (N, g, g), mask logits over SAM's padded square at the decoder's own resolution.
-        quality: float32 (N,), what becomes the score: the decoder's estimate of each mask's IoU, not clamped; or the
-            head's own word, where it has one (`SparsePrompts.presence`).
+        logits: float32 (N, g, g), mask logits over SAM's square at the decoder's own resolution.
+        quality: float32 (N,), what becomes the score: `Decoded.score`, the decoder's estimate of each mask's IoU, not
+            clamped, times its word on whether there is an object, where it has one; or the head's own word, where that
+            has one (`SparsePrompts.presence`).
         prompts: heatmaps, keypoints and the vectors that the decoder was given.
         things: N times float32 (K_i, g, g), mask logits of each different thing, where they were decoded apart.
     """

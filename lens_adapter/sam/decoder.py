@@ -346,7 +346,7 @@ class MaskDecoder(nn.Module, ABC):
         return limits.get(self.device.type, limits["other"])
 
 
-def in_float32(module: nn.Module) -> nn.Module:
+def in_float32(module: nn.Module) -> Any:
     """A copy: half precision, by `.to()` or by autocast, would blur where a point is."""
     return copy.deepcopy(module).float()
 

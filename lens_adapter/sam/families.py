@@ -16,6 +16,8 @@ from typing import Any
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from lens_adapter.errors import CheckpointMismatchError, LensConfigError, brief
 from lens_adapter.sam.published import PUBLISHED, SEGMENT_ANYTHING
@@ -30,7 +32,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Family:
+class SamFamily:
     """What sets a family apart.
 
     Attributes:
@@ -58,14 +60,14 @@ class Family:
         return self.details == "pyramid"
 
 
-FAMILIES: dict[str, Family] = {
-    "sam": Family("SAM", "4.29", ("sam_",)),
-    "sam_hq": Family("SAM-HQ", "4.52", ("sam_hq_",), details="early"),
-    "sam2": Family("SAM 2", "4.56", ("sam2_",), squashed=True, details="pyramid", also=("sam2_video",)),
-    "edgetam": Family(
+FAMILIES: dict[str, SamFamily] = {
+    "sam": SamFamily("SAM", "4.29", ("sam_",)),
+    "sam_hq": SamFamily("SAM-HQ", "4.52", ("sam_hq_",), details="early"),
+    "sam2": SamFamily("SAM 2", "4.56", ("sam2_",), squashed=True, details="pyramid", also=("sam2_video",)),
+    "edgetam": SamFamily(
         "EdgeTAM", "4.57", ("edgetam_", "timm_wrapper"), squashed=True, details="pyramid", also=("edgetam_video",)
     ),
-    "sam3_tracker": Family(
+    "sam3_tracker": SamFamily(
         "SAM 3 tracker", "5.0", ("sam3_",), squashed=True, details="pyramid", colors=_HALF, also=("sam3_video",)
     ),
 }
@@ -139,7 +141,7 @@ def complete_family(sam: str | Mapping[str, Any], variants: Mapping[str, Any]) -
     elif given.get("config") is None and isinstance(sam, str):
         known = {"weights": sam, "variant": "custom"}
         given = {}
-    full = {"variant": "custom", "weights": None, "revision": None, "include_image_encoder": False}
+    full: dict[str, Any] = {"variant": "custom", "weights": None, "revision": None, "include_image_encoder": False}
     full = deepcopy({**full, **known, **{key: value for key, value in given.items() if key not in _DERIVED}})
     if full.get("config") is None:
         full |= _read(full["weights"], full["revision"], variants)
@@ -195,26 +197,28 @@ def whole_config(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def read_family(source: str | Path, **hub_kwargs: Any) -> tuple[str, dict[str, Any]]:
-    """What the `config.json` of a folder or Hub repository says: the family, and the model's config, as it stands there.
+def read_family(source: str | Path, **hub_kwargs: Any) -> tuple[str, dict[str, Any], str | None]:
+    """What the `config.json` of a folder or Hub repository says.
 
     Args:
         source: where.
         hub_kwargs: revision, token, cache_dir, local_files_only, subfolder.
 
+    Returns:
+        The family; the model's config, as it stands there; the commit, where it is from the Hub.
+
     Raises:
         CheckpointMismatchError: there is none, or of no model of these families.
     """
     try:
-        found, _ = PretrainedConfig.get_config_dict(str(source), **hub_kwargs)
+        file = str(cached_file(str(source), CONFIG_NAME, **hub_kwargs))
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointMismatchError(f"{source}: no config.json of a SAM could be read there. {error}") from error
-    kind = found.get("model_type")
-    if kind is None:
-        raise CheckpointMismatchError(f"{source}: no config.json of a SAM could be read there: it names no model_type.")
+        raise CheckpointMismatchError(f"{source}: no {CONFIG_NAME} of a SAM could be read there. {error}") from error
+    kind = found.get("model_type") if isinstance(found, dict) else None
     for name, family in FAMILIES.items():
         if kind == name or kind in family.also:
-            return name, found.get("tracker_config") or found
+            return name, found.get("tracker_config") or found, extract_commit_hash(file, None)
     raise CheckpointMismatchError(
         f"{source} is a model of the type {kind!r}; expected one of {sorted(FAMILIES)}: the models that transformers' "
         "AutoModelForMaskGeneration loads."
@@ -229,10 +233,10 @@ def _read(weights: Any, revision: Any, variants: Mapping[str, Any]) -> dict[str,
             f"{brief(weights)}. segment-anything's own .pth files: {{'variant': 'vit_b', 'weights': FILE}}."
         )
     try:
-        family, config = read_family(weights, **({} if revision is None else {"revision": revision}))
+        family, config, commit = read_family(weights, **({} if revision is None else {"revision": revision}))
     except CheckpointMismatchError as error:
         raise LensConfigError(f"LensConfig.sam: {error}") from error
-    return {"family": family, "config": config, "revision": revision or config.get("_commit_hash")}
+    return {"family": family, "config": config, "revision": revision or commit}
 
 
 def _check(full: Mapping[str, Any], derived: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -275,7 +279,7 @@ def _cleaned(config: Any) -> Any:
     }
 
 
-def _require_own(parts: Any, family: Family) -> None:
+def _require_own(parts: Any, family: SamFamily) -> None:
     """Refuse a config whose parts would be models of other kinds, or would be fetched from elsewhere."""
     if not isinstance(parts, Mapping):
         return

@@ -80,34 +80,41 @@ _REPVIT = {
     "num_classes": 1000,
     "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
 }
+_EDGE = {"vision_config": {"model_type": "edgetam_vision_model", "backbone_config": _REPVIT}}
 
 PUBLISHED: dict[str, Published] = {
-    "vit_b": Published(SEGMENT_ANYTHING, "facebook/sam-vit-base", 0, 0, 0, 0),
-    "vit_l": Published(SEGMENT_ANYTHING, "facebook/sam-vit-large", 0, 0, 0, 0),
-    "vit_h": Published(SEGMENT_ANYTHING, "facebook/sam-vit-huge", 0, 0, 0, 0),
-    "slimsam_50": Published(SEGMENT_ANYTHING, "nielsr/slimsam-50-uniform", 0, 0, 0, 0),
-    "slimsam_77": Published(SEGMENT_ANYTHING, "nielsr/slimsam-77-uniform", 0, 0, 0, 0),
+    "vit_b": Published(SEGMENT_ANYTHING, "facebook/sam-vit-base", 89.7, 4.06, 4, 972.1),
+    "vit_l": Published(SEGMENT_ANYTHING, "facebook/sam-vit-large", 308.3, 4.06, 4, 2985.7),
+    "vit_h": Published(SEGMENT_ANYTHING, "facebook/sam-vit-huge", 637, 4.06, 4, 5961.1),
+    "slimsam_50": Published(SEGMENT_ANYTHING, "nielsr/slimsam-50-uniform", 23.9, 4.06, 4, 306.9),
+    "slimsam_77": Published(SEGMENT_ANYTHING, "nielsr/slimsam-77-uniform", 5.7, 4.06, 4, 93.1),
     "sam-hq-base": Published(
-        "sam_hq", "syscv-community/sam-hq-vit-base", 0, 0, 0, 0, _hq(768, 12, 12, [2, 5, 8, 11])
+        "sam_hq", "syscv-community/sam-hq-vit-base", 89.7, 5.13, 16, 972.1, _hq(768, 12, 12, [2, 5, 8, 11])
     ),
     "sam-hq-large": Published(
-        "sam_hq", "syscv-community/sam-hq-vit-large", 0, 0, 0, 0, _hq(1024, 24, 16, [5, 11, 17, 23])
+        "sam_hq", "syscv-community/sam-hq-vit-large", 308.3, 5.39, 20, 2985.7, _hq(1024, 24, 16, [5, 11, 17, 23])
     ),
     "sam-hq-huge": Published(
-        "sam_hq", "syscv-community/sam-hq-vit-huge", 0, 0, 0, 0, _hq(1280, 32, 16, [7, 15, 23, 31])
+        "sam_hq", "syscv-community/sam-hq-vit-huge", 637, 5.65, 24, 5961.1, _hq(1280, 32, 16, [7, 15, 23, 31])
     ),
-    "sam2.1-tiny": Published("sam2", "facebook/sam2.1-hiera-tiny", 0, 0, 0, 0, _HIERA["tiny"]),
-    "sam2.1-small": Published("sam2", "facebook/sam2.1-hiera-small", 0, 0, 0, 0, _HIERA["small"]),
-    "sam2.1-base-plus": Published("sam2", "facebook/sam2.1-hiera-base-plus", 0, 0, 0, 0, _HIERA["base-plus"]),
-    "sam2.1-large": Published("sam2", "facebook/sam2.1-hiera-large", 0, 0, 0, 0, _HIERA["large"]),
-    "edgetam": Published(
-        "edgetam",
-        "yonigozlan/EdgeTAM-hf",
-        0,
-        0,
-        0,
-        0,
-        {"vision_config": {"model_type": "edgetam_vision_model", "backbone_config": _REPVIT}},
+    "sam2.1-tiny": Published("sam2", "facebook/sam2.1-hiera-tiny", 27.2, 4.22, 16, 292.7, _HIERA["tiny"]),
+    "sam2.1-small": Published("sam2", "facebook/sam2.1-hiera-small", 34.3, 4.22, 16, 360.4, _HIERA["small"]),
+    "sam2.1-base-plus": Published(
+        "sam2", "facebook/sam2.1-hiera-base-plus", 69.1, 4.22, 16, 647.8, _HIERA["base-plus"]
     ),
-    "sam3": Published("sam3_tracker", "facebook/sam3", 0, 0, 0, 0),
+    "sam2.1-large": Published("sam2", "facebook/sam2.1-hiera-large", 212.7, 4.22, 16, 1825, _HIERA["large"]),
+    "edgetam": Published("edgetam", "yonigozlan/EdgeTAM-hf", 4.9, 4.22, 16, 38.7, _EDGE),
+    "sam3": Published("sam3_tracker", "facebook/sam3", 454, 4.22, 20.25, 5615.5),
 }
+
+
+def published_table() -> str:
+    """The table as Markdown, for README and docs."""
+    lines = [
+        "| `sam=` | weights | encoder, M | decoder, M | MiB per image | GFLOPs per image |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in PUBLISHED.items():
+        costs = f"{one.encoder:.1f} | {one.decoder:.1f} | {one.embedding:g} | {one.operations:,.0f}"
+        lines.append(f'| `"{name}"` | `{one.weights}` | {costs} |')
+    return "\n".join(lines)

@@ -131,7 +131,7 @@ class SamDecoder(MaskDecoder):
         labels: Tensor | None = None,
         boxes: Tensor | None = None,
     ) -> Tensor:
-        """SAM's own: (N, K + 1, C), the last one "not a point", which stands for missing ones too; of boxes two more."""
+        """SAM's own: (N, K + 1, C), the last one "not a point", which stands for missing ones too; of boxes two."""
         given = corners = None
         if points is not None:
             pixels = points.to(self.device, torch.float32) * self._resized(image_sizes)

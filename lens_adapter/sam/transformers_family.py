@@ -40,7 +40,7 @@ class FamilyDecoder(MaskDecoder):
         LensConfigError: no such model can be built.
     """
 
-    image_encoder: PreTrainedModel | None
+    image_encoder: nn.Module | None
 
     def __init__(self, sam: dict[str, Any]):
         super().__init__(sam)
@@ -49,7 +49,15 @@ class FamilyDecoder(MaskDecoder):
         try:
             with torch.device("meta"):
                 shell = AutoModelForMaskGeneration.from_config(config)
-        except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            ImportError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise LensConfigError(f"LensConfig.sam: no {self.family.title} can be built. {error}") from error
         prompts = config.prompt_encoder_config if self.family.details == "pyramid" else config
         self.prompt_encoder = type(shell.prompt_encoder)(prompts)
@@ -104,12 +112,11 @@ class FamilyDecoder(MaskDecoder):
 
     def load_weights(self, source: str | Path | None = None, **hub_kwargs: Any) -> None:
         model = self._read(source, hub_kwargs)
-        parts = [name for name in ("prompt_encoder", "mask_decoder", "shared_image_embedding")]
-        for name in parts:
+        for name in ("prompt_encoder", "mask_decoder", "shared_image_embedding"):
             self.get_submodule(name).load_state_dict(model.get_submodule(name).state_dict())
         if self.family.details == "pyramid":
             with torch.no_grad():
-                self.no_memory_embedding.copy_(model.no_memory_embedding)
+                self.no_memory_embedding.copy_(model.get_parameter("no_memory_embedding"))
         if self.image_encoder is not None:
             self._take_encoder(model)
 
@@ -117,7 +124,7 @@ class FamilyDecoder(MaskDecoder):
         self._take_encoder(self._read(source, hub_kwargs))
 
     def _take_encoder(self, model: PreTrainedModel) -> None:
-        self.image_encoder = model.vision_encoder.to(device=self.device, dtype=self.dtype).eval()
+        self.image_encoder = model.get_submodule("vision_encoder").to(device=self.device, dtype=self.dtype).eval()
         self.freeze()
 
     def _read(self, source: str | Path | None, hub_kwargs: dict[str, Any]) -> PreTrainedModel:
@@ -127,7 +134,7 @@ class FamilyDecoder(MaskDecoder):
             raise self._of_another(source, SEGMENT_ANYTHING)
         if source == self.sam["weights"] and self.sam["revision"] is not None:
             hub_kwargs = {"revision": self.sam["revision"], **hub_kwargs}
-        family, _ = read_family(source, **hub_kwargs)
+        family, *_ = read_family(source, **hub_kwargs)
         if family != self.sam["family"]:
             raise self._of_another(source, FAMILIES[family].title)
         try:
@@ -208,11 +215,11 @@ class FamilyDecoder(MaskDecoder):
 
     def _encode_places(self, pixels: Tensor) -> Tensor:
         side = self.sam["image_size"]
-        return in_float32(self.prompt_encoder.shared_embedding)(pixels[:, None], (side, side))[:, 0]
+        return in_float32(self.prompt_encoder.get_submodule("shared_embedding"))(pixels[:, None], (side, side))[:, 0]
 
     def _grid_places(self) -> Tensor:
         shell = self._lent()
-        shell.shared_image_embedding = in_float32(self.shared_image_embedding)
+        shell.shared_image_embedding = in_float32(self.get_submodule("shared_image_embedding"))
         return shell.get_image_wide_positional_embeddings()
 
     def clicks(

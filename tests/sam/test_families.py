@@ -19,7 +19,7 @@ from lens_adapter.sam.clicks import clicked_mask, masks_of_clicks
 from lens_adapter.sam.families import FAMILIES, installed_families, whole_config
 from lens_adapter.sam.transformers_family import FamilyDecoder
 from tests.sam.test_clicks import prompts
-from tests.tiny.families import INSTALLED, WIDTH, own_processor, save_family, tiny_config, tiny_family_model
+from tests.tiny.families import INSTALLED, WIDTH, own_processor, tiny_config, tiny_family_model
 from tests.tiny.sam import noise_image, tiny_decoder
 
 SIZES = [(40, 100), (90, 33), (64, 64)]  # wide, tall, square
@@ -34,12 +34,6 @@ CLICKS = [
 ]
 LABELS = [[[1, 0], [1]], [[1], [0, 1]], [[1, 1], [1]]]
 BOXES = [[[5, 5, 70, 30], [0, 0, 99, 39]], [[3, 40, 30, 80], [0, 10, 12, 20]], [[10, 10, 50, 50], [2, 30, 60, 40]]]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    """A saved model of every family; read only."""
-    return {name: save_family(name, tmp_path_factory.mktemp(name)) for name in INSTALLED}
 
 
 @pytest.fixture(params=INSTALLED)
@@ -78,7 +72,9 @@ def their_own(family: str, **prompts: list) -> tuple[Tensor, Tensor, list[Tensor
         if "input_boxes" in prompts:
             inputs["input_boxes"] = torch.tensor(prompts["input_boxes"]) * scale.repeat(1, 2)[:, None]
     sizes = {"original_sizes": inputs["original_sizes"]}
-    given = {key: inputs[key] for key in ("pixel_values", "input_points", "input_labels", "input_boxes") if key in inputs}
+    given = {
+        key: inputs[key] for key in ("pixel_values", "input_points", "input_labels", "input_boxes") if key in inputs
+    }
     if "reshaped_input_sizes" in inputs:
         sizes["reshaped_input_sizes"] = inputs["reshaped_input_sizes"]
     with torch.no_grad():
@@ -106,7 +102,10 @@ def test_masks_are_the_familys_own(family, kind, folders):
     scale = torch.tensor([[w, h] for h, w in SIZES]).repeat_interleave(2, 0)  # of each prompt
     prompts, points, labels, boxes = {}, None, None, None
     if kind != "boxes":
-        prompts |= {"input_points": [[list(map(list, one)) for one in image] for image in CLICKS], "input_labels": LABELS}
+        prompts |= {
+            "input_points": [[list(map(list, one)) for one in image] for image in CLICKS],
+            "input_labels": LABELS,
+        }
         flat = [clicks for image in CLICKS for clicks in image]
         points = torch.tensor([[*clicks, *[(0, 0)] * (2 - len(clicks))] for clicks in flat]) / scale[:, None]
         labels = torch.tensor([[*row, *[-1] * (2 - len(row))] for image in LABELS for row in image])
@@ -359,7 +358,10 @@ def test_parts_of_other_kinds_are_refused():
         ({"weights": 3}, "a text or None"),
         ({"config": "none"}, "must be the config"),
         ({"config": {"prompt_encoder_config": {"hidden_size": "wide"}}}, "config"),
-        ({"config": {"prompt_encoder_config": {"hidden_size": 12, "image_size": 64, "patch_size": 8}}}, "multiple of 8"),
+        (
+            {"config": {"prompt_encoder_config": {"hidden_size": 12, "image_size": 64, "patch_size": 8}}},
+            "multiple of 8",
+        ),
     ],
 )
 def test_impossible_values_are_named(changes, words, folders):

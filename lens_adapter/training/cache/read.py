@@ -126,7 +126,9 @@ def feature_key(adapter: LensAdapter) -> dict[str, Any]:
         "layer_arguments": mirror,
         # What layers are called with changes with the version.
         "transformers": ".".join(transformers.__version__.split(".")[:2]) if mirror else None,
-        "sam": {name: config.sam[name] for name in _SAM} if family_of(config.sam) is None else encoding_facts(config.sam),
+        "sam": {name: config.sam[name] for name in _SAM}
+        if family_of(config.sam) is None
+        else encoding_facts(config.sam),
         "sam_weights": None,
         "base_weights": None,
         "processor": None,
