@@ -472,7 +472,10 @@ class LensAdapter(PreTrainedModel):
             logits, quality, things = found
             return LensPrediction(logits, quality if prompts.presence is None else prompts.presence, prompts, things)
         sparse = self.decoder.sparse_prompts(prompts, sizes)
-        decoded = self.decoder(image_embeddings, image_index, sparse)
+        dense = None
+        if (layer := cast(LensHead, self.head).dense) is not None:
+            dense = self.decoder.no_mask + layer(self.decoder.heat(prompts, sizes))
+        decoded = self.decoder(image_embeddings, image_index, sparse, dense)
         return LensPrediction(decoded.logits, decoded.score, prompts)
 
     def encode_images(self, images: Sequence[Image]) -> Sequence[Tensor]:

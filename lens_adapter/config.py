@@ -140,6 +140,8 @@ class LensConfig(PretrainedConfig):
         fusion_width: width of the lite fusion (the mirror has the base's width).
         attention_layers: decoder layers whose captured attention rows the head reads; default: none for the mirror,
             the layer before the tap and the tapped one for lite.
+        dense_prompt: True: the mask decoder is told the heat, too, cell by cell, through a layer that starts at zero.
+            Not for a readout, whose SAM is untouched.
         num_keypoints: at most this many keypoints per prompt.
         suppression_radius: in heatmap cells; no two keypoints are this close or closer.
         keypoint_threshold: a keypoint is kept while its heat is above this fraction of the peak.
@@ -192,6 +194,7 @@ class LensConfig(PretrainedConfig):
         fusion_layers: int = 2,
         fusion_width: int = 256,
         attention_layers: list[int] | None = None,
+        dense_prompt: bool = False,
         num_keypoints: int = 16,
         suppression_radius: float = 4.0,
         keypoint_threshold: float = 0.4,
@@ -217,6 +220,7 @@ class LensConfig(PretrainedConfig):
         self.fusion_layers = fusion_layers
         self.fusion_width = fusion_width
         self.attention_layers = cast(list[int], attention_layers)  # so does what follows it
+        self.dense_prompt = dense_prompt
         self.num_keypoints = num_keypoints
         self.suppression_radius = suppression_radius
         self.keypoint_threshold = keypoint_threshold
@@ -412,6 +416,8 @@ class LensConfig(PretrainedConfig):
             isinstance(layers, (list, tuple)) and all(_is_int(k) and 0 <= k < self.num_hidden_layers for k in layers),
             f"a list of layer indices from 0 to {self.num_hidden_layers - 1}",
         )
+        dense = isinstance(self.dense_prompt, bool) and not (self.dense_prompt and self.fusion == "readout")
+        require("dense_prompt", dense, 'False, or True with the fusion "mirror" or "lite"')
         require("suppression_radius", _is_real(self.suppression_radius) and self.suppression_radius >= 0, ">= 0 cells")
         for key in ("keypoint_threshold", "mask_threshold", "score_threshold"):
             value = getattr(self, key)

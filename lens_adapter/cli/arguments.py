@@ -65,7 +65,7 @@ def add_sam_option(parser: argparse.ArgumentParser, purpose: str) -> None:
     parser.add_argument(
         "--sam",
         metavar="NAME",
-        help=f"the mask decoder{purpose}: vit_b, slimsam_77, sam2.1-small, ..., any folder or Hub repository of a SAM of "
+        help=f"the mask decoder{purpose}: vit_b, sam2.1-small, ..., any folder or Hub repository of a SAM of "
         f'transformers; default: vit_b, or "{BUILTIN}" with --model {BUILTIN}',
     )
 

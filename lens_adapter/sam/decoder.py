@@ -21,6 +21,7 @@ from lens_adapter.finite import not_finite
 from lens_adapter.sam.families import family_title
 from lens_adapter.sam.square import (
     downsample_masks,
+    heat_in_square,
     logit,
     places_in_square,
     size_in,
@@ -336,6 +337,10 @@ class MaskDecoder(nn.Module, ABC):
     def downsample(self, masks: Tensor) -> Tensor:
         """The reverse of `upsample`: masks of ONE image, as the decoder is to put them out; see `downsample_masks`."""
         return downsample_masks(masks, self.sam)
+
+    def heat(self, prompts: SparsePrompts, image_sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
+        """The heat of N prompts over the embedding's grid: float32 (N, 1, g, g), 0 beside the picture."""
+        return heat_in_square(prompts.heatmap, prompts.size, image_sizes, self.sam)
 
     def _resized(self, image_sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
         """Width and height (N, 1, 2) of each image within the square, in its pixels."""

@@ -134,6 +134,33 @@ def _on_the_way(sam: dict[str, Any], image_size: Sequence[int]) -> tuple[int, in
     return sam["image_size"], sam["patch_size"] // 4, size_in_square(image_size, sam["image_size"])
 
 
+def heat_in_square(
+    heat: Tensor, size: Tensor, image_sizes: Sequence[tuple[int, int]] | Tensor, sam: dict[str, Any]
+) -> Tensor:
+    """Heatmaps over their pictures -> over the square: bilinear, 0 beside the picture.
+
+    Args:
+        heat: (N, H, W), each (h, w) of `size` (N, 2) large.
+        image_sizes: N times (H, W) of the pictures.
+
+    Returns:
+        (N, 1, g, g)
+    """
+    grid, side = sam["image_size"] // sam["patch_size"], sam["image_size"]
+    inside = torch.tensor([size_in(sam, one) for one in image_sizes], device=heat.device) / side  # (N, 2), rows first
+    centers = (torch.arange(grid, device=heat.device) + 0.5) / grid  # of cells, in fractions of the square
+    places = centers / inside[..., None]  # (N, 2, g), in fractions of the picture
+    cells = size[..., None].to(heat)
+    # Not beyond the centers of the outermost cells: what is beside them in the padded map is of no meaning.
+    read = (places * cells).clamp(min=0.5).minimum(cells - 0.5)
+    whole = torch.tensor(heat.shape[1:], device=heat.device)[:, None]  # (2, 1)
+    y, x = (2 * read / whole - 1).unbind(1)  # (N, g) each, as grid_sample counts
+    where = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)  # (N, g, g, 2)
+    sampled = F.grid_sample(heat[:, None].float(), where, mode="bilinear", align_corners=False)
+    rows, columns = (places < 1).unbind(1)
+    return sampled * (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
 @dataclass(frozen=True)
 class _Part:
     """Some tiles along one axis: what of the image in the square to resize to `size` pixels, and what of that (`inner`)
