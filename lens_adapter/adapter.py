@@ -27,9 +27,9 @@ from lens_adapter.head.raster import rasterize
 from lens_adapter.head.readout import Readout
 from lens_adapter.output import LensOutput
 from lens_adapter.results import Evaluation, require_about, save_results, tensors_digest
+from lens_adapter.sam.build import build_decoder
 from lens_adapter.sam.clicks import masks_of_clicks
 from lens_adapter.sam.embeddings import EmbeddingCache
-from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.segmentation import LensPrediction, assemble, read_requests, segment
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
 from lens_adapter.vlm.anatomy import build_layers
@@ -78,7 +78,7 @@ class LensAdapter(PreTrainedModel):
         self._base: FrozenBase | None = None
         self.embedding_cache: EmbeddingCache | None = EmbeddingCache()
         self.head = _build_head(config)
-        self.decoder = SamDecoder(config.sam)
+        self.decoder = build_decoder(config.sam)
         # SAM as it was published is named, not copied: a readout's checkpoint is a few kilobytes.
         self._names_sam = config.fusion == "readout" and bool(config.sam["weights"])
         self._sam_is_loaded = True
@@ -462,7 +462,7 @@ class LensAdapter(PreTrainedModel):
 
         Args:
             reading: what `base.read(images, prompts)` returned.
-            image_embeddings: (B, C, g, g), from `decoder.encode_images`.
+            image_embeddings: (B, E, g, g), from `decoder.encode_images`.
             image_index: long (N,), which of the B images each prompt is about.
             keypoint_dropout: in training, the probability that a prompt goes without its keypoints.
         """
@@ -472,11 +472,14 @@ class LensAdapter(PreTrainedModel):
             logits, quality, things = found
             return LensPrediction(logits, quality if prompts.presence is None else prompts.presence, prompts, things)
         sparse = self.decoder.sparse_prompts(prompts, sizes)
-        logits, quality = self.decoder(image_embeddings, image_index, sparse)
-        return LensPrediction(logits, quality, prompts)
+        dense = None
+        if (layer := cast(LensHead, self.head).dense) is not None:
+            dense = self.decoder.no_mask + layer(self.decoder.heat(prompts, sizes))
+        decoded = self.decoder(image_embeddings, image_index, sparse, dense)
+        return LensPrediction(decoded.logits, decoded.score, prompts)
 
     def encode_images(self, images: Sequence[Image]) -> Sequence[Tensor]:
-        """The mask decoder's embeddings (C, g, g) of RGB pictures: kept ones, or new ones (see `embedding_cache`).
+        """The mask decoder's embeddings (E, g, g) of RGB pictures: kept ones, or new ones (see `embedding_cache`).
 
         The frozen image encoder is loaded if it has to be.
         """

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from lens_adapter.errors import InputError, LensConfigError
+from lens_adapter.sam.families import complete_family, require_same_family
 
 if TYPE_CHECKING:
     from lens_adapter.vlm.anatomy import Anatomy
@@ -139,6 +140,8 @@ class LensConfig(PretrainedConfig):
         fusion_width: width of the lite fusion (the mirror has the base's width).
         attention_layers: decoder layers whose captured attention rows the head reads; default: none for the mirror,
             the layer before the tap and the tapped one for lite.
+        dense_prompt: True: the mask decoder is told the heat, too, cell by cell, through a layer that starts at zero.
+            Not for a readout, whose SAM is untouched.
         num_keypoints: at most this many keypoints per prompt.
         suppression_radius: in heatmap cells; no two keypoints are this close or closer.
         keypoint_threshold: a keypoint is kept while its heat is above this fraction of the peak.
@@ -152,10 +155,12 @@ class LensConfig(PretrainedConfig):
         presence_question: what a readout asks the base, to be answered by yes or no, to know whether a prompt names
             anything in the picture: one whole forward more for every prompt. None: it is not asked. A new readout's
             default is `PRESENCE_QUESTION`.
-        sam: a variant's name (a key of `SAM_VARIANTS`, e.g. `"vit_b"` or the small `"slimsam_77"`; "builtin": the tiny
-            one that ships) or a dict: `variant` and / or any dimension, `weights` (an original `.pth`, a folder or a
-            Hub repository in transformers' `SamModel` layout; None: none) and `include_image_encoder` (True: the frozen
-            image encoder travels in the checkpoint).
+        sam: the mask decoder. A variant's name (of `lens_adapter.sam.published.PUBLISHED`, e.g. `"vit_b"`, the small
+            `"slimsam_77"` or `"sam2.1-small"`; "builtin": the tiny one that ships), or any folder or Hub repository of
+            a SAM of transformers, whose `config.json` is read then. Or a dict: `variant` and / or any dimension of a
+            segment-anything, `weights` (an original `.pth`, a folder or a Hub repository in transformers' `SamModel`
+            layout; None: none) and `include_image_encoder` (True: the frozen image encoder travels in the
+            checkpoint); of another family as `lens_adapter.sam.families.complete_family` describes it.
         base_model_name_or_path: the frozen model this head was trained for.
         base_model_revision: its commit, where it came from the Hub.
         base_config: its configuration as a dict; the mirror rebuilds its layers from it.
@@ -189,6 +194,7 @@ class LensConfig(PretrainedConfig):
         fusion_layers: int = 2,
         fusion_width: int = 256,
         attention_layers: list[int] | None = None,
+        dense_prompt: bool = False,
         num_keypoints: int = 16,
         suppression_radius: float = 4.0,
         keypoint_threshold: float = 0.4,
@@ -214,6 +220,7 @@ class LensConfig(PretrainedConfig):
         self.fusion_layers = fusion_layers
         self.fusion_width = fusion_width
         self.attention_layers = cast(list[int], attention_layers)  # so does what follows it
+        self.dense_prompt = dense_prompt
         self.num_keypoints = num_keypoints
         self.suppression_radius = suppression_radius
         self.keypoint_threshold = keypoint_threshold
@@ -351,6 +358,8 @@ class LensConfig(PretrainedConfig):
                 "with AutoModelForImageTextToText if it is a base, and name a head's folder or repository here."
             )
         ours = {key: kwargs.pop(key) for key in inspect.signature(cls.__init__).parameters if key in kwargs}
+        if "sam" in ours and isinstance(config_dict.get("sam"), dict):
+            require_same_family(config_dict["sam"], _complete_sam(ours["sam"]))
         return super().from_dict({**config_dict, **ours}, **kwargs)
 
     @classmethod
@@ -407,6 +416,8 @@ class LensConfig(PretrainedConfig):
             isinstance(layers, (list, tuple)) and all(_is_int(k) and 0 <= k < self.num_hidden_layers for k in layers),
             f"a list of layer indices from 0 to {self.num_hidden_layers - 1}",
         )
+        dense = isinstance(self.dense_prompt, bool) and not (self.dense_prompt and self.fusion == "readout")
+        require("dense_prompt", dense, 'False, or True with the fusion "mirror" or "lite"')
         require("suppression_radius", _is_real(self.suppression_radius) and self.suppression_radius >= 0, ">= 0 cells")
         for key in ("keypoint_threshold", "mask_threshold", "score_threshold"):
             value = getattr(self, key)
@@ -447,9 +458,11 @@ def _complete_sam(sam: str | dict[str, Any]) -> dict[str, Any]:
     """A variant's name or a partial dict -> every dimension, spelt out and checked."""
     if not isinstance(sam, (str, dict)):
         raise LensConfigError(f"LensConfig.sam must be the name of a variant or a dict; got {sam!r}.")
+    known_variants = {**SAM_VARIANTS, "builtin": BUILTIN_SAM, "custom": SAM_VARIANTS["vit_b"]}
+    if (family := complete_family(sam, known_variants)) is not None:
+        return family
     given = {"variant": sam} if isinstance(sam, str) else dict(sam)
     variant = given.pop("variant", "custom")
-    known_variants = {**SAM_VARIANTS, "builtin": BUILTIN_SAM, "custom": SAM_VARIANTS["vit_b"]}
     if variant not in known_variants:
         raise LensConfigError(f"LensConfig.sam: variant must be one of {[*known_variants]}; got {variant!r}.")
     base = known_variants[variant]

@@ -51,8 +51,9 @@ class LensOutput:
         prompts: N texts.
         image_size: (H, W) in pixels, as a viewer shows the image (EXIF orientation applied).
         masks: bool (N, H, W).
-        scores: float (N,) in [0, 1], the decoder's own estimate of each mask's quality; of a readout, the probability
-            that the prompt names anything.
+        scores: float (N,) in [0, 1], the decoder's own estimate of each mask's quality, times its own word on whether
+            there is an object, where its family has one (SAM 2 and later); of a readout, the probability that the
+            prompt names anything.
         keypoints: N times float (K_i, 2), x then y, in pixels of the original image.
         keypoint_scores: N times float (K_i,), in [0, 1].
         heatmaps: float (N, h, w) in [0, 1], spread over the whole image.

@@ -18,7 +18,7 @@ from lens_adapter.errors import InputError, LensError, brief
 from lens_adapter.finite import is_finite
 from lens_adapter.instances import at_full_size, of_things, separate
 from lens_adapter.output import Instances, LensOutput, is_found
-from lens_adapter.sam.segment_anything import SamDecoder
+from lens_adapter.sam.decoder import MaskDecoder
 from lens_adapter.sam.square import logit
 from lens_adapter.signals import Reading, SparsePrompts
 from lens_adapter.vlm.base import FrozenBase
@@ -36,9 +36,10 @@ class LensPrediction:
     """What `LensAdapter.forward` says about N prompts.
 
     Attributes:
-        logits: float32 (N, g, g), mask logits over SAM's padded square at the decoder's own resolution.
-        quality: float32 (N,), what becomes the score: the decoder's estimate of each mask's IoU, not clamped; or the
-            head's own word, where it has one (`SparsePrompts.presence`).
+        logits: float32 (N, g, g), mask logits over SAM's square at the decoder's own resolution.
+        quality: float32 (N,), what becomes the score: `Decoded.score`, the decoder's estimate of each mask's IoU, not
+            clamped, times its word on whether there is an object, where it has one; or the head's own word, where that
+            has one (`SparsePrompts.presence`).
         prompts: heatmaps, keypoints and the vectors that the decoder was given.
         things: N times float32 (K_i, g, g), mask logits of each different thing, where they were decoded apart.
     """
@@ -98,8 +99,8 @@ def segment(
     Args:
         requests: what is asked.
         base: the frozen model.
-        encode: pictures -> the mask decoder's embeddings (C, g, g) of them.
-        predict: a reading of N prompts, embeddings (B, C, g, g), and which of these each prompt is about, long (N,)
+        encode: pictures -> the mask decoder's embeddings (E, g, g) of them.
+        predict: a reading of N prompts, embeddings (B, E, g, g), and which of these each prompt is about, long (N,)
             -> what head and mask decoder make of it.
         batch_size: prompts that run together, of several pictures too; None: those of one picture.
 
@@ -111,7 +112,7 @@ def segment(
     embeddings: dict[int, Tensor] = {}
     for batch in _batches(rows, batch_size):
         embeddings = _embeddings_of(batch, requests, embeddings, encode)
-        stacked, places = torch.stack(list(embeddings.values())), list(embeddings)  # (B, C, g, g)
+        stacked, places = torch.stack(list(embeddings.values())), list(embeddings)  # (B, E, g, g)
         pictures, prompts = [requests[k][0] for k, _ in batch], [prompt for _, prompt in batch]
         for run in base.runs(pictures):
             reading = base.read([pictures[row] for row in run], [prompts[row] for row in run])
@@ -128,7 +129,7 @@ def _embeddings_of(
     known: Mapping[int, Tensor],
     encode: Callable[[list[Image]], Sequence[Tensor]],
 ) -> dict[int, Tensor]:
-    """{request: embedding (C, g, g) of its picture}, of a batch; those of earlier batches are let go when done."""
+    """{request: embedding (E, g, g) of its picture}, of a batch; those of earlier batches are let go when done."""
     used = list(dict.fromkeys(k for k, _ in batch))
     new = [k for k in used if k not in known]
     encoded = encode([requests[k][0] for k in new]) if new else []
@@ -169,7 +170,7 @@ def _drafts(prediction: LensPrediction) -> list[Draft]:
 def assemble(
     request: Request,
     drafts: Sequence[Draft],
-    decoder: SamDecoder,
+    decoder: MaskDecoder,
     thresholds: Thresholds,
     *,
     keep_logits: bool = False,
@@ -203,7 +204,7 @@ def assemble(
     )
 
 
-def _instances(draft: Draft, mask: Tensor, decoder: SamDecoder, mask_threshold: float) -> Instances:
+def _instances(draft: Draft, mask: Tensor, decoder: MaskDecoder, mask_threshold: float) -> Instances:
     """The things of one prompt's mask (H, W); none of an empty one."""
     size = (mask.shape[0], mask.shape[1])
     masks = mask[None][:0]

@@ -16,7 +16,15 @@ PACKAGE = Path(__file__).parents[1] / "lens_adapter"
 LEVELS = (
     ("errors", "builtin.world"),
     ("finite", "writing"),
-    ("signals", "vlm.architectures", "vlm.layout.single", "vlm.layout.tiled", "vlm.anatomy"),
+    (
+        "signals",
+        "vlm.architectures",
+        "vlm.layout.single",
+        "vlm.layout.tiled",
+        "vlm.anatomy",
+        "sam.families",
+        "sam.published",
+    ),
     ("config",),
     ("vlm", "head", "sam", "instances"),
     ("output",),

@@ -210,7 +210,7 @@ class Lisa(Method):
         requests = [f"{self.REQUEST} {TEMPLATE.format(prompt=text)}" for text in batch.texts]
         states, language = self.speak(batch.tokens, requests, [self.SEGMENT] * len(requests))
         sparse = self.project(states[:, -2])[:, None]  # of [SEG], which <eos> follows
-        logits, _ = self.sam(batch.embeddings, batch.index, sparse)
+        logits, *_ = self.sam(batch.embeddings, batch.index, sparse)
         if batch.masks is None:
             return logits, {}
         return logits, {**mask_losses(logits, batch.masks), "language": language}

@@ -144,7 +144,7 @@ def main() -> None:
         sparse, _ = decoder.prompt_encoder(points=(clicks.flatten(0, 1)[:, None], label), boxes=None, masks=None)
         with multiplying(args):
             embeddings = decoder.image_encoder(normalized(sam, pictures)).float()
-        logits, quality = decoder(embeddings, index, sparse)
+        logits, quality, _ = decoder(embeddings, index, sparse)
         bce = F.binary_cross_entropy_with_logits(logits, target, pos_weight=torch.tensor(2.0))
         dice = dice_loss(logits, target).mean()
         iou = reached_iou(logits.detach(), target)

@@ -89,7 +89,7 @@ class Baselines:
         """SAM's masks for one click each: points (N, 2) in fractions of the picture."""
         size = (exam.picture.height, exam.picture.width)
         sparse = self.sam.clicks(points[:, None], [size] * len(points))
-        logits, _ = self.sam(embedding, torch.zeros(len(points), dtype=torch.long), sparse)
+        logits, *_ = self.sam(embedding, torch.zeros(len(points), dtype=torch.long), sparse)
         return list((self.sam.upsample(logits, size) > 0).numpy())
 
 

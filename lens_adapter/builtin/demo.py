@@ -207,7 +207,7 @@ def _timed_parts(adapter: LensAdapter, picture: Image, prompts: Sequence[str]) -
         embedding = decoder.encode_images([picture])
     with timed("SAM mask decoder"):
         sparse = decoder.sparse_prompts(found, reading.image_sizes)
-        logits, _ = decoder(embedding, torch.zeros(count, dtype=torch.long, device=adapter.device), sparse)
+        logits, *_ = decoder(embedding, torch.zeros(count, dtype=torch.long, device=adapter.device), sparse)
         decoder.masks(logits, (picture.height, picture.width), adapter.config.mask_threshold)
     return seconds
 

@@ -10,6 +10,7 @@ from lens_adapter.cli.arguments import (
     add_adapter_option,
     add_command,
     add_device_options,
+    add_sam_option,
     count,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
@@ -45,11 +46,7 @@ def add_to(commands: Commands) -> None:
         metavar="FOLDER",
         help=f"where what is taught by clicking is kept, as a data folder for `fit --data`; default: {TEACH}",
     )
-    parser.add_argument(
-        "--sam",
-        metavar="NAME",
-        help=f'the mask decoder that draws what is clicked; default: vit_b, or "{BUILTIN}" with --model {BUILTIN}',
-    )
+    add_sam_option(parser, " that draws what is clicked")
     add_device_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines, too; default: %(default)s")
     parser.add_argument("--port", type=count, metavar="N", help="default: the first free one from 7860")

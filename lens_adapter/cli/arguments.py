@@ -61,6 +61,15 @@ def add_adapter_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sam_option(parser: argparse.ArgumentParser, purpose: str) -> None:
+    parser.add_argument(
+        "--sam",
+        metavar="NAME",
+        help=f"the mask decoder{purpose}: vit_b, sam2.1-small, ..., any folder or Hub repository of a SAM of "
+        f'transformers; default: vit_b, or "{BUILTIN}" with --model {BUILTIN}',
+    )
+
+
 def adapter_of(args: argparse.Namespace) -> str:
     """The head's name; a usage error where it is missing."""
     if args.adapter is None and args.model != BUILTIN:

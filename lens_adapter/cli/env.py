@@ -52,6 +52,7 @@ def _facts() -> dict[str, Any]:
         **{name: _installed(name) for name in _PACKAGES},
         **_devices(),
         "cores": os.cpu_count(),
+        "sam_families": _sam_families(),
         "shipped_models": shipped or "none",
         **{name: os.environ[name] for name in _SWITCHES if name in os.environ},
     }
@@ -69,6 +70,16 @@ def _devices() -> dict[str, Any]:
         "accelerator": [f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in gpus] or other,
         "threads": torch.get_num_threads(),
     }
+
+
+def _sam_families() -> list[str] | str:
+    """Of transformers, that a mask decoder can be of; what the installed version lacks is said to be missing."""
+    try:
+        from lens_adapter.sam.families import FAMILIES, installed_families
+    except (ImportError, OSError) as error:
+        return f"unknown, transformers cannot be imported ({type(error).__name__})"
+    found = installed_families().items()
+    return [name if there else f"{name} (needs transformers {FAMILIES[name].since})" for name, there in found]
 
 
 def _installed(package: str) -> str:

@@ -12,6 +12,7 @@ from lens_adapter.cli.arguments import (
     add_data_option,
     add_device_options,
     add_json_option,
+    add_sam_option,
     count,
     make_room,
 )
@@ -39,7 +40,7 @@ def add_to(commands: Commands) -> None:
         nothing is written, and the exit code is 1.""",
         examples="""
         lens-adapter fit --model Qwen/Qwen2.5-VL-7B-Instruct -o my-readout
-        lens-adapter fit --model llava-hf/llava-1.5-7b-hf --data my-pictures --sam slimsam_77 -o my-readout
+        lens-adapter fit --model llava-hf/llava-1.5-7b-hf --data my-pictures --sam sam2.1-small -o my-readout
         lens-adapter fit --model builtin -o builtin-readout --json
 
         Without --data: drawn scenes with exact masks, which come with the package. Whether
@@ -52,11 +53,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--examples", type=count, default=50, metavar="N", help="drawn scenes, without --data; default: %(default)s"
     )
-    parser.add_argument(
-        "--sam",
-        metavar="NAME",
-        help=f'the mask decoder: vit_b, slimsam_77, ...; default: vit_b, or "{BUILTIN}" with --model {BUILTIN}',
-    )
+    add_sam_option(parser, "")
     parser.add_argument("--template", metavar="TEXT", help="the question, with {prompt} in it; default: a new head's")
     add_device_options(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the head goes")

@@ -89,6 +89,7 @@ def add_to(commands: Commands) -> None:
         "--features-dtype", choices=["exact", "float16"], help="of the numbers in it; default: exact, as they came"
     )
     add_pairs_option(parser, "--head", "of LensConfig")
+    parser.add_argument("--sam", metavar="NAME", help="short for --head sam=NAME: the mask decoder, e.g. sam2.1-small")
     add_pairs_option(parser, "--training", "of LensTrainingArguments")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint, if there is one")
     parser.add_argument(
@@ -108,7 +109,8 @@ def run(args: argparse.Namespace) -> Result | None:
     make_room(args.json)
     keys = ("model", "adapter", "data", "validation", "dtype", "features", "features_dtype", "resume", "overwrite")
     flags = {key: getattr(args, key) for key in keys}
-    config = read_config(args.config, {**flags, "head": args.head, "training": training})
+    head = args.head | ({"sam": args.sam} if args.sam else {})
+    config = read_config(args.config, {**flags, "head": head, "training": training})
     for key in ("data", "validation"):
         require_data(config.get(key))
     if config.get("adapter"):

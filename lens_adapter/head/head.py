@@ -10,6 +10,7 @@ from torch import nn
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import LensConfigError
+from lens_adapter.head.dense import DensePrompt
 from lens_adapter.head.descriptors import Descriptors
 from lens_adapter.head.keypoints import find_keypoints
 from lens_adapter.head.lite import HEAD_WIDTH, LiteFusion
@@ -44,6 +45,7 @@ class LensHead(nn.Module):
         else:
             self.fusion = LiteFusion(config)
             num_heads = config.fusion_width // HEAD_WIDTH
+        self.dense = DensePrompt(config.sam["out_channels"]) if config.dense_prompt else None
         self.descriptors = Descriptors(self.fusion.width, config.sam["out_channels"], num_heads)
 
     def forward(self, reading: Reading, keypoint_dropout: float = 0.0) -> SparsePrompts:

@@ -12,6 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from lens_adapter.config import LensConfig
 from lens_adapter.results import Evaluation, load_results
+from lens_adapter.sam.families import family_of, family_title
 
 CARD_FILE = "README.md"
 _BODY = """---
@@ -41,7 +42,7 @@ adapter.segment("picture.jpg", "the dog on the left").save("overlay.png")
 {reads}
 | prompt | `{prompt_template}` |
 | keypoints | up to {num_keypoints} |
-| mask decoder | SAM {sam}; image encoder {encoder} |
+| mask decoder | {sam}; image encoder {encoder} |
 
 {sections}
 ## Limits
@@ -131,7 +132,7 @@ def model_card(
         reads=(_READOUT if is_readout else _NETWORK).format(**reads),
         prompt_template=config.prompt_template,
         num_keypoints=config.num_keypoints,
-        sam=config.sam["variant"],
+        sam=_sam(config.sam),
         encoder="included" if config.sam["include_image_encoder"] else f"from `{config.sam['weights']}`",
         sections=text + (f"\n{notes}\n" if text and notes else f"{notes}\n" if notes else ""),
         scores="A score is the probability that a prompt names something in the picture, by the readout's own word."
@@ -141,6 +142,11 @@ def model_card(
         more_limits=_READOUT_LIMITS if is_readout else "",
     )
     return body if notes else f"{body}\n{_SEAL.format(digest=_digest(body))}"
+
+
+def _sam(sam: Mapping[str, Any]) -> str:
+    family, variant = family_of(sam), sam["variant"]
+    return f"SAM {variant}" if family is None else f"{family_title(sam)}{'' if variant == 'custom' else f' {variant}'}"
 
 
 def write_model_card(

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lens_adapter.sam.segment_anything import SamDecoder
-from lens_adapter.sam.square import size_in_square
+from lens_adapter.sam.decoder import MaskDecoder
 from lens_adapter.signals import SparsePrompts
 
 SAME_THING = 0.3  # a mask that lies in those before it by more than this share is of one of their things
@@ -21,7 +20,7 @@ NOTHING = -100.0  # logits of a mask without a click
 
 
 def masks_of_clicks(
-    decoder: SamDecoder,
+    decoder: MaskDecoder,
     prompts: SparsePrompts,
     image_embeddings: Tensor,
     image_index: Tensor,
@@ -32,18 +31,19 @@ def masks_of_clicks(
     Args:
         decoder: SAM as published.
         prompts: without vectors.
-        image_embeddings, image_index: as for `SamDecoder.forward`.
+        image_embeddings, image_index: as for `MaskDecoder.forward`.
         image_sizes: N times (H, W).
 
     Returns:
         logits: float32 (N, 4g, 4g), of the things together.
-        quality: float32 (N,), SAM's own estimate for the mask of the hottest point.
+        quality: float32 (N,), SAM's own score (`Decoded.score`) of the mask of the hottest point.
         things: N times float32 (K_i, 4g, 4g), the logits of each different thing, the hottest point's first.
     """
     rows, points = prompts.shown.nonzero(as_tuple=True)  # (M,) each, prompts in order, the hottest point first
     places = prompts.keypoints.points[rows, points][:, None]  # (M, 1, 2)
     sparse = decoder.clicks(places, [image_sizes[row] for row in rows.tolist()])
-    decoded, quality = decoder(image_embeddings, image_index[rows], sparse)
+    found = decoder(image_embeddings, image_index[rows], sparse)
+    decoded, quality = found.logits, found.score
     logits, best, things = [], [], []
     for row in range(len(prompts.shown)):
         own = (rows == row).nonzero()[:, 0]
@@ -74,7 +74,7 @@ def _different(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def clicked_mask(
-    decoder: SamDecoder, image_embedding: Tensor, points: Tensor, foreground: Tensor, image_size: tuple[int, int]
+    decoder: MaskDecoder, image_embedding: Tensor, points: Tensor, foreground: Tensor, image_size: tuple[int, int]
 ) -> Tensor:
     """What a person's clicks on foreground and background of one picture mean.
 
@@ -84,24 +84,22 @@ def clicked_mask(
 
     Args:
         decoder: SAM as published.
-        image_embedding: (C, g, g), from `SamDecoder.encode_images`.
+        image_embedding: (E, g, g), from `MaskDecoder.encode_images`.
         points: float (K, 2), x then y, in fractions of the picture.
         foreground: bool (K,).
         image_size: (H, W) of the picture.
 
     Returns:
-        float32 (4g, 4g), logits for `SamDecoder.masks`; without a foreground click, -inf.
+        float32 (4g, 4g), logits for `MaskDecoder.masks`; without a foreground click, -inf.
     """
     first = torch.zeros(1, dtype=torch.long, device=decoder.device)
 
     def decode(which: list[int], labels: Tensor) -> Tensor:
         sparse = decoder.clicks(points[which][None], [image_size], labels[which][None])
-        return decoder(image_embedding[None], first, sparse)[0][0]
+        return decoder(image_embedding[None], first, sparse).logits[0]
 
     def holds(logits: Tensor, k: int) -> bool:
-        height, width = size_in_square(image_size, decoder.sam["image_size"])
-        cells = points[k].cpu() * torch.tensor([width, height]) * len(logits) / decoder.sam["image_size"]
-        x, y = cells.long().clamp(0, len(logits) - 1)
+        x, y = (decoder.places(points[k].cpu(), image_size) * len(logits)).long().clamp(0, len(logits) - 1)
         return bool(logits[y, x] > 0)
 
     alone = [decode([k], torch.ones_like(foreground)) for k in range(len(points))]

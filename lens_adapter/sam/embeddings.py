@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from lens_adapter.errors import InputError
-from lens_adapter.sam.segment_anything import SamDecoder
+from lens_adapter.sam.decoder import MaskDecoder
 
 
 class EmbeddingCache:
@@ -24,7 +24,7 @@ class EmbeddingCache:
 
     Args:
         max_bytes: the embeddings used longest ago go when there are more; 0 keeps none. One of SAM's takes 4 MiB in
-            float32.
+            float32, one of SAM 2's 16 MiB.
 
     Raises:
         InputError: `max_bytes` is no such number.
@@ -54,14 +54,14 @@ class EmbeddingCache:
         with self._lock:
             self._entries.clear()
 
-    def encode(self, decoder: SamDecoder, images: Sequence[Image]) -> list[Tensor]:
-        """Embeddings (C, g, g) of RGB images, as `decoder.encode_images` makes them; the new ones in one batch.
+    def encode(self, decoder: MaskDecoder, images: Sequence[Image]) -> list[Tensor]:
+        """Embeddings (E, g, g) of RGB images, as `decoder.encode_images` makes them; the new ones in one batch.
 
         Raises:
             InputError: an image that the decoder does not take.
             LensError: its image encoder was not loaded.
         """
-        maker = _state_of(decoder.image_encoder)
+        maker = _state_of(decoder.encoding)
         keys = [_content(image) for image in images]
         with self._lock:
             if maker != self._maker:

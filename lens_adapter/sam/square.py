@@ -1,8 +1,9 @@
-"""SAM's padded square: how an image lies in it, and how masks get from one to the other. Needs no weights.
+"""SAM's square: how an image lies in it, and how masks get from one to the other. Needs no weights.
 
-The longest side of an image is brought to S = `image_size` pixels; zeros to the right and below make it a square. The
-mask decoder puts out (4g, 4g) logits of that square, g = S / `patch_size`. `sam` is the complete dict `LensConfig.sam`;
-image sizes are (height, width) in pixels of the original image.
+Padded: the longest side of an image is brought to S = `image_size` pixels; zeros to the right and below make it a
+square. Squashed (where `sam` says so, as SAM 2 and later have it): both sides are brought to S. The mask decoder puts
+out (4g, 4g) logits of that square, g = S / `patch_size`. `sam` is the complete dict `LensConfig.sam`; image sizes are
+(height, width) in pixels of the original image.
 """
 
 from __future__ import annotations
@@ -33,6 +34,20 @@ def size_in_square(image_size: Sequence[int] | Tensor, side: int) -> tuple[int, 
     return max(height, 1), max(width, 1)
 
 
+def size_in(sam: dict[str, Any], image_size: Sequence[int] | Tensor) -> tuple[int, int]:
+    """(height, width) of the image within the square of `sam`, in its pixels."""
+    side = sam["image_size"]
+    return (side, side) if sam.get("squashed") else size_in_square(image_size, side)
+
+
+def places_in_square(points: Tensor, image_size: tuple[int, int], sam: dict[str, Any]) -> Tensor:
+    """Points of ONE image, (..., 2), x then y, in fractions of it -> in fractions of the square."""
+    if sam.get("squashed"):
+        return points
+    height, width = size_in_square(image_size, sam["image_size"])
+    return points * points.new_tensor([width, height]) / sam["image_size"]
+
+
 def logit(mask_threshold: float) -> float:
     """A probability as the logit that masks are cut at: in float32, as they are."""
     return torch.logit(torch.tensor(float(mask_threshold))).item()
@@ -41,11 +56,12 @@ def logit(mask_threshold: float) -> float:
 def upsample_logits(low_res_logits: Tensor, image_size: tuple[int, int], sam: dict[str, Any]) -> Tensor:
     """Logits (N, 4g, 4g) of ONE image's prompts at its own resolution: to the square, padding cut off, to the image.
 
+    Out of a squashed square it is one step, without a cut.
+
     Returns:
         float32 (N, H, W)
     """
-    side = sam["image_size"]
-    height, width = size_in_square(image_size, side)
+    side, _, (height, width) = _on_the_way(sam, image_size)
     logits = low_res_logits.new_empty((len(low_res_logits), *image_size), dtype=torch.float32)
     for i, low_res in enumerate(low_res_logits.float()):  # one by one: only the result is large
         logits[i] = _resize(_resize(low_res, (side, side))[:height, :width], image_size)
@@ -64,10 +80,8 @@ def threshold_masks(
     Returns:
         bool (N, H, W), on the CPU.
     """
-    side, cell = sam["image_size"], sam["patch_size"] // 4
-    rows, columns = (
-        _Axis(length, out, cell) for length, out in zip(size_in_square(image_size, side), image_size, strict=True)
-    )
+    side, cell, inside = _on_the_way(sam, image_size)
+    rows, columns = (_Axis(length, out, cell) for length, out in zip(inside, image_size, strict=True))
     # Memory that numpy gives is not touched before it is written to: most of most masks never is.
     masks = torch.from_numpy(np.zeros((len(low_res_logits), *image_size), dtype=bool))
     tiles = _tiles(low_res_logits, threshold, rows, columns)
@@ -92,13 +106,59 @@ def downsample_masks(masks: Tensor, sam: dict[str, Any]) -> Tensor:
         masks: bool (N, H, W).
 
     Returns:
-        float32 (N, 4g, 4g), the covered fraction of each cell of the padded square; 0 in the padding.
+        float32 (N, 4g, 4g), the covered fraction of each cell of the square; 0 in the padding.
     """
+    if sam.get("squashed"):
+        fine = 4 * _low_side(sam)  # cells do not fall on whole pixels: smaller ones do so more nearly
+        return F.avg_pool2d(F.interpolate(masks[:, None].float(), (fine, fine), mode="area"), 4)[:, 0]
     side, cell = sam["image_size"], sam["patch_size"] // 4
     height, width = size_in_square(masks.shape[-2:], side)
     covered = F.interpolate(masks[:, None].float(), (height, width), mode="area")  # (N, 1, h, w)
     square = F.pad(covered, (0, side - width, 0, side - height))
     return F.avg_pool2d(square, cell)[:, 0]
+
+
+def _low_side(sam: dict[str, Any]) -> int:
+    """4g"""
+    side: int = 4 * (sam["image_size"] // sam["patch_size"])
+    return side
+
+
+def _on_the_way(sam: dict[str, Any], image_size: Sequence[int]) -> tuple[int, int, tuple[int, int]]:
+    """What logits are resized to before they are resized to the image: the side of that square, its pixels along the
+    side of a cell, and (height, width) of the image in it. Out of a squashed square there is no way: it is the logits
+    themselves."""
+    if sam.get("squashed"):
+        side = _low_side(sam)
+        return side, 1, (side, side)
+    return sam["image_size"], sam["patch_size"] // 4, size_in_square(image_size, sam["image_size"])
+
+
+def heat_in_square(
+    heat: Tensor, size: Tensor, image_sizes: Sequence[tuple[int, int]] | Tensor, sam: dict[str, Any]
+) -> Tensor:
+    """Heatmaps over their pictures -> over the square: bilinear, 0 beside the picture.
+
+    Args:
+        heat: (N, H, W), each (h, w) of `size` (N, 2) large.
+        image_sizes: N times (H, W) of the pictures.
+
+    Returns:
+        (N, 1, g, g)
+    """
+    grid, side = sam["image_size"] // sam["patch_size"], sam["image_size"]
+    inside = torch.tensor([size_in(sam, one) for one in image_sizes], device=heat.device) / side  # (N, 2), rows first
+    centers = (torch.arange(grid, device=heat.device) + 0.5) / grid  # of cells, in fractions of the square
+    places = centers / inside[..., None]  # (N, 2, g), in fractions of the picture
+    cells = size[..., None].to(heat)
+    # Not beyond the centers of the outermost cells: what is beside them in the padded map is of no meaning.
+    read = (places * cells).clamp(min=0.5).minimum(cells - 0.5)
+    whole = torch.tensor(heat.shape[1:], device=heat.device)[:, None]  # (2, 1)
+    y, x = (2 * read / whole - 1).unbind(1)  # (N, g) each, as grid_sample counts
+    where = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)  # (N, g, g, 2)
+    sampled = F.grid_sample(heat[:, None].float(), where, mode="bilinear", align_corners=False)
+    rows, columns = (places < 1).unbind(1)
+    return sampled * (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 @dataclass(frozen=True)

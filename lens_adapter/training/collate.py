@@ -44,7 +44,7 @@ class Batch:
         return adapter.base.read(images, prompts, inputs=self.inputs)
 
     def encode_images(self, adapter: LensAdapter) -> Tensor:
-        """SAM's embeddings (B, C, g, g) of the pictures."""
+        """SAM's embeddings (B, E, g, g) of the pictures."""
         return adapter.decoder.encode_images(self.pictures)
 
 

@@ -18,8 +18,8 @@ class Targets:
     """The truth about N prompts.
 
     Attributes:
-        masks: float (N, s, s), covered fraction of each cell of the mask decoder's own output: SAM's padded square, as
-            `SamDecoder.downsample` makes it.
+        masks: float (N, s, s), covered fraction of each cell of the mask decoder's own output: as
+            `MaskDecoder.downsample` makes it.
         heat: float (N, 128, 128), covered fraction of each cell of the whole image.
         ignored: bool (N, s, s) and (N, 128, 128), cells that do not count; None: all count.
     """

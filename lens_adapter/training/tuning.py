@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lens_adapter.errors import CheckpointMismatchError
-from lens_adapter.sam.segment_anything import SamDecoder
+from lens_adapter.sam.decoder import MaskDecoder
 
 TUNINGS = ("full", "lora", "frozen")
 FACTORS_FILE = "decoder_lora.safetensors"  # beside the optimizer's state in a checkpoint
@@ -26,7 +26,7 @@ class DecoderTuning:
             learn; "frozen": nothing of it learns.
     """
 
-    def __init__(self, decoder: SamDecoder, kind: str = "full", rank: int = 8):
+    def __init__(self, decoder: MaskDecoder, kind: str = "full", rank: int = 8):
         self.decoder = decoder
         self.lora: LoraModel | None = None
         self._frozen = []

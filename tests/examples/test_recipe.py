@@ -454,7 +454,7 @@ def test_tiny_sam_as_a_transformers_model(scripts, tmp_path):
     clicks = torch.tensor([[[20.0, 30.0]], [[50.0, 10.0]]])  # (N, 1, 2)
     labels = torch.ones(2, 1, dtype=torch.int)
     sparse, _ = decoder.prompt_encoder(points=(clicks, labels), boxes=None, masks=None)
-    logits, quality = decoder(decoder.encode_images([picture]), torch.zeros(2, dtype=torch.long), sparse)
+    logits, quality, _ = decoder(decoder.encode_images([picture]), torch.zeros(2, dtype=torch.long), sparse)
     theirs = published(pixels, input_points=clicks[None], input_labels=labels[None], multimask_output=False)
     torch.testing.assert_close(theirs.pred_masks[0, :, 0], logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(theirs.iou_scores[0, :, 0], quality, atol=1e-4, rtol=1e-4)

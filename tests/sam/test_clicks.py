@@ -28,7 +28,7 @@ def test_each_click_is_a_call_of_its_own():
     assert logits.shape == (3, 32, 32) and quality.shape == (3,)
     for row, k in ((0, 0), (0, 1), (1, 0)):
         sparse = decoder.clicks(given.keypoints.points[row : row + 1, k : k + 1], [SIZES[row]])
-        alone, own = decoder(embeddings, index[row : row + 1], sparse)
+        alone, own, _ = decoder(embeddings, index[row : row + 1], sparse)
         if k == 0:
             torch.testing.assert_close(things[row][0], alone[0])
             torch.testing.assert_close(quality[row], own[0])

@@ -35,7 +35,7 @@ def test_one_click_is_a_call_of_sam():
     decoder, points = tiny_decoder(), torch.tensor([[0.3, 0.4]])
     (embedding,) = decoder.encode_images([noise_image(64, 64)])
     logits = clicked_mask(decoder, embedding, points, torch.tensor([True]), (64, 64))
-    expected, _ = decoder(embedding[None], torch.zeros(1, dtype=torch.long), decoder.clicks(points[None], [(64, 64)]))
+    expected, *_ = decoder(embedding[None], torch.zeros(1, dtype=torch.long), decoder.clicks(points[None], [(64, 64)]))
     assert torch.equal(logits, expected[0])
 
 

@@ -18,7 +18,8 @@ from transformers import SamConfig, SamModel, SamVisionConfig
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
 from lens_adapter.sam import square
-from lens_adapter.sam.segment_anything import PROMPTS_AT_ONCE, SamDecoder
+from lens_adapter.sam.decoder import PROMPTS_AT_ONCE
+from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.sam.weights import load_parts, load_sam_weights, rename_from_sam_model
 from lens_adapter.signals import Keypoints, SparsePrompts
 from tests.tiny.largest import Largest
@@ -122,7 +123,7 @@ def test_equals_sam_predictor(size: tuple[int, int], labels: list[int]):
     embeddings = decoder.encode_images([image])
     assert_close(embeddings, predictor.features, **close)
     with torch.no_grad():
-        ours, our_iou = decoder(embeddings, torch.tensor([0]), sparse_prompts(decoder, points, labels, size))
+        ours, our_iou, _ = decoder(embeddings, torch.tensor([0]), sparse_prompts(decoder, points, labels, size))
     assert_close(ours, torch.from_numpy(low_res), **close)
     assert_close(our_iou, torch.from_numpy(iou), **close)
     assert_close(decoder.upsample(ours, size), torch.from_numpy(logits), **close)
@@ -170,11 +171,11 @@ def test_images_times_prompts_in_one_pass_equal_one_by_one():
     index = torch.tensor([2, 0, 0, 1, 2])
     with torch.no_grad():
         embeddings = decoder.encode_images([noise_image(*size, seed=i) for i, size in enumerate(SIZES[:3])])
-        low_res, iou = decoder(embeddings, index, sparse)
+        low_res, iou, _ = decoder(embeddings, index, sparse)
         assert low_res.shape == (5, 32, 32) and iou.shape == (5,)
         for i, image in enumerate(index):
             alone = decoder.encode_images([noise_image(*SIZES[image], seed=int(image))])
-            one, one_iou = decoder(alone, torch.tensor([0]), sparse[i : i + 1])
+            one, one_iou, _ = decoder(alone, torch.tensor([0]), sparse[i : i + 1])
             assert_close(low_res[i : i + 1], one, **close)
             assert_close(iou[i : i + 1], one_iou, **close)
     assert (low_res[1] - low_res[2]).abs().max() > 1e-3  # same image, other prompt
@@ -183,7 +184,7 @@ def test_images_times_prompts_in_one_pass_equal_one_by_one():
 def test_gradients_reach_prompts_and_mask_decoder_and_no_frozen_part():
     decoder = tiny_decoder()
     sparse = torch.randn(1, 4, 32, requires_grad=True)
-    low_res, iou = decoder(decoder.encode_images([noise_image(20, 30)]), torch.tensor([0]), sparse)
+    low_res, iou, _ = decoder(decoder.encode_images([noise_image(20, 30)]), torch.tensor([0]), sparse)
     (decoder.upsample(low_res, (20, 30)).mean() + iou.mean()).backward()
     assert sparse.grad.abs().sum() > 0
     assert decoder.mask_decoder.mask_tokens.weight.grad[0].abs().sum() > 0
@@ -200,9 +201,9 @@ def test_positions_stay_exact_in_half_precision():
         assert torch.equal(decoder.point_encoding(points, sizes), exact)
     with torch.no_grad():
         sparse = torch.randn(1, 3, 32)
-        expected, _ = decoder(decoder.encode_images([noise_image(40, 60)]), torch.tensor([0]), sparse)
+        expected, *_ = decoder(decoder.encode_images([noise_image(40, 60)]), torch.tensor([0]), sparse)
         half = decoder.to(torch.bfloat16)
-        got, iou = half(half.encode_images([noise_image(40, 60)]), torch.tensor([0]), sparse)
+        got, iou, _ = half(half.encode_images([noise_image(40, 60)]), torch.tensor([0]), sparse)
     assert half.point_encoding(points, sizes).dtype == torch.bfloat16
     assert got.dtype == iou.dtype == torch.float32
     assert torch.corrcoef(torch.stack([got.flatten(), expected.flatten()]))[0, 1] > 0.95
@@ -229,7 +230,7 @@ def test_sam_model_folder_gives_sam_models_own_output(tmp_path: Path, changes: d
         output = theirs(pixel_values=pixels, **prompts, multimask_output=False)
         embeddings = ours.encode_images([noise_image(*size)])
         assert_close(embeddings, theirs.get_image_embeddings(pixels), **close)
-        low_res, iou = ours(embeddings, torch.tensor([0]), sparse_prompts(ours, clicks(size), [1, 1, 1], size))
+        low_res, iou, _ = ours(embeddings, torch.tensor([0]), sparse_prompts(ours, clicks(size), [1, 1, 1], size))
         assert_close(low_res, output.pred_masks[0, 0], **close)
         assert_close(iou, output.iou_scores[0, 0], **close)
         # What our own prompts never touch is in its place as well.
@@ -493,9 +494,9 @@ def test_more_prompts_than_are_decoded_at_once():
     decoder.mask_decoder.register_forward_pre_hook(
         lambda _, args, kwargs: sizes.append(len(kwargs["sparse_prompt_embeddings"])), with_kwargs=True
     )
-    masks, iou = decoder(embeddings, index, sparse)
+    masks, iou, _ = decoder(embeddings, index, sparse)
     assert max(sizes) == PROMPTS_AT_ONCE["cpu"] and sum(sizes) == count
     for k in range(count):
-        alone, quality = decoder(embeddings, index[k : k + 1], sparse[k : k + 1])
+        alone, quality, _ = decoder(embeddings, index[k : k + 1], sparse[k : k + 1])
         assert_close(masks[k], alone[0], **close)
         assert_close(iou[k], quality[0], **close)

@@ -45,7 +45,7 @@ def test_segment_equals_its_steps(fusion):
     prompts = adapter.head(reading)
     sparse = adapter.decoder.sparse_prompts(prompts, reading.image_sizes)
     embeddings = adapter.decoder.encode_images([IMAGE, OTHER])
-    logits, quality = adapter.decoder(embeddings, torch.arange(2), sparse)
+    logits, quality, _ = adapter.decoder(embeddings, torch.arange(2), sparse)
     for row, (found, size) in enumerate(zip(out, reading.image_sizes, strict=True)):
         assert torch.equal(found.logits, adapter.decoder.upsample(logits[row : row + 1], size))
         assert torch.equal(found.masks, found.logits > 0)

@@ -19,6 +19,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example
 from lens_adapter.data.shapes import fill_runs
 from lens_adapter.errors import InputError, LensConfigError, StaleFeaturesError
+from lens_adapter.sam.families import encoding_facts, family_of
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
 from lens_adapter.training.cache.layer_arguments import pad_left, put_together
 from lens_adapter.training.cache.store import FeatureStore
@@ -40,7 +41,7 @@ class Features:
     Attributes:
         tensors: as `cache_features` stores them.
         image: number of its picture in the cache.
-        embedding: (C, g, g), SAM's embedding of that.
+        embedding: (E, g, g), SAM's embedding of that.
         cache: where it is from.
     """
 
@@ -125,14 +126,16 @@ def feature_key(adapter: LensAdapter) -> dict[str, Any]:
         "layer_arguments": mirror,
         # What layers are called with changes with the version.
         "transformers": ".".join(transformers.__version__.split(".")[:2]) if mirror else None,
-        "sam": {name: config.sam[name] for name in _SAM},
+        "sam": {name: config.sam[name] for name in _SAM}
+        if family_of(config.sam) is None
+        else encoding_facts(config.sam),
         "sam_weights": None,
         "base_weights": None,
         "processor": None,
         "attention": None,
     }
-    if adapter.decoder.image_encoder is not None:
-        key["sam_weights"] = fingerprint(adapter.decoder.image_encoder)
+    if (encoding := adapter.decoder.encoding) is not None:
+        key["sam_weights"] = fingerprint(encoding)
     if adapter.is_attached:
         anatomy = adapter.base.anatomy
         key["base"] = anatomy.architecture
@@ -213,7 +216,7 @@ class FeatureBatch:
     Attributes:
         signals: padded on the left.
         layouts: one per row.
-        embeddings: (B, C, g, g).
+        embeddings: (B, E, g, g).
         image_index, targets, sizes: as those of `Batch`.
         truths: of each row, what `samples` are made of.
     """
@@ -236,7 +239,7 @@ class FeatureBatch:
         return Reading(self.signals, self.layouts, self.sizes, tap_layer=adapter.config.tap_layer)
 
     def encode_images(self, adapter: LensAdapter) -> Tensor:
-        """SAM's embeddings (B, C, g, g) of the pictures."""
+        """SAM's embeddings (B, E, g, g) of the pictures."""
         return self.embeddings.to(adapter.decoder.device)
 
 

@@ -30,7 +30,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example, Examples
 from lens_adapter.errors import InputError, LensConfigError, LensError
 from lens_adapter.finite import is_finite
-from lens_adapter.sam.segment_anything import SamDecoder
+from lens_adapter.sam.decoder import MaskDecoder
 from lens_adapter.training.cache.layer_arguments import constants, require_kernel, take_apart
 from lens_adapter.training.cache.read import CachedFeatures, feature_key, require_same
 from lens_adapter.training.cache.store import FeatureStore
@@ -136,7 +136,7 @@ def _fill(
 
 
 @contextmanager
-def _image_encoder(decoder: SamDecoder, wanted: bool) -> Iterator[None]:
+def _image_encoder(decoder: MaskDecoder, wanted: bool) -> Iterator[None]:
     """Inside, there is one, if it is wanted; outside, only if there was before."""
     borrowed = wanted and decoder.image_encoder is None
     if borrowed:
@@ -235,7 +235,7 @@ def _write_samples(
 
 
 def _write_images(
-    decoder: SamDecoder, store: FeatureStore, names: list[str], read: Read, batch_size: int, shrink: Shrink
+    decoder: MaskDecoder, store: FeatureStore, names: list[str], read: Read, batch_size: int, shrink: Shrink
 ) -> None:
     index = store.index
     first = {number: k for k, number in reversed(list(enumerate(index["image_of"])))}  # an example that shows it
