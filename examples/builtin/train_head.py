@@ -5,11 +5,13 @@ into build/builtin/features, and both heads train from them. Expressions are dra
 
     python examples/builtin/train_head.py mirror
     python examples/builtin/train_head.py lite
+    python examples/builtin/train_head.py lite --sam sam2
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +38,16 @@ from recipe import (
 )
 from torch import Tensor
 from tqdm import tqdm, trange
-from train_sam import SIDE, TINY_SAM, low_res
+from train_sam import SIDE, TINY_SAM, covered
 from transformers import LlavaForConditionalGeneration
 
-from lens_adapter import LensAdapter
+from lens_adapter import LensAdapter, LensConfig
 from lens_adapter.builtin.exam import PICTURE_SIZE
 from lens_adapter.builtin.world import Expression, Scene, Speaker, sample_scene
 from lens_adapter.builtin.world.wording import ROUTING_QUESTION
 from lens_adapter.data.examples import Example
 from lens_adapter.evaluation import choose_score_threshold, examine
-from lens_adapter.sam.segment_anything import SamDecoder
+from lens_adapter.sam.decoder import MaskDecoder
 from lens_adapter.signals import Reading, TokenLayout
 from lens_adapter.training.losses import HEAT_SIDE, Targets, lens_losses, reached_iou
 
@@ -53,6 +55,8 @@ SCENES = 6000
 BATCH = 12
 EXPRESSIONS = 3  # per scene
 WEIGHTS = {"attribute": 0.24, "spatial": 0.26, "ordinal": 0.1, "several": 0.12, "reasoning": 0.16, "absent": 0.12}
+SAMS = {"sam": "lens-{fusion}", "sam2": "lens-{fusion}-sam2"}  # by folder, and the folder of a head with it
+WITHIN = {"weights": None, "include_image_encoder": True}  # all of SAM travels in the checkpoint
 LOSS_WEIGHTS = {"attention": 1, "bce": 2, "dice": 4, "quality": 1}
 TEMPLATE = "where is {prompt} ?"
 HEADS = {"mirror": {"fusion_layers": 2}, "lite": {"fusion_layers": 2, "fusion_width": 128, "tap_layer": 3}}
@@ -72,15 +76,17 @@ def image_tokens(model: LlavaForConditionalGeneration) -> Tensor:
     return frozen_features(f"tokens-{letters}", shape, compute)
 
 
-def sam_embeddings(decoder: SamDecoder) -> Tensor:
-    """float16 (SCENES, C, g, g), SAM's image embeddings of the training scenes."""
-    grid = SIDE // TINY_SAM["patch_size"]
-    shape = (SCENES, TINY_SAM["out_channels"], grid, grid)
-    return frozen_features(f"embeddings-{fingerprint(decoder.image_encoder)}", shape, decoder.encode_images)
+def sam_embeddings(decoder: MaskDecoder) -> Tensor:
+    """float16 (SCENES, E, g, g), SAM's image embeddings of the training scenes."""
+    shape = decoder.encode_images([sample_scene(0).draw(decoder.sam["image_size"])])[0].shape
+    name = f"embeddings-{fingerprint(decoder.encoding)}"
+    return frozen_features(name, (SCENES, *shape), decoder.encode_images, decoder.sam["image_size"])
 
 
 @torch.no_grad()
-def frozen_features(name: str, shape: tuple[int, ...], compute: Callable[[list[Image.Image]], Tensor]) -> Tensor:
+def frozen_features(
+    name: str, shape: tuple[int, ...], compute: Callable[[list[Image.Image]], Tensor], side: int = SIDE
+) -> Tensor:
     """Compute, or go on computing, what a frozen part says about every training scene; what is there is kept."""
     folder = WORK / "features"
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +95,7 @@ def frozen_features(name: str, shape: tuple[int, ...], compute: Callable[[list[I
     store = np.lib.format.open_memmap(path, mode, np.float16, None if mode == "r+" else shape)
     done = int(done_file.read_text()) if done_file.exists() else 0
     for start in trange(done, SCENES, 20, desc=name, unit="batch", mininterval=10):
-        pictures = [sample_scene(i).draw(SIDE) for i in range(start, min(start + 20, SCENES))]
+        pictures = [sample_scene(i).draw(side) for i in range(start, min(start + 20, SCENES))]
         store[start : start + len(pictures)] = compute(pictures).numpy()
         if start % 500 == 480:
             store.flush()
@@ -110,15 +116,15 @@ def say(scene: Scene, rng: np.random.Generator) -> list[Expression]:
     return said
 
 
-def make_sample(index: int) -> tuple[int, list[str], Tensor, Tensor]:
-    """Scene number, texts, masks (EXPRESSIONS, 96, 96) as covered fractions, whether each has a target."""
+def make_sample(index: int, side: int, low: int) -> tuple[int, list[str], Tensor, Tensor]:
+    """Scene number, texts, masks (EXPRESSIONS, low, low) as covered fractions, whether each has a target."""
     number, rng = index % SCENES, np.random.default_rng([index, 5])
     scene = sample_scene(number)
     expressions = say(scene, rng)
-    masks = scene.masks(SIDE)
+    masks = scene.masks(side)
     union = np.stack([masks[list(e.targets)].any(0) if e.targets else np.zeros_like(masks[0]) for e in expressions])
     texts = [e.text.removeprefix("the ") if rng.random() < 0.2 else e.text for e in expressions]
-    return number, texts, low_res(union), torch.tensor([bool(e.targets) for e in expressions])
+    return number, texts, covered(union, low), torch.tensor([bool(e.targets) for e in expressions])
 
 
 def collate(samples: list) -> tuple[Tensor, list[str], Tensor, Tensor]:
@@ -165,10 +171,12 @@ def calibration_examples() -> Iterator[tuple[int, Example]]:
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], minutes=25)
     parser.add_argument("fusion", choices=HEADS)
+    parser.add_argument("--sam", choices=SAMS, default="sam", help="of the folders that ship")
+    parser.add_argument("--dense-prompt", action="store_true", help="the mask decoder is told the heat, too")
     parser.add_argument("--tap-layer", type=int, help="another one than the shipped head's; to compare")
     parser.add_argument("--output", type=Path, help="folder of the finished head; default: where the package has it")
     args = parser.parse_args()
-    output = args.output or SHIPPED / f"lens-{args.fusion}"
+    output = args.output or SHIPPED / SAMS[args.sam].format(fusion=args.fusion)
     fields = HEADS[args.fusion] | ({} if args.tap_layer is None else {"tap_layer": args.tap_layer})
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
@@ -179,7 +187,8 @@ def main() -> None:
         load_sam=False,
         fusion=args.fusion,
         **fields,
-        sam=TINY_SAM,
+        dense_prompt=args.dense_prompt,
+        sam=TINY_SAM if args.sam == "sam" else {**LensConfig(sam=str(SHIPPED / args.sam)).sam, **WITHIN},
         num_keypoints=8,
         suppression_radius=1.5,
         mask_threshold=0.5,
@@ -187,7 +196,7 @@ def main() -> None:
         routing_question=ROUTING_QUESTION,
         base_model_name_or_path="lens_adapter/builtin/vlm",
     )
-    adapter.decoder.load_weights(SHIPPED / "sam")
+    adapter.decoder.load_weights(SHIPPED / args.sam)
     tokens, embeddings = image_tokens(model), sam_embeddings(adapter.decoder)
     adapter.train()
     groups = [
@@ -197,7 +206,9 @@ def main() -> None:
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
     rates = [group["lr"] for group in groups]
     session = Session(output.name, args.minutes, {"adapter": adapter, "adam": optimizer})
-    stream = batches(make_sample, BATCH, session.step, collate, args.workers)
+    side = adapter.decoder.sam["image_size"]
+    sample = partial(make_sample, side=side, low=4 * side // adapter.decoder.sam["patch_size"])
+    stream = batches(sample, BATCH, session.step, collate, args.workers)
     index = torch.arange(BATCH).repeat_interleave(EXPRESSIONS)
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 50) * flat_then_cosine(progress, 0.1, 0.01)

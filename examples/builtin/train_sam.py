@@ -56,7 +56,7 @@ def make_sample(index: int) -> tuple[Tensor, Tensor, Tensor]:
     rng = np.random.default_rng([index, 4])
     picture = np.array(scene.draw(SIDE, random_filter(rng)))
     clicks, chosen = clicked(scene.masks(SIDE), rng, CLICKS)
-    return torch.from_numpy(picture).permute(2, 0, 1), torch.tensor(clicks).float(), low_res(np.stack(chosen))
+    return torch.from_numpy(picture).permute(2, 0, 1), torch.tensor(clicks).float(), covered(np.stack(chosen), LOW)
 
 
 def clicked(masks: np.ndarray, rng: np.random.Generator, count: int) -> tuple[list[tuple[float, float]], list]:
@@ -70,9 +70,9 @@ def clicked(masks: np.ndarray, rng: np.random.Generator, count: int) -> tuple[li
     return clicks, chosen
 
 
-def low_res(masks: np.ndarray) -> Tensor:
-    """bool (N, 192, 192) -> float (N, 96, 96), the fraction of each low-resolution cell that is covered."""
-    return F.avg_pool2d(torch.from_numpy(masks).float()[:, None], SIDE // LOW)[:, 0]
+def covered(masks: np.ndarray, low: int) -> Tensor:
+    """bool (N, S, S) -> float (N, low, low), the fraction of each low-resolution cell that is covered."""
+    return F.avg_pool2d(torch.from_numpy(masks).float()[:, None], masks.shape[-1] // low)[:, 0]
 
 
 def normalized(sam: dict, pictures: Tensor) -> Tensor:

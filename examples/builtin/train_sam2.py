@@ -1,8 +1,9 @@
-"""Step 3b (independent of the others): a tiny SAM 2 learns, class-agnostically, what one click means.
+"""Step 3b, after step 3: a tiny SAM 2 learns, class-agnostically, what one click means.
 
-transformers' own `Sam2Model`, trained from scratch on the same clicks as the tiny SAM of step 3. Its decoder reads
-features of half and of a quarter of the picture's size beside the embedding, which is what outlines need. One click in
-seven is on the background: there the object score learns to say that nothing is there.
+transformers' own `Sam2Model`, taught by the same clicks as the tiny SAM of step 3. Its decoder reads features of half
+and of a quarter of the picture's size beside the embedding, which is what outlines need. Its decoder starts as that of
+the tiny SAM, and its encoder first learns to say what the tiny SAM's says. One click in seven is on the background:
+there the object score learns to say that nothing is there.
 
     python examples/builtin/train_sam2.py
 """
@@ -13,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from recipe import SHIPPED, Session, arguments, batches, flat_then_cosine, multiplying, random_filter
-from torch import Tensor
-from train_sam import clicked
+from torch import Tensor, nn
+from train_sam import TINY_SAM, clicked, covered
 from transformers import (
     Sam2Config,
     Sam2HieraDetConfig,
@@ -23,7 +24,9 @@ from transformers import (
     Sam2Model,
     Sam2PromptEncoderConfig,
     Sam2VisionConfig,
+    SamModel,
 )
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from lens_adapter.builtin.world import sample_scene
 from lens_adapter.training.losses import dice_loss, reached_iou
@@ -34,6 +37,7 @@ SIDE = 256
 STRIDE = 2  # pixels of a token of the first stage; the last stage's are four times as large
 WIDTHS, BLOCKS, WINDOWS, GLOBAL_BLOCKS = [16, 48, 128], [1, 2, 5], [8, 8, 8], [7]
 CHANNELS = 64  # as the tiny SAM's
+TAUGHT = 0.3  # of the time, ever less
 LOW = SIDE // STRIDE  # the decoder's own resolution
 
 
@@ -43,9 +47,9 @@ def build() -> Sam2Model:
     backbone = Sam2HieraDetConfig(
         hidden_size=WIDTHS[0],
         image_size=[SIDE, SIDE],
-        patch_kernel_size=[3, 3],
+        patch_kernel_size=[7, 7],
         patch_stride=[STRIDE, STRIDE],
-        patch_padding=[1, 1],
+        patch_padding=[3, 3],
         num_query_pool_stages=2,
         blocks_per_stage=BLOCKS,
         embed_dim_per_stage=WIDTHS,
@@ -72,13 +76,42 @@ def build() -> Sam2Model:
         # The single mask is trained, the three others are not.
         dynamic_multimask_via_stability=False,
     )
-    return Sam2Model(
-        Sam2Config(
-            vision_config=vision.to_dict(),
-            prompt_encoder_config=prompt.to_dict(),
-            mask_decoder_config=decoder.to_dict(),
-        )
+    parts = {"vision_config": vision, "prompt_encoder_config": prompt, "mask_decoder_config": decoder}
+    model = Sam2Model(Sam2Config(**{name: part.to_dict() for name, part in parts.items()}))
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.reset_parameters()  # weights as small as the class begins with are for far wider layers
+    return model
+
+
+def start_decoder(model: Sam2Model, teacher: SamModel) -> None:
+    """Prompt encoder and mask decoder start as those of the tiny SAM, but for what only SAM 2 has."""
+    given = {}
+    for name, tensor in teacher.state_dict().items():
+        for theirs, ours in (("out_proj", "o_proj"), ("lin1", "proj_in"), ("lin2", "proj_out")):
+            name = name.replace(f".{theirs}.", f".{ours}.")
+        given[name] = tensor
+    labels = [given.pop(f"prompt_encoder.point_embed.{k}.weight") for k in range(4)]
+    given["prompt_encoder.point_embed.weight"] = torch.cat(labels)
+    given = {name: tensor for name, tensor in given.items() if not name.startswith("vision_encoder.")}
+    missing, unexpected = model.load_state_dict(given, strict=False)
+    new = (
+        "vision_encoder.",
+        "no_memory_embedding",
+        "mask_decoder.conv_s",
+        "mask_decoder.obj_",
+        "mask_decoder.pred_obj",
     )
+    assert not unexpected and all(name.startswith(new) for name in missing), (missing, unexpected)
+
+
+@torch.no_grad()
+def taught_embeddings(teacher: SamModel, pictures: Tensor) -> Tensor:
+    """uint8 (B, 3, S, S) -> what the tiny SAM's encoder says, on the grid of the tiny SAM 2: (B, CHANNELS, g, g)."""
+    small = F.interpolate(pictures.float(), (TINY_SAM["image_size"],) * 2, mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    said = teacher.vision_encoder((small / 255 - mean) / std).last_hidden_state
+    return F.interpolate(said, (SIDE // STRIDE // 4,) * 2, mode="bilinear")
 
 
 def image_processor() -> Sam2ImageProcessor:
@@ -97,8 +130,7 @@ def make_sample(index: int) -> tuple[Tensor, Tensor, Tensor]:
     k = rng.integers(len(rows))
     clicks.append((columns[k] + 0.5, rows[k] + 0.5))
     chosen.append(np.zeros_like(masks[0]))
-    covered = F.avg_pool2d(torch.from_numpy(np.stack(chosen)).float()[:, None], SIDE // LOW)[:, 0]
-    return torch.from_numpy(picture).permute(2, 0, 1), torch.tensor(clicks).float(), covered
+    return torch.from_numpy(picture).permute(2, 0, 1), torch.tensor(clicks).float(), covered(np.stack(chosen), LOW)
 
 
 def embeddings_of(model: Sam2Model, pixels: Tensor) -> list[Tensor]:
@@ -114,6 +146,9 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = (Sam2Model.from_pretrained(args.start) if args.start else build()).train()
+    teacher = SamModel.from_pretrained(SHIPPED / "sam").eval()
+    if not args.start:
+        start_decoder(model, teacher)
     model.set_attn_implementation("eager")  # many small windows: faster so on a CPU
     processor = image_processor()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
@@ -128,6 +163,7 @@ def main() -> None:
         pictures, clicks, masks = next(stream)
         with multiplying(args):
             embeddings = embeddings_of(model, (pictures / 255 - mean) / std)
+            taught = taught_embeddings(teacher, pictures).float() if progress < TAUGHT else None
         found = model(
             image_embeddings=[level.float() for level in embeddings],
             input_points=clicks[:, :, None],
@@ -143,6 +179,10 @@ def main() -> None:
         iou = reached_iou(logits.detach(), target)
         presence = F.binary_cross_entropy_with_logits(found.object_score_logits[..., 0], there)
         loss = 2 * bce + dice + F.mse_loss(quality, iou) + 0.1 * presence
+        if taught is not None:
+            apart = F.mse_loss(embeddings[-1].float(), taught) / taught.var()
+            loss = loss + (1 - progress / TAUGHT) * apart
+            session.sums["apart"].append(apart.item())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -329,7 +329,7 @@ def test_workers_give_the_same_stream(scripts):
 def test_samples_fit_their_scenes(scripts):
     scene = sample_scene(7)
     pictures, clicks, masks = scripts.sam.make_sample(7)
-    truth = scripts.sam.low_res(scene.masks(scripts.sam.SIDE))
+    truth = scripts.sam.covered(scene.masks(scripts.sam.SIDE), scripts.sam.LOW)
     assert pictures.shape == (3, scripts.sam.SIDE, scripts.sam.SIDE)
     for (x, y), mask in zip((clicks / 2).long().tolist(), masks, strict=True):
         assert any(torch.equal(mask, one) for one in truth) and mask[y, x] > 0
