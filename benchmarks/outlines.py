@@ -1,4 +1,4 @@
-"""The two tiny SAMs that ship, side by side: masks, outlines and times, each with a lite head of its own..
+"""The two tiny SAMs that ship, side by side: masks, outlines and times, each with a lite head of its own.
 
 python -m benchmarks.outlines                   # the 1 000 test scenes, into results/outlines.json
 python -m benchmarks.outlines --page            # docs/sam.md's table from that

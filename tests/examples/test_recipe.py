@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, SamModel
 
-from lens_adapter import LensAdapter
+from lens_adapter import LensAdapter, builtin
 from lens_adapter.builtin.world import Question, Speaker, sample_scene
 from lens_adapter.config import LensConfig
 from lens_adapter.sam.segment_anything import SamDecoder
@@ -32,6 +32,7 @@ def scripts() -> Iterator[SimpleNamespace]:
         import train_head
         import train_language_model
         import train_sam
+        import train_sam2
         import train_tower
 
         yield SimpleNamespace(
@@ -39,6 +40,7 @@ def scripts() -> Iterator[SimpleNamespace]:
             tower=train_tower,
             language=train_language_model,
             sam=train_sam,
+            sam2=train_sam2,
             head=train_head,
             report=report,
         )
@@ -334,9 +336,37 @@ def test_samples_fit_their_scenes(scripts):
     for (x, y), mask in zip((clicks / 2).long().tolist(), masks, strict=True):
         assert any(torch.equal(mask, one) for one in truth) and mask[y, x] > 0
 
-    number, texts, masks, present = scripts.head.make_sample(scripts.head.SCENES + 7)
-    assert number == 7 and len(texts) == len(masks) == scripts.head.EXPRESSIONS
+    number, texts, masks, present = scripts.head.make_sample(scripts.head.SCENES + 7, side=64, low=16)
+    assert number == 7 and len(texts) == len(masks) == scripts.head.EXPRESSIONS and masks.shape[1:] == (16, 16)
     assert torch.equal(present, masks.flatten(1).any(1))
+
+
+def test_samples_of_the_tiny_sam_2(scripts):
+    sam2, scene = scripts.sam2, sample_scene(7)
+    pictures, clicks, masks = sam2.make_sample(7)
+    truth = scripts.sam.covered(scene.masks(sam2.SIDE), sam2.LOW)
+    assert pictures.shape == (3, sam2.SIDE, sam2.SIDE) and len(clicks) == len(masks) == sam2.CLICKS + 1
+    for (x, y), mask in zip((clicks[:-1] / 2).long().tolist(), masks, strict=False):
+        assert any(torch.equal(mask, one) for one in truth) and mask[y, x] > 0
+    x, y = clicks[-1].long().tolist()
+    assert not masks[-1].any() and not scene.masks(sam2.SIDE)[:, y, x].any()
+
+
+@torch.no_grad()
+def test_the_tiny_sam_2_starts_as_the_tiny_sam(scripts):
+    sam2, teacher = scripts.sam2, SamModel.from_pretrained(builtin.SAM).eval()
+    model = sam2.build().eval()
+    sam2.start_decoder(model, teacher)
+    pixels, points = torch.randn(1, 3, sam2.SIDE, sam2.SIDE), torch.tensor([[[[100.0, 60.0]]]])
+    own = model.get_image_embeddings(pixels)
+    assert all(torch.equal(*pair) for pair in zip(sam2.embeddings_of(model, pixels), own, strict=True))
+    labels, smaller = torch.ones(points.shape[:-1], dtype=torch.int), scripts.sam.SIDE / sam2.SIDE
+    same = points * smaller - 0.5 * (1 - smaller)  # both count half a pixel in
+    prompts, taught = (
+        part.prompt_encoder(place, labels, None, None)[0] for part, place in ((model, points), (teacher, same))
+    )
+    torch.testing.assert_close(prompts, taught)
+    assert sam2.taught_embeddings(teacher, torch.zeros(2, 3, 256, 256, dtype=torch.uint8)).shape == (2, 64, 32, 32)
 
 
 def test_the_words_of_a_patch_are_those_of_the_thing_there(scripts):
