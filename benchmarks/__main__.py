@@ -26,7 +26,7 @@ from benchmarks.figures import draw_growth, draw_profile
 from benchmarks.harness import SECONDS, TOKENS, Stage
 from benchmarks.report import page, table
 from benchmarks.suite import BENCHMARKS
-from lens_adapter.config import SAM_VARIANTS
+from lens_adapter.sam.published import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "benchmarks"  # suite-BASE-DEVICE.json each
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, help="of base, head and SAM; default: float32, the base's own for that on a GPU"
     )
-    parser.add_argument("--sam", choices=list(SAM_VARIANTS), help="size of SAM; default: the one beside the base")
+    parser.add_argument("--sam", choices=list(PUBLISHED), help="another SAM; default: the one beside the base")
     parser.add_argument("--only", choices=list(BENCHMARKS), nargs="+", default=list(BENCHMARKS), metavar="BENCHMARK")
     parser.add_argument("--profile", action="store_true", help=f"the same as --only {' '.join(PROFILE)}")
     parser.add_argument("--repeats", type=int, default=5, help="rounds in which every way runs once")

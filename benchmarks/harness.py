@@ -109,13 +109,13 @@ class Stage:
         """The base, on the device, and its processor."""
         return bases.build(self.base, self.device, layers=self.layers, side=self.side, dtype=self.dtype)
 
-    def adapter(self, fusion: str = "lite", **fields: Any) -> LensAdapter:
-        """A fresh, untrained adapter attached to the base; `fields` of its config."""
+    def adapter(self, fusion: str = "lite", sam: str | None = None, **fields: Any) -> LensAdapter:
+        """A fresh, untrained adapter attached to the base, with the stage's SAM or another; `fields` of its config."""
         torch.manual_seed(0)
-        model, processor = self.pair
-        sam = bases.BASES[self.base].sam if self.sam is None else {"variant": self.sam}
-        sam = {**sam, "include_image_encoder": True}
-        adapter = LensAdapter.from_model(model, processor, load_sam=False, fusion=fusion, sam=sam, **fields)
+        (model, processor), name = self.pair, sam or self.sam
+        chosen = bases.BASES[self.base].sam if name is None else {"variant": name}
+        fields["sam"] = {**chosen, "include_image_encoder": True}
+        adapter = LensAdapter.from_model(model, processor, load_sam=False, fusion=fusion, **fields)
         return adapter.to(self.dtype).eval() if self.dtype else adapter.eval()
 
     def compare(

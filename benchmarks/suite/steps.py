@@ -8,6 +8,7 @@ from transformers import BatchFeature
 
 from benchmarks.suite.registry import PROMPTS, picture, segment
 from lens_adapter import LensAdapter
+from lens_adapter.sam.decoder import Decoded
 from lens_adapter.signals import Reading, SparsePrompts
 
 
@@ -22,7 +23,7 @@ class Steps:
         self.reading = self.read()
         self.prompts = self.point()
         self.embedding = self.encode()
-        self.logits, _ = self.decode()
+        self.logits = self.decode().logits
 
     def process(self) -> BatchFeature:
         return self.adapter.base.build_inputs([self.image], PROMPTS[:1])
@@ -37,7 +38,7 @@ class Steps:
     def encode(self) -> Tensor:
         return self.adapter.decoder.encode_images([self.image])
 
-    def decode(self) -> tuple[Tensor, Tensor]:
+    def decode(self) -> Decoded:
         sparse = self.adapter.decoder.sparse_prompts(self.prompts, [self.size])
         return self.adapter.decoder(self.embedding, self.index, sparse)
 

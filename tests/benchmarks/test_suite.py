@@ -14,11 +14,14 @@ from benchmarks import __main__ as command
 from benchmarks import bases, memory
 from benchmarks.harness import Comparison, Row, Stage, proportions
 from benchmarks.released import ReleasedPipeline
-from benchmarks.suite import BENCHMARKS, base, compiling, counting, heads, images, rivals, whole
+from benchmarks.suite import BENCHMARKS, base, compiling, counting, heads, images, rivals, sams, whole
 from benchmarks.suite.registry import PROMPTS, ask, picture
 from benchmarks.suite.steps import Steps
 from lens_adapter import LensAdapter, config
 from lens_adapter.head.keypoints import find_keypoints
+from lens_adapter.sam import families
+from lens_adapter.sam.published import PUBLISHED, Published
+from tests.tiny.families import tiny_config
 
 MINI_SAM = {
     **{"image_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "window_size": 2, "out_channels": 32},
@@ -27,6 +30,11 @@ MINI_SAM = {
 LLAMA = {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def _tiny_sam2() -> Published:
+    """What a mini SAM of `MINI_SAM` and this have in common is the decoder's width."""
+    return Published("sam2", "nowhere/sam2", 0, 0, 0, 0, tiny_config("sam2"))
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +47,14 @@ def mini() -> Iterator[str]:
         patch.setitem(bases.BASES, "mini", made)
         for name, sizes in list(config.SAM_VARIANTS.items()):
             patch.setitem(config.SAM_VARIANTS, name, {**sizes, **MINI_SAM})
+        patch.setitem(families.PUBLISHED, "sam2", _tiny_sam2())
         for room, name, value in (
             *((room, "SEVERAL", (2, 3)) for room in (base, images, rivals)),
             (heads, "LARGE", ("mini",)),
             (images, "SIZE_4K", (108, 192)),
+            (sams, "PUBLISHED", {**dict.fromkeys(("vit_b", "vit_h"), PUBLISHED["vit_b"]), "sam2": _tiny_sam2()}),
+            (sams, "BESIDE", ("sam2",)),
+            (sams, "GOAL_OF", "sam2"),
             (whole, "FUSIONS", ("lite",)),
             (whole, "SIDES", (3, 4)),
             (whole, "COUNTS", (1, 2)),
