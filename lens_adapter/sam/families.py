@@ -135,12 +135,12 @@ def complete_family(sam: str | Mapping[str, Any], variants: Mapping[str, Any]) -
     known: dict[str, Any] = {}
     if variant in PUBLISHED:
         published = PUBLISHED[variant]
+        _require_installed(published.family)  # before its repository is asked
         known = {"weights": published.weights, "family": published.family}
         if published.config is not None:
             known["config"] = published.config
-    elif given.get("config") is None and isinstance(sam, str):
-        known = {"weights": sam, "variant": "custom"}
-        given = {}
+    elif given.get("family") is None:  # a folder or repository
+        known = {"weights": given.pop("variant")}
     full: dict[str, Any] = {"variant": "custom", "weights": None, "revision": None, "include_image_encoder": False}
     full = deepcopy({**full, **known, **{key: value for key, value in given.items() if key not in _DERIVED}})
     if full.get("config") is None:
@@ -172,12 +172,7 @@ def whole_config(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         LensConfigError: the installed transformers has no such model, or the config is none.
     """
     row = FAMILIES[family]
-    if family not in CONFIG_MAPPING:
-        raise LensConfigError(
-            f"LensConfig.sam: {row.title} ({family!r}) came with transformers {row.since}; installed is "
-            f"{transformers.__version__}. Upgrade it (pip install -U transformers), or choose one of "
-            f"{[name for name, there in installed_families().items() if there]} or a segment-anything, e.g. 'vit_b'."
-        )
+    _require_installed(family)
     if not isinstance(config, Mapping):
         raise LensConfigError(f"LensConfig.sam['config'] must be the config of a {row.title}; got {brief(config)}.")
     parts = {name: _cleaned(config[name]) for name in _PARTS if isinstance(config.get(name), Mapping)}
@@ -223,6 +218,16 @@ def read_family(source: str | Path, **hub_kwargs: Any) -> tuple[str, dict[str, A
         f"{source} is a model of the type {kind!r}; expected one of {sorted(FAMILIES)}: the models that transformers' "
         "AutoModelForMaskGeneration loads."
     )
+
+
+def _require_installed(family: str) -> None:
+    row = FAMILIES[family]
+    if family not in CONFIG_MAPPING:
+        raise LensConfigError(
+            f"LensConfig.sam: {row.title} ({family!r}) came with transformers {row.since}; installed is "
+            f"{transformers.__version__}. Upgrade it (pip install -U transformers), or choose one of "
+            f"{[name for name, there in installed_families().items() if there]} or a segment-anything, e.g. 'vit_b'."
+        )
 
 
 def _read(weights: Any, revision: Any, variants: Mapping[str, Any]) -> dict[str, Any]:

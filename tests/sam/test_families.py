@@ -317,6 +317,8 @@ def test_a_config_is_whole_and_comes_back(family, folders):
     sam = config.sam
     assert sam["family"] == family and sam["weights"] == str(folders[family]) and not sam["include_image_encoder"]
     assert sam["out_channels"] == WIDTH and sam["image_size"] // sam["patch_size"] == 8
+    with_encoder = LensConfig(sam={"variant": str(folders[family]), "include_image_encoder": True}).sam
+    assert with_encoder == {**sam, "include_image_encoder": True}
     again = LensConfig.from_dict(json.loads(config.to_json_string(use_diff=False)))
     assert again.sam == sam and LensConfig(sam=sam).sam == sam
     assert whole_config(family, sam["config"]) == sam["config"]

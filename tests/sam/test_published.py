@@ -55,8 +55,9 @@ def test_what_the_installed_transformers_lacks_is_named():
     lacking = [name for name in FAMILIES if name not in CONFIG_MAPPING]
     assert set(lacking) <= {"sam3_tracker"}
     for family in lacking:
-        with pytest.raises(LensConfigError, match=rf"{FAMILIES[family].title}.*came with transformers 5"):
-            LensConfig(sam={"family": family, "config": {}})
+        for sam in ("sam3", {"family": family, "config": {}}):
+            with pytest.raises(LensConfigError, match=rf"{FAMILIES[family].title}.*came with transformers 5"):
+                LensConfig(sam=sam)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/sam.md"])
