@@ -255,10 +255,10 @@ def _as_shown(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
-    levels: Any = np.asarray(image).astype(np.float64)
+    levels: Any = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
         raise InputError(
-            f"{name} has 32-bit pixels from {levels.min():.0f} to {levels.max():.0f}, whose white is not defined "
+            f"{name} has 32-bit pixels from {levels.min()} to {levels.max()}, whose white is not defined "
             "(16-bit greyscale: 0 to 65535). Convert it to 8 bits first."
         )
-    return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
+    return Image.fromarray(((levels.astype(np.int32) + 128) // 257).astype(np.uint8)).convert("RGB")  # rounded
