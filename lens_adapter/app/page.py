@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gradio as gr
@@ -53,6 +54,8 @@ def launch(page: gr.Blocks, *, host: str, port: int | None = None, share: bool =
         clients = [event.request.client for queue in queues for event in queue.queue]
         return sum(client is not None and client.host == address for client in clients)
 
+    # gradio counts its last requests anew after each: let it be a few.
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
     queued = page.queue(max_size=bounds.MOST_WAITING, default_concurrency_limit=bounds.AT_ONCE, api_open=False)
     queued.launch(
         server_name=host,
