@@ -251,7 +251,7 @@ def measure(honest: int, hostile: int, seconds: float) -> dict[str, Any]:
             code = page.wait(PATIENCE)
         finally:
             page.kill()
-        left = [path.name for path in Path(folder).iterdir() if path.name not in ("log", "taught")]
+        left = [path.name for path in Path(folder).rglob("*") if path.is_file() and path.name != "log"]
     every = [one for these in diary.seconds.values() for one in these]
     return {
         "seconds": round(lasted, 1),

@@ -20,7 +20,7 @@ HIDDEN: dict[str, Any] = {"api_visibility": "private"}
 AS_UPLOADED: dict[str, Any] = {"preprocess": False, **HIDDEN}
 
 Upload = dict[str, Any] | None
-Thing = TypeVar("Thing")
+Selected = TypeVar("Selected")
 
 
 def said_plainly(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,7 +54,7 @@ def file_of(upload: Upload) -> Path | None:
     return None if upload is None else uploaded(upload.get("path") if isinstance(upload, dict) else None)
 
 
-def chosen(things: Sequence[Thing], index: Any) -> Thing:
+def chosen(things: Sequence[Selected], index: Any) -> Selected:
     """The one that a visitor selected.
 
     Raises:

@@ -10,6 +10,8 @@ import socket
 import struct
 import sys
 import tempfile
+import time
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -22,13 +24,17 @@ from PIL import Image
 gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
 httpx = pytest.importorskip("httpx")
 
+from benchmarks import page_load  # noqa: E402
 from benchmarks.visitor import LAYERS, Visitor, named  # noqa: E402
 from lens_adapter.app import bounds  # noqa: E402
 from lens_adapter.app.examples import EXAMPLES  # noqa: E402
+from lens_adapter.app.kept import MOST_EXAMPLES  # noqa: E402
 from lens_adapter.app.page import build_page, launch  # noqa: E402
 from lens_adapter.app.teaching import Teacher  # noqa: E402
 from lens_adapter.app.visitors import NOT_UPLOADED, visitors_folder  # noqa: E402
 from lens_adapter.cli import main  # noqa: E402
+from lens_adapter.vlm.images import MOST_PIXELS  # noqa: E402
+from lens_adapter.vlm.inputs import LONGEST_TEXT  # noqa: E402
 from tests.tiny.processes import PATIENCE, SERVER  # noqa: E402
 
 PROMPT = "the donut"
@@ -315,6 +321,59 @@ def test_pictures_that_have_gone_are_asked_for_again(visit, scene):
 
     found, drawn, again = visit(come)
     assert found.good and drawn.words == again.words == NOT_UPLOADED
+
+
+def test_honest_visitors_among_hostile_ones_lose_nothing(page):
+    """A short look at what `benchmarks.page_load` does for two minutes."""
+    ours = (page_load.steal, page_load.script, page_load.list_much, page_load.chatter, page_load.smuggle)
+
+    async def come():
+        diary = page_load.Diary()
+        async with AsyncExitStack() as stack:
+            visitors = [
+                await stack.enter_async_context(Visitor(page.local_url, f"127.0.3.{k + 1}"))
+                for k in range(2 + len(ours))
+            ]
+            hostile = [
+                asyncio.create_task(page_load.trouble(visitor, diary, doing))
+                for visitor, doing in zip(visitors[2:], ours, strict=True)
+            ]
+            honest = [
+                asyncio.create_task(page_load.come(visitor, diary, k, (0.1, 0.2)))
+                for k, visitor in enumerate(visitors[:2])
+            ]
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline and (len(diary.answers) < len(ours) or len(diary.seconds) < 3):
+                assert not any(task.done() for task in hostile + honest)
+                await asyncio.sleep(0.1)
+            for task in hostile + honest:
+                task.cancel()
+            await asyncio.gather(*hostile, *honest, return_exceptions=True)
+        return diary
+
+    diary = asyncio.run(come())
+    assert diary.lost == diary.leaks == []
+    assert set(diary.seconds) == {"segment", "redraw", "ask"}
+    assert len(diary.answers) == len(ours)
+    assert all(set(answers) == {"words"} for answers in diary.answers.values())
+
+
+def test_the_security_page_names_the_bounds():
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    for words in (
+        f"{MOST_PIXELS / 1e6:.0f} megapixels (`MOST_PIXELS`",
+        f"{LONGEST_TEXT:,} letters\n(`lens_adapter.vlm.inputs.LONGEST_TEXT`)".replace(",", " "),
+        f"{bounds.MOST_PIXELS / 1e6:.0f} megapixels, {bounds.LARGEST_UPLOAD.removesuffix('mb')} MB as a file",
+        f"{bounds.MOST_PROMPTS}, of {bounds.LONGEST_PROMPT} letters each",
+        f"{bounds.MOST_TOKENS} tokens; the chat shows the last {bounds.MOST_TURNS}",
+        f"{bounds.LARGEST_REQUEST:,} bytes".replace(",", " "),
+        f"{bounds.MOST_WAITING}, and {bounds.MOST_WAITING_EACH} from one address",
+        f"{bounds.MOST_SESSIONS:,}, some megabytes".replace(",", " "),
+        f"go after {bounds.EXPIRY // 3600} hours",
+        f"{bounds.MOST_PICTURES} pictures open, {bounds.MOST_CLICKS} clicks and {bounds.LONGEST_NAME} letters per thing",
+        f"{MOST_EXAMPLES} examples in its folder",
+    ):
+        assert words in page, words
 
 
 def serve_until_killed(folder: str, port: int) -> None:
