@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ def visitors_folder() -> Iterator[Path]:
     Pages have to be built and served inside.
     """
     folder, before = Path(mkdtemp(prefix="lens-adapter-page-")).resolve(), os.environ.get(FOLDER)
-    atexit.register(rmtree, folder, ignore_errors=True)  # once more, for what handlers that still ran wrote meanwhile
+    atexit.register(_remove, folder)  # once more, for what handlers that still ran wrote meanwhile
     os.environ[FOLDER] = str(folder)
     try:
         yield folder
@@ -37,32 +38,47 @@ def visitors_folder() -> Iterator[Path]:
             del os.environ[FOLDER]
         else:
             os.environ[FOLDER] = before
-        rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM, and the end of the terminal, end what is inside with `SystemExit`, so that what is to go goes.
+    """Ctrl-C, SIGTERM and the end of the terminal end what is inside, so that what is to go goes; then the process.
 
-    Raises:
-        SystemExit: with 128 and the signal's number, as a shell has it.
+    Its exit code is 128 and the signal's number, as a shell has it.
     """
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
-    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
     def end(number: int, _: FrameType | None) -> None:
         for one in known:
             signal.signal(one, signal.SIG_IGN)  # a second one must not end the cleaning up
-        raise SystemExit(128 + number)
+        raise _EndedBySignal(128 + number)
 
     before = {one: signal.signal(one, end) for one in known}
     try:
         yield
+    except _EndedBySignal as ended:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(ended.code)  # threads that are still at a visitor's request would make an abort of an orderly end
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+class _EndedBySignal(BaseException):
+    def __init__(self, code: int):
+        self.code = code
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(10):  # handlers that still run may write meanwhile
+        rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
 
 
 def new_folder() -> Path:

@@ -368,9 +368,9 @@ def test_the_security_page_names_the_bounds():
         f"{bounds.MOST_TOKENS} tokens; the chat shows the last {bounds.MOST_TURNS}",
         f"{bounds.LARGEST_REQUEST:,} bytes".replace(",", " "),
         f"{bounds.MOST_WAITING}, and {bounds.MOST_WAITING_EACH} from one address",
-        f"{bounds.MOST_SESSIONS:,}, some megabytes".replace(",", " "),
+        f"{bounds.MOST_SESSIONS:,}".replace(",", " ") + ", some megabytes",
         f"go after {bounds.EXPIRY // 3600} hours",
-        f"{bounds.MOST_PICTURES} pictures open, {bounds.MOST_CLICKS} clicks and {bounds.LONGEST_NAME} letters per thing",
+        f"{bounds.MOST_PICTURES} pictures open, {bounds.MOST_CLICKS} clicks and {bounds.LONGEST_NAME} letters per",
         f"{MOST_EXAMPLES} examples in its folder",
     ):
         assert words in page, words
@@ -393,7 +393,11 @@ def test_what_visitors_left_goes_with_the_page(tmp_path, scene, number):
         for _ in range(PATIENCE * 5):
             try:
                 async with Visitor(f"http://127.0.0.1:{port}") as visitor:
-                    return await visitor.segment(await visitor.upload(scene), f"{PROMPT}\nthe red car")
+                    picture = await visitor.upload(scene)
+                    found = await visitor.segment(picture, f"{PROMPT}\nthe red car")
+                    for _ in range(4):  # whose answers nobody waits for
+                        assert (await visitor.join("segment", picture, PROMPT, LAYERS)).good
+                    return found
             except httpx.ConnectError:
                 await asyncio.sleep(0.2)
                 assert server.is_alive()
@@ -405,5 +409,5 @@ def test_what_visitors_left_goes_with_the_page(tmp_path, scene, number):
     assert list(folder.rglob("masks.zip")) and list(folder.rglob("picture.png"))
     os.kill(server.pid, number)
     server.join(PATIENCE)
-    assert server.exitcode in ((0, 1, 130) if number == signal.SIGINT else (128 + number,))
+    assert server.exitcode == 128 + number
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("lens-adapter")] == []
