@@ -16,8 +16,8 @@ MOST_TOKENS = 256  # of an answer
 MOST_TURNS = 20  # questions and answers that the chat shows
 
 LARGEST_REQUEST = 100_000  # bytes of anything but an upload
-MOST_WAITING = 256  # requests in the queue
-MOST_WAITING_EACH = 16  # of them from one address
+MOST_WAITING = 128  # requests in the queue
+MOST_WAITING_EACH = 6  # of them from one address
 AT_ONCE = 2  # requests that ask no model and run at the same time: each may hold a decoded picture
 
 MOST_SESSIONS = 1000  # whose state is kept; the one used longest ago goes first

@@ -38,10 +38,11 @@ class Gate:
             await self.application(scope, receive, send)  # uploads are bounded by gradio, and go to its folder
             return
         body = await _body(receive)
+        joins = path.endswith("/queue/join") or "/call/" in path  # the queue
         address = (scope.get("client") or ("",))[0]
         if len(body) > LARGEST_REQUEST:
             await _refuse(send, 413, f"This request is too long: it may have {LARGEST_REQUEST} bytes. Shorten it.")
-        elif path.endswith("/queue/join") and self.waiting(address) >= MOST_WAITING_EACH:
+        elif joins and self.waiting(address) >= MOST_WAITING_EACH:
             await _refuse(send, 429, f"{MOST_WAITING_EACH} requests of yours are waiting already. Try again later.")
         elif complaint := _complaint(body):
             await _refuse(send, 400, complaint)

@@ -276,6 +276,8 @@ def test_a_flood_from_one_address_leaves_room_for_others(visit, page, adapter, s
                 first = asyncio.create_task(visitor.segment(picture, PROMPT))
                 await asyncio.sleep(0.3)
                 replies = [await visitor.join("segment", picture, PROMPT, LAYERS) for _ in range(60)]
+                body = {"data": [picture, PROMPT, LAYERS], "fn_index": visitor.functions["segment"]}
+                replies += [await visitor.post("/gradio_api/call/segment", body) for _ in range(10)]
                 honest = asyncio.create_task(other.segment(await other.upload(scene), PROMPT))
                 await asyncio.sleep(0.3)
             return replies, await first, await honest
