@@ -626,7 +626,8 @@ class LensAdapter(PreTrainedModel):
             image: one image, as for `segment`.
             messages: a question, or a conversation in transformers' form; its one image part ("image" or "image_url")
                 says where the image goes (without one: first in the user's first turn); what else it holds is ignored,
-                and nothing is fetched. Parts of other types, a video say, are refused.
+                and nothing is fetched. Parts of other types, a video say, are refused. Of every turn the role and each
+                text are checked as a question is: no special token, at most `vlm.inputs.LONGEST_TEXT` letters.
             phrases: what to segment: a name, a regular expression (`re.compile`), or a list of both; None: what a
                 simple rule for English finds in the answer (see `lens_adapter.chat.find_phrases`).
             generate_kwargs: for the base's `generate`, whose tokens are the same as without an adapter.
@@ -636,7 +637,8 @@ class LensAdapter(PreTrainedModel):
 
         Raises:
             NotAttachedError: there is no base.
-            InputError: no processor or chat template; messages or an image that cannot be used.
+            InputError: no processor or chat template; messages or an image that cannot be used; a conversation of more
+                tokens than the base takes.
         """
         return chat(self.base, self.segment, image, messages, phrases, **generate_kwargs)
 

@@ -16,11 +16,18 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
 from lens_adapter.output import LensOutput
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.images import load_image
-from lens_adapter.vlm.inputs import apply_template, check_text, text_inputs
+from lens_adapter.vlm.inputs import (
+    apply_template,
+    asked_tokens,
+    check_letters,
+    check_text,
+    require_length,
+    text_inputs,
+)
 from lens_adapter.vlm.threads import one_at_a_time
 
 Messages = str | Sequence[dict[str, Any]]
@@ -122,7 +129,7 @@ def chat(
     sequences = made if isinstance(made, Tensor) else made.sequences  # (1, T)
     if len(sequences) != 1:
         raise InputError(f"chat grounds one answer; got {len(sequences)}. Leave num_return_sequences at 1.")
-    asked, tokens = inputs.get("input_ids", inputs.get("decoder_input_ids"))[0], sequences[0]
+    asked, tokens = asked_tokens(inputs)[0], sequences[0]
     if torch.equal(tokens[: len(asked)], asked):  # encoder-decoders return the answer alone
         tokens = tokens[len(asked) :]
     text = base.require_processor().tokenizer.decode(tokens, skip_special_tokens=True)
@@ -133,6 +140,7 @@ def ground(base: FrozenBase, segment: Segment, image: Any, text: str, phrases: W
     """See `LensAdapter.ground`."""
     if not isinstance(text, str):
         raise InputError(f"The text to be grounded must be a str; got {type(text).__name__}.")
+    check_letters(text)
     base.require_processor()  # needed even where this text names nothing
     return _grounded(segment, load_image(image), text, phrases, token_ids=None)
 
@@ -141,10 +149,12 @@ def route(base: FrozenBase, text: str, image: Any = None, question: str | None =
     """See `LensAdapter.route`."""
     question = base.config.routing_question if question is None else question
     if not isinstance(question, str) or "{prompt}" not in question:
-        raise InputError(f"question must be a text with {{prompt}} where the request goes; got {question!r}.")
+        raise InputError(f"question must be a text with {{prompt}} where the request goes; got {brief(question)}.")
+    processor = base.require_processor()
     base.yes_and_no_tokens()  # refused before anything is built
+    check_text(question, processor)
     if image is None:
-        inputs = text_inputs(base.require_processor(), text, question)
+        inputs = text_inputs(processor, text, question, base.max_length)
     else:
         inputs = base.build_inputs([load_image(image)], [text], template=question)
     probability = float(torch.sigmoid(base.yes_over_no_of(inputs)[0]))
@@ -236,10 +246,10 @@ def _conversation_inputs(base: FrozenBase, picture: Image, messages: Messages) -
             "conversation. Pass one question as a text, or set processor.chat_template."
         )
     turns = _with_image(messages, picture)
-    for turn in turns:
-        for text in _texts(turn["content"]):
-            check_text(text, processor)
-    return apply_template(
+    texts = [text for turn in turns for text in (turn["role"], *_texts(turn["content"]))]
+    for text in texts:
+        check_text(text, processor)
+    inputs = apply_template(
         processor,
         turns,
         add_generation_prompt=True,
@@ -247,18 +257,20 @@ def _conversation_inputs(base: FrozenBase, picture: Image, messages: Messages) -
         return_dict=True,
         return_tensors="pt",
     )
+    require_length(processor, texts, asked_tokens(inputs).shape[1], base.max_length)
+    return inputs
 
 
 def _with_image(messages: Sequence[dict[str, Any]], picture: Image) -> list[dict[str, Any]]:
     """The messages with the picture where their image part is, or first in the first turn of the user."""
     here = {"type": "image", "image": picture}
     try:
-        turns = [{**turn, "role": turn["role"], "content": _parts(turn["content"], here)} for turn in messages]
+        turns = [{"role": _role(turn), "content": _parts(turn["content"], here)} for turn in messages]
         images = sum(part is here for turn in turns for part in turn["content"])
         if not images:
             asked = next(turn for turn in turns if turn["role"] == "user")
             asked["content"] = [here, *_parts_of_text(asked["content"])]
-    except (TypeError, KeyError, StopIteration) as error:
+    except (TypeError, KeyError, AttributeError, StopIteration) as error:
         raise InputError(
             'messages must be a question or a list of turns {"role": "user", "content": "..." or a list of parts}, one '
             f"of them the user's; got {reprlib.repr(messages)}."
@@ -268,8 +280,24 @@ def _with_image(messages: Sequence[dict[str, Any]], picture: Image) -> list[dict
     return turns
 
 
+def _role(turn: dict[str, Any]) -> str:
+    """Who speaks. What else a turn holds would go into the text unread, or be left out unsaid.
+
+    Raises:
+        InputError: the role is no text, or there is more than role and content.
+        KeyError, TypeError: this is no turn.
+    """
+    more = [key for key, value in turn.items() if key not in ("role", "content") and value is not None]
+    if more or not isinstance(turn["role"], str):
+        raise InputError(
+            f"A turn of a conversation has a role, which is a text, and a content; got the role {brief(turn['role'])}"
+            f"{f' and also {brief(more)}. Leave that out' if more else ''}."
+        )
+    return turn["role"]
+
+
 def _parts(content: Any, here: dict[str, Any]) -> Any:
-    """A turn's content with the picture in its slot.
+    """A turn's content with the picture in its slot; of a part with a text, the text alone.
 
     Raises:
         InputError: a part that is neither a text nor an image.
@@ -282,11 +310,11 @@ def _parts(content: Any, here: dict[str, Any]) -> Any:
         if part["type"] in _IMAGES:
             parts.append(here)
         elif part["type"] == "text" and isinstance(part["text"], str):
-            parts.append(part)
+            parts.append({"type": "text", "text": part["text"]})
         else:
             raise InputError(
                 'A part of a message must be {"type": "text", "text": "..."} or the place of the one image, '
-                f'{{"type": "image"}} or "image_url"; got a part of the type {part["type"]!r}. Leave it out.'
+                f'{{"type": "image"}} or "image_url"; got a part of the type {brief(part["type"])}. Leave it out.'
             )
     return parts
 

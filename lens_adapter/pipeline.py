@@ -13,21 +13,23 @@ registered when this module is imported, not by `import lens_adapter`.
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 from PIL import Image
 from transformers import AutoModelForImageTextToText, Pipeline, PreTrainedModel, ProcessorMixin
-from transformers.image_utils import load_image as fetch_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.errors import InputError, brief
+from lens_adapter.errors import InputError, brief, one_line
 from lens_adapter.output import Instances, is_found
 from lens_adapter.vlm.images import load_image
 
 TASK = "lens-segmentation"
+_PATIENCE = 10  # seconds, for a server to say something
 
 
 class LensSegmentationPipeline(Pipeline):
@@ -79,7 +81,8 @@ class LensSegmentationPipeline(Pipeline):
         """Segment one image, or many.
 
         Args:
-            inputs: an image (as `LensAdapter.segment` takes it, or a URL) or a dict {"image": ..., "prompts": ...}
+            inputs: an image (as `LensAdapter.segment` takes it, or a URL, which this machine fetches: a service passes
+                none of a visitor's on) or a dict {"image": ..., "prompts": ...}
                 with prompts of its own; or a list, a generator or a `torch.utils.data.Dataset` of them.
             prompts: a prompt or a list of them, asked about every image that brings none.
             kwargs: `threshold`: prompts with a score below it are left out, and it alone decides which; the others come
@@ -128,7 +131,7 @@ class LensSegmentationPipeline(Pipeline):
                 f"the prompts {brief(prompts)}."
             )
         if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
-            inputs = fetch_image(inputs)
+            inputs = _fetched(inputs)
         return {"image": load_image(inputs), "prompts": list(prompts)}
 
     def _forward(
@@ -152,6 +155,15 @@ class LensSegmentationPipeline(Pipeline):
             if is_found(of_prompt, threshold)
             for mask, score in zip(named.masks, named.scores.tolist(), strict=True)
         ]
+
+
+def _fetched(url: str) -> bytes:
+    """The file behind a URL; it is opened as any other, and is no picture of another format than any other."""
+    try:
+        with urlopen(Request(url, headers={"User-Agent": "lens_adapter"}), timeout=_PATIENCE) as response:
+            return bytes(response.read())
+    except (OSError, ValueError, HTTPException) as error:
+        raise InputError(f"The picture {brief(url, 300)} cannot be fetched: {one_line(error)}.") from error
 
 
 PIPELINE_REGISTRY.register_pipeline(TASK, LensSegmentationPipeline, pt_model=AutoModelForImageTextToText)

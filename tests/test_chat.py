@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.request import urlopen
 from xml.etree import ElementTree
 
 import pytest
@@ -15,6 +18,7 @@ from lens_adapter.chat import find_phrases
 from lens_adapter.config import ROUTING_QUESTION
 from lens_adapter.errors import InputError, NotAttachedError
 from lens_adapter.pictures.colors import color_of
+from lens_adapter.vlm.inputs import LONGEST_TEXT
 from tests.tiny.adapters import hooks_in, marks_on, tiny_adapter, tiny_trio
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.processors import llava_processor
@@ -296,9 +300,101 @@ def test_an_image_part_of_any_kind_is_the_place_of_the_image(part):
     )
 
 
+@pytest.fixture
+def asked_urls():
+    """A server on this machine, and what it was asked for."""
+    asked = []
+
+    class Listening(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listening)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_nothing_that_a_conversation_names_is_fetched(asked_urls):
+    url, asked = asked_urls
+    with urlopen(f"{url}/heard"):
+        assert asked == ["/heard"]
+    adapter = tiny_trio()[0]
+    for part in (
+        {"type": "image", "url": f"{url}/a.png"},
+        {"type": "image", "image": f"{url}/b.png"},
+        {"type": "image", "path": f"{url}/c.png"},
+        {"type": "image_url", "image_url": {"url": f"{url}/d.png"}},
+        {"type": "image_url", "image_url": f"{url}/e.png"},
+        {"type": "text", "text": "Hi", "image": f"{url}/f.png", "url": f"{url}/g.png", "image_url": f"{url}/h.png"},
+    ):
+        adapter.chat(IMAGE, [turn("user", "Which cat?", part)], [], **GREEDY)
+        adapter.chat(IMAGE, [turn("user", "Which?"), {"role": "assistant", "content": [part]}], [], **GREEDY)
+    for kind in ("video", "video_url", "audio"):
+        with pytest.raises(InputError, match="of the type"):
+            adapter.chat(IMAGE, [turn("user", "Which?", {"type": kind, kind: f"{url}/i"})], [], **GREEDY)
+    for image in (f"{url}/j.png", url):
+        for call in (lambda: adapter.chat(image, "Which?"), lambda: adapter.ground(image, "the cat")):  # noqa: B023
+            with pytest.raises(InputError, match="URLs are not fetched"):
+                call()
+        with pytest.raises(InputError, match="URLs are not fetched"):
+            adapter.route("Mark it", image)
+    assert asked == ["/heard"]
+
+
+def test_every_turn_is_held_to_what_a_question_is_held_to():
+    adapter = tiny_trio()[0]
+    long, special = "a" * (LONGEST_TEXT + 1), "a <image> b"
+
+    def turns(text):
+        yield text
+        yield [turn("user", text)]
+        yield [{"role": "user", "content": text}]
+        yield [{"role": "system", "content": text}, turn("user", "Hi")]
+        yield [
+            turn("user", "Hi"),
+            {"role": "assistant", "content": [{"type": "text", "text": text}]},
+            turn("user", "?"),
+        ]
+        yield [turn("user", "Hi"), {"role": text, "content": "Hi"}]
+
+    for text, complaint in ((long, "too long"), (special, "special tokens"), ("a \ud83d", "whole letters")):
+        for messages in turns(text):
+            with pytest.raises(InputError, match=complaint):
+                adapter.chat(IMAGE, messages, [], **GREEDY)
+        for call in (
+            lambda: adapter.route(text),  # noqa: B023
+            lambda: adapter.route(text, IMAGE),  # noqa: B023
+            lambda: adapter.route("Hi", question="{prompt} " + text),  # noqa: B023
+            lambda: adapter.route("Hi", IMAGE, question="{prompt} " + text),  # noqa: B023
+            lambda: adapter.segment(IMAGE, text),  # noqa: B023
+            lambda: adapter.ground(IMAGE, "the cat", text),  # noqa: B023
+        ):
+            with pytest.raises(InputError, match=complaint):
+                call()
+    with pytest.raises(InputError, match="too long"):
+        adapter.ground(IMAGE, "the cat " * LONGEST_TEXT)
+    fits = adapter.base.max_length
+    words = " ".join(["cat"] * fits)
+    assert len(words) < LONGEST_TEXT  # the model's own limit
+    for messages in ([turn("user", words)], [turn("user", "Hi"), turn("assistant", words)]):
+        with pytest.raises(InputError, match=f"the model takes {fits}"):
+            adapter.chat(IMAGE, messages, [], **GREEDY)
+    with pytest.raises(InputError, match=f"the model takes {fits}"):
+        adapter.route(words)
+
+
 @pytest.mark.parametrize(
     "messages, complaint",
     [
+        ([{**turn("user", "Hi"), "tool_calls": [{"name": "<image>"}]}], "also .*tool_calls.*Leave that out"),
+        ([{"role": 3, "content": "Hi"}], "the role 3"),
         ([turn("user", "Which?", {"type": "video", "video": "a.mp4"})], "a part of the type 'video'"),
         ([turn("user", "Which?", {"type": "video_url", "video_url": "a.mp4"})], "a part of the type 'video_url'"),
         ([turn("user", "Which?", {"type": "audio"})], "a part of the type 'audio'"),

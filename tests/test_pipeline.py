@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 from transformers import pipeline
 
@@ -141,9 +145,21 @@ def test_folders_in_and_head_out(pipe, tmp_path):
     expect(found, pipe.adapter.segment(IMAGES[0], PROMPTS), PROMPTS)
 
 
-def test_urls_are_fetched_as_other_pipelines_do(pipe, monkeypatch):
-    monkeypatch.setattr("lens_adapter.pipeline.fetch_image", lambda url: {"http://x/a.png": IMAGES[0]}[url])
-    expect(pipe("http://x/a.png", PROMPTS, threshold=0), pipe.adapter.segment(IMAGES[0], PROMPTS), PROMPTS)
+def test_urls_are_fetched_and_hold_pictures_of_the_usual_formats(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was run"))
+    IMAGES[0].save(tmp_path / "a.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "script.eps")
+    (tmp_path / "script.eps").rename(tmp_path / "script.png")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        expect(pipe(f"{url}/a.png", PROMPTS, threshold=0), pipe.adapter.segment(IMAGES[0], PROMPTS), PROMPTS)
+        with pytest.raises(InputError, match="it is none of JPEG, MPO, PNG"):
+            pipe(f"{url}/script.png", PROMPTS)
+        with pytest.raises(InputError, match="cannot be fetched"):
+            pipe(f"{url}/nowhere.png", PROMPTS)
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from html import escape
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import gradio as gr
 
-from lens_adapter.errors import LensError
+from lens_adapter.app.bounds import EXPIRY
+from lens_adapter.app.visitors import uploaded
+from lens_adapter.errors import InputError, LensError
 
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # who asks the models queues up
 HIDDEN: dict[str, Any] = {"api_visibility": "private"}
@@ -17,6 +20,7 @@ HIDDEN: dict[str, Any] = {"api_visibility": "private"}
 AS_UPLOADED: dict[str, Any] = {"preprocess": False, **HIDDEN}
 
 Upload = dict[str, Any] | None
+Selected = TypeVar("Selected")
 
 
 def said_plainly(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,5 +40,26 @@ def text(html: str) -> gr.HTML:
     return gr.HTML(html, apply_default_css=False, elem_classes="lens-bare")
 
 
-def file_of(upload: Upload) -> str | None:
-    return None if upload is None else upload["path"]
+def state(value: Any = None) -> gr.State:
+    """What the server keeps of a visitor for a while."""
+    return gr.State(value, time_to_live=EXPIRY)
+
+
+def file_of(upload: Upload) -> Path | None:
+    """The picture that a visitor uploaded.
+
+    Raises:
+        InputError: this names no upload.
+    """
+    return None if upload is None else uploaded(upload.get("path") if isinstance(upload, dict) else None)
+
+
+def chosen(things: Sequence[Selected], index: Any) -> Selected:
+    """The one that a visitor selected.
+
+    Raises:
+        InputError: there is no such thing, or not any more.
+    """
+    if type(index) is not int or not 0 <= index < len(things):
+        raise InputError("What was selected is not here, or not any more. Select it again.")
+    return things[index]

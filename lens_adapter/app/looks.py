@@ -110,7 +110,7 @@ def step(text: str) -> str:
 
 def table(result: PageResult) -> str:
     """A row per prompt: whether it was found, its score, the area of its mask."""
-    height, width = result.output.image_size
+    height, width = result.size
     rows = "".join(
         f'<tr class="{"present" if record["found"] else "absent"}">'
         f'<td><span class="swatch" style="background: rgb{color_of(index)}"></span>'
@@ -118,7 +118,7 @@ def table(result: PageResult) -> str:
         f'<td class="judged">{"✓ found" if record["found"] else "✗ absent"}</td>'
         f'<td class="number">{record["score"]:.2f}</td>'
         f'<td class="number">{record["area"] / (height * width):.1%}</td></tr>'
-        for index, record in enumerate(result.output.to_records())
+        for index, record in enumerate(result.records)
     )
     columns = '<th>Prompt</th><th>Judged</th><th class="number">Score</th><th class="number">Area</th>'
     note = f"{width} x {height} pixels. A score is the head's own estimate of its mask's quality."

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.app import looks
+from lens_adapter.app import bounds, looks
+from lens_adapter.app.gate import Gate
 from lens_adapter.app.handling import text
 from lens_adapter.app.point_tab import point_tab
 from lens_adapter.app.teach_tab import teach_tab
 from lens_adapter.app.teaching import Teacher
 
-HOUR = 3600  # seconds
-LARGEST_UPLOAD = "40mb"
-
 
 def build_page(adapter: LensAdapter, teacher: Teacher | None = None) -> gr.Blocks:
-    """The page for an attached adapter; `launch` serves it.
+    """The page for an attached adapter; `launch` serves it, both inside of `visitors.visitors_folder`.
 
     Args:
         adapter: a readout that was not fitted: there is nothing to point with yet.
         teacher: None: there is no tab to teach in.
     """
-    with gr.Blocks(title=looks.TITLE, analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
+    with gr.Blocks(title=looks.TITLE, analytics_enabled=False, delete_cache=(bounds.SWEEP, bounds.EXPIRY)) as page:
         text(looks.head(adapter))
         if teacher is None:
             point_tab(adapter)
@@ -48,13 +48,25 @@ def launch(page: gr.Blocks, *, host: str, port: int | None = None, share: bool =
     Raises:
         OSError: the port is taken.
     """
-    page.queue(default_concurrency_limit=4).launch(
+
+    def waiting(address: str) -> int:
+        queues = page._queue.event_queue_per_concurrency_id.values()
+        clients = [event.request.client for queue in queues for event in queue.queue]
+        return sum(client is not None and client.host == address for client in clients)
+
+    # gradio counts its last requests anew after each: let it be a few.
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+    queued = page.queue(max_size=bounds.MOST_WAITING, default_concurrency_limit=bounds.AT_ONCE, api_open=False)
+    queued.launch(
         server_name=host,
         server_port=port,
         share=share,
         theme=looks.THEME,
         css=looks.CSS,
-        max_file_size=LARGEST_UPLOAD,
+        max_file_size=bounds.LARGEST_UPLOAD,
+        state_session_capacity=bounds.MOST_SESSIONS,
+        enable_monitoring=False,
+        app_kwargs={"middleware": [Middleware(Gate, waiting=waiting)]},
         ssr_mode=False,
         footer_links=["settings", "gradio"],
         **options,

@@ -9,20 +9,20 @@ from PIL.Image import Image
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.app import looks
+from lens_adapter.app.bounds import MOST_PROMPTS, MOST_TURNS
 from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE
 from lens_adapter.app.findings import (
     ALL,
     KEYPOINTS,
     LAYERS,
     MASKS,
-    MOST_PROMPTS,
     Files,
     PageResult,
     answer,
     find,
     open_picture,
 )
-from lens_adapter.app.handling import AS_UPLOADED, HIDDEN, MODEL, Upload, file_of, said_plainly, text
+from lens_adapter.app.handling import AS_UPLOADED, HIDDEN, MODEL, Upload, chosen, file_of, said_plainly, state, text
 
 
 def point_tab(adapter: LensAdapter) -> None:
@@ -30,13 +30,13 @@ def point_tab(adapter: LensAdapter) -> None:
     pictures = [shown.scene().draw(PICTURE_SIZE) for shown in EXAMPLES]
 
     @said_plainly
-    def segment(upload: Upload, lines: str, layers: list[str]) -> tuple[Any, ...]:
+    def segment(upload: Upload, lines: str, layers: Any) -> tuple[Any, ...]:
         result = find(adapter, file_of(upload), lines)
         files = Files(result)
-        choices = [("All prompts", ALL), *((prompt, k) for k, prompt in enumerate(result.output.prompts))]
+        choices = [("All prompts", ALL), *((record["prompt"], k) for k, record in enumerate(result.records))]
         return (
             (result, files),
-            result.draw(layers),
+            result.draw([layer for layer in LAYERS if isinstance(layers, list) and layer in layers]),
             gr.Dropdown(choices, value=ALL, interactive=True),
             looks.table(result),
             gr.DownloadButton(value=files.masks, interactive=True),
@@ -44,14 +44,19 @@ def point_tab(adapter: LensAdapter) -> None:
         )
 
     @said_plainly
-    def ask(upload: Upload, question: str, chat: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    def ask(upload: Upload, question: str, turns: list[dict[str, str]]) -> tuple[Any, ...]:
         said = answer(adapter, file_of(upload), question)
-        return [*chat, {"role": "user", "content": question}, {"role": "assistant", "content": said}], ""
+        turns = [*turns, {"role": "user", "content": question}, {"role": "assistant", "content": said}]
+        turns = turns[-2 * MOST_TURNS :]
+        return turns, turns, ""
 
+    @said_plainly
     def pick(event: gr.SelectData) -> tuple[Image, str, str]:
-        return pictures[event.index], "\n".join(EXAMPLES[event.index].prompts), EXAMPLES[event.index].question
+        picture, shown = chosen([*zip(pictures, EXAMPLES, strict=True)], event.index)
+        return picture, "\n".join(shown.prompts), shown.question
 
-    found = gr.State()
+    # What was said is the server's own word: a chat that a visitor sends could name files in it.
+    found, turns = state(), state([])
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
             text(looks.step("Pick or upload a picture"))
@@ -112,12 +117,12 @@ def point_tab(adapter: LensAdapter) -> None:
     results = [found, overlay, only, table, masks, rle]
     examples.select(pick, None, [picture, prompts, question], **HIDDEN)
     picture.upload(check, picture, None, **AS_UPLOADED).failure(lambda: None, None, picture, **HIDDEN)
-    picture.change(forget, None, [*results, chat], queue=False, **HIDDEN)
+    picture.change(forget, None, [*results, turns, chat], queue=False, **HIDDEN)
     button.click(segment, [picture, prompts, layers], results, show_progress_on=overlay, **AS_UPLOADED, **MODEL)
     for control in (layers, only):
         control.input(redraw, [found, layers, only], overlay, show_progress="minimal", **HIDDEN)
-    asking = [picture, question, chat]
-    question.submit(ask, asking, [chat, question], show_progress_on=chat, **AS_UPLOADED, **MODEL)
+    asking = [picture, question, turns]
+    question.submit(ask, asking, [turns, chat, question], show_progress_on=chat, **AS_UPLOADED, **MODEL)
 
 
 @said_plainly
@@ -126,12 +131,16 @@ def check(upload: Upload) -> None:
     open_picture(file_of(upload))
 
 
+@said_plainly
 def redraw(found: tuple[PageResult, Files] | None, layers: list[str], prompt: int) -> Image | None:
     """Other layers of what was found before; no model runs."""
-    return None if found is None else found[0].draw(layers, prompt)
+    if found is None:
+        return None
+    result = found[0]
+    return result.draw(layers, ALL if prompt == ALL else chosen(range(len(result.records)), prompt))
 
 
 def forget() -> tuple[Any, ...]:
     """Results of another picture would mislead."""
     closed = gr.DownloadButton(value=None, interactive=False)
-    return None, None, gr.Dropdown([("All prompts", ALL)], value=ALL), looks.LEGEND, closed, closed, []
+    return None, None, gr.Dropdown([("All prompts", ALL)], value=ALL), looks.LEGEND, closed, closed, [], []

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL.Image import Image
 
 from lens_adapter.app import looks
+from lens_adapter.app.bounds import MOST_PICTURES, MOST_PROMPTS
 from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE
-from lens_adapter.app.findings import KEYPOINTS, MASKS, MOST_PROMPTS
-from lens_adapter.app.handling import HIDDEN, MODEL, said_plainly, text
+from lens_adapter.app.findings import KEYPOINTS, MASKS, Source
+from lens_adapter.app.handling import (
+    AS_UPLOADED,
+    HIDDEN,
+    MODEL,
+    Upload,
+    chosen,
+    file_of,
+    said_plainly,
+    state,
+    text,
+)
 from lens_adapter.app.kept import THUMBNAIL, Kept
 from lens_adapter.app.loopback import is_asked_here
-from lens_adapter.app.teaching import MOST_PICTURES, Click, Drawing, Taught, Teacher, fitted
+from lens_adapter.app.teaching import Click, Drawing, Taught, Teacher, fitted
 from lens_adapter.errors import FitError, InputError
 
 ADD, REMOVE = "Add", "Remove"  # what a click does
@@ -23,9 +35,6 @@ SHOWN_KEPT = 60  # the newest ones
 def teach_tab(teacher: Teacher) -> None:
     """Lay it out in the page that is being built."""
     scenes = [shown.scene().draw(PICTURE_SIZE) for shown in EXAMPLES]
-
-    def thumbnails(uploads: list[str]) -> list[Image]:
-        return [*(fitted(Drawing.of(file).picture, THUMBNAIL) for file in uploads), *scenes]
 
     @said_plainly
     def strip() -> tuple[Any, ...]:
@@ -43,14 +52,14 @@ def teach_tab(teacher: Teacher) -> None:
         return [kept for kept, _ in shown], gallery, words, None, gr.Button(interactive=False)
 
     @said_plainly
-    def upload(files: list[str], uploads: list[str]) -> tuple[Any, ...]:
-        new = [file for file in files if file not in uploads]
+    def upload(files: list[Upload], uploads: dict[Path, Image]) -> tuple[Any, ...]:
+        new = {file: None for upload in files if (file := file_of(upload)) not in uploads}
         if len(uploads) + len(new) > MOST_PICTURES:
             raise InputError(f"At most {MOST_PICTURES} pictures of your own at a time; these would be more.")
-        drawings = [Drawing.of(file) for file in new]
-        uploads = [*new, *uploads]
-        drawing = drawings[0] if drawings else None
-        return uploads, gr.Gallery(thumbnails(uploads), selected_index=None), *opened(drawing)
+        small = {file: fitted(Drawing.of(file).small, THUMBNAIL) for file in new if file is not None}
+        uploads = {**small, **uploads}
+        drawing = Drawing.of(next(iter(small))) if small else None
+        return uploads, gr.Gallery([*uploads.values(), *scenes], selected_index=None), *opened(drawing)
 
     def untried() -> tuple[gr.Image, str]:
         return gr.Image(value=None, visible=False), ""
@@ -60,15 +69,19 @@ def teach_tab(teacher: Teacher) -> None:
         return drawing, None if drawing is None else drawing.show(), ADD, "", *untried()
 
     @said_plainly
-    def choose(uploads: list[str], event: gr.SelectData) -> tuple[Any, ...]:
-        sources: list[Any] = [*uploads, *scenes]
-        return opened(Drawing.of(sources[event.index]))
+    def choose(uploads: dict[Path, Image], event: gr.SelectData) -> tuple[Any, ...]:
+        sources: list[Source] = [*uploads, *scenes]
+        return opened(Drawing.of(chosen(sources, event.index)))
 
     @said_plainly
-    def click(drawing: Drawing, how: str, event: gr.SelectData) -> tuple[Drawing, Image]:
-        shown = drawing.show()
-        x, y = event.index
-        drawing = teacher.click(drawing, Click((x + 0.5) / shown.width, (y + 0.5) / shown.height, how == ADD))
+    def click(drawing: Drawing | None, how: str, event: gr.SelectData) -> tuple[Drawing, Image]:
+        if drawing is None:
+            raise InputError("Open a picture first.")
+        x, y = event.index if isinstance(event.index, list) and len(event.index) == 2 else (None, None)
+        if not isinstance(x, int | float) or not isinstance(y, int | float):
+            raise InputError("Click inside the picture.")
+        place = ((x + 0.5) / drawing.small.width, (y + 0.5) / drawing.small.height)
+        drawing = teacher.click(drawing, Click(*place, how == ADD))
         return drawing, drawing.show()
 
     @said_plainly
@@ -85,8 +98,9 @@ def teach_tab(teacher: Teacher) -> None:
         drawing = teacher.keep(drawing, name)
         return drawing, drawing.show(), ADD, "", *strip()
 
+    @said_plainly
     def mark(kept: list[Kept], event: gr.SelectData) -> tuple[Kept, gr.Button]:
-        return kept[event.index], gr.Button(interactive=True)
+        return chosen(kept, event.index), gr.Button(interactive=True)
 
     @said_plainly
     def remove(kept: Kept | None) -> tuple[Any, ...]:
@@ -111,7 +125,9 @@ def teach_tab(teacher: Teacher) -> None:
         return learn(drawn_scenes=True)
 
     @said_plainly
-    def attempt(taught: Taught, drawing: Drawing | None, lines: str) -> tuple[gr.Image, str]:
+    def attempt(taught: Taught | None, drawing: Drawing | None, lines: str) -> tuple[gr.Image, str]:
+        if taught is None:
+            raise InputError("Fit a head first.")
         result = taught.find(drawing, lines)
         return gr.Image(value=result.draw([MASKS, KEYPOINTS]), visible=True), looks.table(result).removeprefix(
             looks.LEGEND
@@ -125,7 +141,7 @@ def teach_tab(teacher: Teacher) -> None:
             raise InputError("Fit a head first.")
         return looks.pushed(taught.push(repository, private=private))
 
-    uploads, drawing, kept, marked, taught = gr.State([]), gr.State(), gr.State([]), gr.State(), gr.State()
+    uploads, drawing, kept, marked, taught = state({}), state(), state([]), state(), state()
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
             text(looks.step("1. Open a picture"))
@@ -198,7 +214,7 @@ def teach_tab(teacher: Teacher) -> None:
 
     opening = [drawing, canvas, how, name, result, table]
     keepsake = [kept, gallery, words, marked, removal]
-    several.upload(upload, [several, uploads], [uploads, pictures, *opening], show_progress="hidden", **HIDDEN)
+    several.upload(upload, [several, uploads], [uploads, pictures, *opening], show_progress="hidden", **AS_UPLOADED)
     pictures.select(choose, uploads, opening, show_progress="hidden", **HIDDEN)
     canvas.select(
         click, [drawing, how], [drawing, canvas], show_progress="minimal", show_progress_on=how, **HIDDEN, **MODEL

@@ -6,17 +6,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from shutil import make_archive, rmtree
-from tempfile import mkdtemp
 from typing import Any
 from weakref import finalize
 
 import numpy as np
 import torch
 from PIL import Image
+from pycocotools import mask as coco
 
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.app.findings import PageResult, find_in, open_picture
+from lens_adapter.app.bounds import LONGEST_NAME, MOST_CLICKS
+from lens_adapter.app.findings import PageResult, Source, find, open_picture
 from lens_adapter.app.kept import KeptFolder
+from lens_adapter.app.visitors import new_folder
+from lens_adapter.data.shapes import fill_runs
 from lens_adapter.errors import InputError
 from lens_adapter.fitting import FitReport
 from lens_adapter.pictures.colors import color_of
@@ -24,10 +27,6 @@ from lens_adapter.pictures.drawing import Canvas
 from lens_adapter.pictures.overlays import mask_overlay
 from lens_adapter.sam.clicks import clicked_mask
 
-# What a page that is open to others has to bound.
-MOST_CLICKS = 20  # on one thing
-MOST_PICTURES = 40  # of one visitor
-LONGEST_NAME = 200  # characters
 SHOWN_SIDE = 1024  # pixels; pictures are shown no larger, and masks are as large as the pictures
 THING, ADDING, REMOVING = 0, 2, 4  # colors: of the mask, and of clicks
 
@@ -41,40 +40,64 @@ class Click:
     adds: bool = True
 
 
+@dataclass(frozen=True)
+class PackedMask:
+    """bool (H, W) in some kilobytes."""
+
+    size: tuple[int, int]
+    runs: bytes
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> PackedMask:
+        packed = coco.encode(np.asfortranarray(mask, np.uint8))
+        return cls((mask.shape[0], mask.shape[1]), packed["counts"])
+
+    def unpacked(self) -> np.ndarray:
+        return fill_runs(self.runs, self.size)
+
+
 @dataclass(frozen=True, eq=False)
 class Drawing:
     """A picture that is open, and what was clicked in it.
 
     Attributes:
-        picture: RGB.
-        file: as it was uploaded; None: a scene that comes with the package.
+        source: the picture: as it was uploaded, or a scene that comes with the package.
+        small: RGB, no larger than `SHOWN_SIDE`.
         clicks: in order.
-        mask: bool (H, W), what they mean.
+        packed: what they mean.
     """
 
-    picture: Image.Image
-    file: Path | None
+    source: Source
+    small: Image.Image
     clicks: tuple[Click, ...]
-    mask: np.ndarray
+    packed: PackedMask
 
     @classmethod
-    def of(cls, picture: Image.Image | str | Path) -> Drawing:
+    def of(cls, source: Source) -> Drawing:
         """Without a click yet.
 
         Raises:
             InputError: a file that cannot be used.
         """
-        file = None if isinstance(picture, Image.Image) else Path(picture)
-        opened = picture if isinstance(picture, Image.Image) else open_picture(picture)
-        return cls(opened, file, (), np.zeros((opened.height, opened.width), bool))
+        picture = open_picture(source)
+        return cls(source, fitted(picture, SHOWN_SIDE), (), PackedMask.of(np.zeros(picture.size[::-1], bool)))
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool (H, W), at the picture's own size."""
+        return self.packed.unpacked()
 
     def cleared(self) -> Drawing:
         """Without a click."""
-        return replace(self, clicks=(), mask=np.zeros_like(self.mask))
+        return replace(self, clicks=(), packed=PackedMask.of(np.zeros(self.packed.size, bool)))
+
+    def drawn(self, clicks: tuple[Click, ...], mask: np.ndarray) -> Drawing:
+        """With these clicks, which mean this mask."""
+        return replace(self, clicks=clicks, packed=PackedMask.of(mask))
 
     def show(self) -> Image.Image:
         """The picture with the mask and the clicks, no larger than `SHOWN_SIDE`."""
-        small = fitted(self.picture, SHOWN_SIDE)
+        small = self.small
         if not self.clicks:
             return small
         canvas = Canvas(mask_overlay(small, torch.from_numpy(self.mask)[None], colors=[THING]))
@@ -101,7 +124,7 @@ class Taught:
     @cached_property
     def archive(self) -> Path:
         """The checkpoint as a zip file."""
-        folder = Path(mkdtemp(prefix="lens-adapter-"))
+        folder = new_folder()
         finalize(self, rmtree, folder, ignore_errors=True)
         self.adapter.save_pretrained(folder / "lens-readout")
         return Path(make_archive(str(folder / "lens-readout"), "zip", folder, "lens-readout"))
@@ -110,7 +133,7 @@ class Taught:
         """Segment the open picture; prompts as in `findings.find`."""
         if drawing is None:
             raise InputError("Open a picture first.")
-        return find_in(self.adapter, drawing.picture, text)
+        return find(self.adapter, drawing.source, text)
 
     def push(self, repository: str, *, private: bool) -> str:
         """Publish with the host's own token -> the address.
@@ -152,8 +175,10 @@ class Teacher:
         """The drawing with one click more.
 
         Raises:
-            InputError: too many.
+            InputError: too many, or one beside the picture.
         """
+        if not (0 <= click.x <= 1 and 0 <= click.y <= 1):
+            raise InputError("Click inside the picture.")
         if len(drawing.clicks) >= MOST_CLICKS:
             raise InputError(f"At most {MOST_CLICKS} clicks on one thing. Undo some, or keep it.")
         return self._drawn(drawing, (*drawing.clicks, click))
@@ -171,7 +196,8 @@ class Teacher:
         name = " ".join(name.split())
         if drawing is None:
             raise InputError("Open a picture first.")
-        if not drawing.mask.any():
+        mask = drawing.mask
+        if not mask.any():
             raise InputError("Click a thing in the picture first: its mask is what is kept.")
         if not name:
             raise InputError("Name the thing: what you would ask for to get this mask, and no other.")
@@ -179,7 +205,8 @@ class Teacher:
             raise InputError(
                 f"A name may have at most {LONGEST_NAME} characters; this one has {len(name)}. Shorten it."
             )
-        self.folder.keep(drawing.picture, drawing.mask, name, drawing.file)
+        file = None if isinstance(drawing.source, Image.Image) else drawing.source
+        self.folder.keep(open_picture(drawing.source), mask, name, file)
         return drawing.cleared()
 
     def fit(self, *, drawn_scenes: bool = False) -> Taught:
@@ -195,13 +222,15 @@ class Teacher:
         return Taught(adapter, report, drawn_scenes)
 
     def _drawn(self, drawing: Drawing, clicks: tuple[Click, ...]) -> Drawing:
-        size = (drawing.picture.height, drawing.picture.width)
+        size = drawing.packed.size
         points = torch.tensor([[click.x, click.y] for click in clicks]).view(-1, 2)
         foreground = torch.tensor([click.adds for click in clicks], dtype=torch.bool)
         decoder = self.sam.decoder
-        logits = clicked_mask(decoder, self.sam.encode_images([drawing.picture])[0], points, foreground, size)
+        logits = clicked_mask(
+            decoder, self.sam.encode_images([open_picture(drawing.source)])[0], points, foreground, size
+        )
         mask = decoder.masks(logits[None], size, self.sam.config.mask_threshold)[0].numpy()
-        return replace(drawing, clicks=clicks, mask=mask)
+        return drawing.drawn(clicks, mask)
 
     def _readout(self) -> LensAdapter:
         return LensAdapter.from_model(self.base.model, self.base.processor, load_sam=False, **self._fields)

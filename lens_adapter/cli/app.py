@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
         raise LensError(f"The page needs {error.name}. Install it: pip install 'lens_adapter[app]'") from error
     from lens_adapter import LensAdapter, LensConfig, builtin
     from lens_adapter.app.teaching import Teacher
+    from lens_adapter.app.visitors import ended_by_signals, visitors_folder
 
     sam = args.sam or (BUILTIN if args.model == BUILTIN else "vit_b")
     LensConfig(sam=sam)  # a name that cannot be used is said now
@@ -78,4 +79,5 @@ def run(args: argparse.Namespace) -> None:
     with head.attach(model, processor) as adapter:
         asked = builtin.QUESTIONS if args.model == BUILTIN else {}
         teacher = None if folder is None else Teacher(adapter, folder, sam=sam, publishes=local, **asked)
-        launch(build_page(adapter, teacher), host=args.host, port=args.port, share=args.share)
+        with ended_by_signals(), visitors_folder():
+            launch(build_page(adapter, teacher), host=args.host, port=args.port, share=args.share)

@@ -151,14 +151,33 @@ def _select(rows: Any, names: list[str]) -> Any:
 def _undecoded(rows: Any) -> Any:
     """The rows with the bytes of their pictures: `datasets` would open files of any format."""
     for name, feature in dict(getattr(rows, "features", None) or {}).items():
-        if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
-            rows = rows.cast_column(name, replace(feature, decode=False))
+        closed = _closed(feature)
+        if closed != feature:
+            rows = rows.cast_column(name, closed)
     return rows
 
 
+def _closed(feature: Any) -> Any:
+    """A feature of `datasets` whose pictures are not decoded, wherever in it they are."""
+    if isinstance(feature, Mapping):
+        return {name: _closed(part) for name, part in feature.items()}
+    if isinstance(feature, list | tuple):
+        return [_closed(part) for part in feature]
+    if hasattr(feature, "feature"):  # a list of them
+        return replace(feature, feature=_closed(feature.feature))
+    if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
+        return replace(feature, decode=False)
+    return feature
+
+
 def _cell(rows: Any, index: int, name: str) -> Any:
-    """A picture that is not decoded is a dict with its bytes, or with its path."""
-    cell = rows[index][name]
+    return _bare(rows[index][name])
+
+
+def _bare(cell: Any) -> Any:
+    """A picture that is not decoded is a dict with its bytes, or with its path; a list may hold several."""
     if isinstance(cell, Mapping) and not cell.keys().isdisjoint(("bytes", "path")):
         return cell.get("bytes") or cell.get("path")
+    if isinstance(cell, list) and any(isinstance(part, Mapping) for part in cell):
+        return [_bare(part) for part in cell]
     return cell

@@ -33,7 +33,7 @@ from torch import Tensor
 from lens_adapter.data.files import as_flag
 from lens_adapter.data.shapes import NoPixelError, Size, as_numbers, fill_polygons, fill_runs
 from lens_adapter.errors import InputError, brief
-from lens_adapter.vlm.images import PictureFile, open_image, orientation
+from lens_adapter.vlm.images import PictureFile, open_image, orientation, require_pixels
 
 Region = Any
 _PARTS = (Real, np.generic, list, tuple, np.ndarray, Tensor)  # of masks and polygons; other lists hold regions
@@ -200,12 +200,14 @@ def read_levels(picture: PictureFile | Image.Image) -> np.ndarray:
     """(H, W): the values of a picture with one channel; of a palette, its indices.
 
     Raises:
-        InputError: it cannot be read, has several channels or pages, or is of a format that changes values.
+        InputError: it cannot be read, is too large, has several channels or pages, or is of a format that changes
+            values.
     """
     opened = picture if isinstance(picture, Image.Image) else open_image(picture, "mask")
     file = getattr(opened, "filename", "")
     name = f"The mask {str(file)!r}" if file else "A mask"
     with nullcontext() if opened is picture else opened:
+        require_pixels(opened)
         kind, channels, pages = opened.format, opened.getbands(), getattr(opened, "n_frames", 1)
         lossy = kind not in _LOSSLESS or "jpeg" in str(opened.info.get("compression"))
         if len(channels) != 1 or lossy or pages != 1:

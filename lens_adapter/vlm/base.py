@@ -105,7 +105,7 @@ class FrozenBase:
             InputError: there is no processor.
         """
         processor, template = self.require_processor(), self.config.prompt_template
-        return partial(build_inputs, processor, template=template, max_length=self._max_length)
+        return partial(build_inputs, processor, template=template, max_length=self.max_length)
 
     def read(
         self,
@@ -167,7 +167,7 @@ class FrozenBase:
         first, sizes = self.build_inputs([image], prompts[:1]), [(image.height, image.width)]
         (layout,) = self.layout(first, sizes)
         last_image_token = int(layout.positions.max())
-        inputs = share_inputs(processor, first, last_image_token, prompts, template, self._max_length)
+        inputs = share_inputs(processor, first, last_image_token, prompts, template, self.max_length)
         if inputs is None:
             return None
         with self.turn():
@@ -285,7 +285,7 @@ class FrozenBase:
         return {name: value if device is None else _on(device, value) for name, value in inputs.items()}
 
     @property
-    def _max_length(self) -> int | None:
+    def max_length(self) -> int | None:
         """Tokens that the model has positions for, where its config says so."""
         return getattr(text_config(self.anatomy.config), "max_position_embeddings", None)
 

@@ -21,6 +21,10 @@ from lens_adapter.errors import InputError, brief
 # run programs, as Ghostscript, and some know no file of their own by its first bytes.)
 PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
 
+# A picture of more is refused before it is decoded: a few kilobytes can hold gigabytes of one color. It is where Pillow
+# begins to warn of such files.
+MOST_PIXELS = 89_478_485
+
 # EXIF orientation -> how a viewer turns what is stored.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,6 +37,7 @@ TURNS = {
 }
 _TELLS_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # in `Image.info`
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_SMALLER = "Scale it down, or cut it into parts."
 _LONGEST_URL, _LONGEST_PATH = 2000, 300  # letters of them that a message repeats
 
 PictureFile = str | Path | bytes | bytearray | memoryview  # what `open_image` takes
@@ -47,14 +52,14 @@ def picture_suffixes() -> frozenset[str]:
 
 
 def open_image(source: PictureFile, what: str = "image") -> Image.Image:
-    """Open a picture file of one of `PICTURE_FORMATS`; it is not decoded yet.
+    """Open a picture file of one of `PICTURE_FORMATS` and at most `MOST_PIXELS`; it is not decoded yet.
 
     Args:
         source: a path, a data URI ("data:image/png;base64,..."), or a file's bytes.
         what: it is called in messages.
 
     Raises:
-        InputError: there is no such file, or it is no picture of these formats; a URL of the web.
+        InputError: there is no such file, or it is no picture of these formats, or has more pixels; a URL of the web.
     """
     file: Path | BytesIO
     if isinstance(source, str) and source[:5].lower() == "data:":
@@ -66,19 +71,40 @@ def open_image(source: PictureFile, what: str = "image") -> Image.Image:
     Image.init()
     try:
         try:
-            return Image.open(file, formats=_openable())
+            opened = Image.open(file, formats=_openable())
         except UnidentifiedImageError:
             if not _is_heif(file) or "HEIF" in Image.OPEN:
                 raise
-        _register_heif(name)
-        return Image.open(file, formats=_openable())
+            _register_heif(name)
+            opened = Image.open(file, formats=_openable())
+        try:
+            require_pixels(opened)
+        except InputError:
+            opened.close()
+            raise
+        return opened
     except InputError:
         raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} is too large: {error} {_SMALLER}") from error
     except UnidentifiedImageError as error:
         reason = f"it is none of {', '.join(PICTURE_FORMATS)}, or is damaged."
         raise InputError(f"{name} cannot be read as an image: {reason}") from error
     except Exception as error:  # a decoder meets damage with whatever error it runs into first
         raise InputError(f"{name} cannot be read as an image: {error}") from error
+
+
+def require_pixels(image: Image.Image, most: int = MOST_PIXELS) -> None:
+    """Refuse a picture of more than `most` pixels; its header is enough for that.
+
+    Raises:
+        InputError: says how large it is.
+    """
+    if image.width * image.height > most:
+        raise InputError(
+            f"{_name(image)} is too large: {image.width} x {image.height} pixels; expected at most "
+            f"{most / 1e6:.0f} megapixels. {_SMALLER}"
+        )
 
 
 def load_image(image: ImageInput) -> Image.Image:
@@ -96,8 +122,8 @@ def load_image(image: ImageInput) -> Image.Image:
         A PIL image of mode RGB. The one given is left as it was.
 
     Raises:
-        InputError: the file is missing, no image of `PICTURE_FORMATS`, or damaged; the image is empty; a type, shape or
-            dtype that is none of the above; a URL of the web.
+        InputError: the file is missing, no image of `PICTURE_FORMATS`, or damaged; the image is empty, or a file or PIL
+            image of more than `MOST_PIXELS`; a type, shape or dtype that is none of the above; a URL of the web.
     """
     if isinstance(image, np.ndarray):
         _require_rgb(
@@ -196,6 +222,7 @@ def _name(image: Image.Image) -> str:
 
 
 def _decode(image: Image.Image) -> None:
+    require_pixels(image)
     try:
         image.load()
     except Exception as error:  # a decoder meets damage with whatever error it runs into first
@@ -228,10 +255,10 @@ def _as_shown(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
-    levels: Any = np.asarray(image).astype(np.float64)
+    levels: Any = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
         raise InputError(
-            f"{name} has 32-bit pixels from {levels.min():.0f} to {levels.max():.0f}, whose white is not defined "
+            f"{name} has 32-bit pixels from {levels.min()} to {levels.max()}, whose white is not defined "
             "(16-bit greyscale: 0 to 65535). Convert it to 8 bits first."
         )
-    return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
+    return Image.fromarray(((levels.astype(np.int32) + 128) // 257).astype(np.uint8)).convert("RGB")  # rounded

@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 from transformers import BatchFeature
 
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
 from lens_adapter.vlm.threads import one_at_a_time
 
 # Where processors keep the text that stands for the image.
 IMAGE_TOKEN_ATTRIBUTES = ("image_placeholder_token", "boi_token", "image_token")
 
+LONGEST_TEXT = 10_000  # letters of a prompt, a question, or one text of a conversation; about three pages
 NO_LIMIT = 10**9  # tokens; tokenizers without a limit say something astronomical
 
 # What some processors cannot do without, and older files do not hold.
@@ -28,8 +29,14 @@ IMAGE_COMES_FIRST = ("Florence2Processor", "FuyuProcessor", "Pix2StructProcessor
 
 
 @one_at_a_time
-def text_inputs(processor: Any, prompt: str, template: str) -> BatchFeature:
+def text_inputs(processor: Any, prompt: str, template: str, max_length: int | None = None) -> BatchFeature:
     """As `build_inputs`, of one prompt without an image."""
+    inputs = _text_inputs(processor, prompt, template)
+    require_length(processor, [prompt], asked_tokens(inputs).shape[1], max_length)
+    return inputs
+
+
+def _text_inputs(processor: Any, prompt: str, template: str) -> BatchFeature:
     _check_prompt(prompt, processor)
     question = _question(template, prompt)
     owner = _template_owner(processor)
@@ -121,7 +128,7 @@ def build_inputs(
         )
     except Exception as error:  # a processor meets what it cannot use with whatever error it runs into first
         raise InputError(_refusal(processor, images, error)) from error
-    ids = inputs.get("input_ids", inputs.get("decoder_input_ids", ()))
+    ids = asked_tokens(inputs)
     if len(ids) != len(texts):
         raise InputError(
             f"{type(processor).__name__} makes {len(ids)} texts of {len(texts)}: it asks questions of "
@@ -130,6 +137,11 @@ def build_inputs(
         )
     require_length(processor, prompts, ids.shape[1], max_length)
     return inputs
+
+
+def asked_tokens(inputs: Mapping[str, Any]) -> Any:
+    """(B, T): the tokens of the texts, wherever an architecture has them; () where it has none."""
+    return inputs.get("input_ids", inputs.get("decoder_input_ids", ()))
 
 
 @one_at_a_time
@@ -191,36 +203,46 @@ def _check_prompt(prompt: Any, processor: Any) -> None:
 
 
 def check_text(text: str, processor: Any) -> None:
-    """Refuse what a tokenizer cannot read, or would read as something else than words.
+    """Refuse what a tokenizer cannot read, or would read as something else than words, and what is too long to be read.
 
     Raises:
-        InputError: the text holds half a letter (a lone surrogate), or one of the model's special tokens.
+        InputError: the text has more than `LONGEST_TEXT` letters, holds half a letter (a lone surrogate), or one of the
+            model's special tokens.
     """
-    _require_letters(text)
+    check_letters(text)
     added = processor.tokenizer.added_tokens_decoder.values()
     special = {token.content for token in added if token.special} | set(_image_tokens(processor))
     # Single letters serve some tokenizers as padding, and are no harm in a text.
     if found := sorted(token for token in special if len(token) > 1 and token in text):
         raise InputError(
             f"A prompt must not hold the model's special tokens, which would be read as commands or images; "
-            f"got {', '.join(found)} in {text!r}. Take them out: the image is put in for you."
+            f"got {', '.join(found)} in {brief(text)}. Take them out: the image is put in for you."
         )
 
 
-def _require_letters(text: str) -> None:
+def check_letters(text: str) -> None:
+    """Refuse a text of more than `LONGEST_TEXT` letters, or with half a letter in it.
+
+    Raises:
+        InputError: says which, and where.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise InputError(
+            f"A text is too long: a prompt, a question or a part of a conversation may have {LONGEST_TEXT} letters; "
+            f"got {len(text)}. Shorten it; it starts with {text[:60]!r}."
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"A prompt must be whole letters, and {text!r} holds a half one at {error.start} (a lone surrogate, as "
-            'badly decoded bytes leave it). Decode it anew: data.decode("utf-8", "replace").'
+            f"A prompt must be whole letters, and {brief(text)} holds a half one at {error.start} (a lone surrogate, "
+            'as badly decoded bytes leave it). Decode it anew: data.decode("utf-8", "replace").'
         ) from error
 
 
 def _question(template: str, prompt: str) -> str:
-    question = template.replace("{prompt}", prompt)
-    _require_letters(question)
-    return question
+    check_letters(template)
+    return template.replace("{prompt}", prompt)
 
 
 def _process(processor: Any, images: Sequence[Any], **options: Any) -> BatchFeature:

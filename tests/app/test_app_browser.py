@@ -20,6 +20,7 @@ from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE  # noqa: E402
 from lens_adapter.app.findings import answer  # noqa: E402
 from lens_adapter.app.page import build_page, launch  # noqa: E402
 from lens_adapter.app.teaching import Teacher  # noqa: E402
+from lens_adapter.app.visitors import visitors_folder  # noqa: E402
 from lens_adapter.data.folder import read_folder  # noqa: E402
 from lens_adapter.evaluation import overlap  # noqa: E402
 from tests.tiny.sam import noise_image  # noqa: E402
@@ -50,10 +51,11 @@ def taught(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(adapter, calls, taught):
-    page = build_page(adapter, Teacher(adapter, taught, sam="builtin", publishes=True))
-    launch(page, host="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    yield page.local_url
-    page.close()
+    with visitors_folder():
+        page = build_page(adapter, Teacher(adapter, taught, sam="builtin", publishes=True))
+        launch(page, host="127.0.0.1", prevent_thread_lock=True, quiet=True)
+        yield page.local_url
+        page.close()
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +176,12 @@ def test_what_is_wrong_is_said(visit, tmp_path):
         assert "Traceback" not in said and "/tmp" not in said
         page.locator(".lens-picture img").wait_for(state="detached")
         pick(page, 0)
-        for text, complaint in (("  \n", "one prompt per line"), ("red " * 600, "too long"), ("<image>", "special")):
+        for text, complaint in (
+            ("  \n", "one prompt per line"),
+            ("red " * 600, "too long"),
+            ("red " * 30_000, "too long"),
+            ("<image>", "special"),
+        ):
             page.get_by_label(PROMPTS).fill(text)
             segment(page)
             assert complaint in message(page)

@@ -15,7 +15,18 @@ from pycocotools import mask as coco
 from lens_adapter import LensAdapter, builtin
 from lens_adapter.app import findings
 from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE
-from lens_adapter.app.findings import ALL, HEATMAP, KEYPOINTS, LAYERS, MASKS, Files, answer, find
+from lens_adapter.app.findings import (
+    ALL,
+    HEATMAP,
+    KEYPOINTS,
+    LAYERS,
+    MASKS,
+    Files,
+    PageResult,
+    answer,
+    find,
+    open_picture,
+)
 from lens_adapter.builtin.world.truths import CLEAR_ORDER
 from lens_adapter.cli.evaluate import SCENES
 from lens_adapter.errors import InputError
@@ -31,6 +42,14 @@ WITH_ABSENT = [shown.index for shown in EXAMPLES].index(29512)  # its last promp
 @pytest.fixture(scope="module")
 def result(adapter, files):
     return find(adapter, files[WITH_ABSENT], "\n".join(EXAMPLES[WITH_ABSENT].prompts))
+
+
+def found(result: PageResult) -> list[bool]:
+    return [record["found"] for record in result.records]
+
+
+def masks(result: PageResult) -> torch.Tensor:
+    return result.masks(range(len(result.records)))
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
@@ -52,10 +71,10 @@ def test_suggested_prompts_are_true_of_their_scenes(shown):
 def test_suggested_prompts_show_the_head_at_its_usual(adapter, files, number):
     shown = EXAMPLES[number]
     result = find(adapter, files[number], "\n".join(shown.prompts))
-    masks = shown.scene().masks(PICTURE_SIZE)
-    assert result.output.found.tolist() == [bool(targets) for targets in shown.prompts.values()]
-    for mask, targets in zip(result.output.masks.numpy(), shown.prompts.values(), strict=True):
-        assert not targets or overlap(mask, masks[list(targets)].any(0)).iou > 0.6
+    things = shown.scene().masks(PICTURE_SIZE)
+    assert found(result) == [bool(targets) for targets in shown.prompts.values()]
+    for mask, targets in zip(masks(result).numpy(), shown.prompts.values(), strict=True):
+        assert not targets or overlap(mask, things[list(targets)].any(0)).iou > 0.6
 
 
 def test_lines_are_prompts():
@@ -102,11 +121,11 @@ def test_every_choice_of_layers_is_another_picture_of_the_same_size(result):
     drawn = [result.draw(choice) for choice in choices]
     assert {picture.size for picture in drawn} == {(PICTURE_SIZE, PICTURE_SIZE)}
     assert len({picture.tobytes() for picture in drawn}) == len(choices)
-    assert (pixels(drawn[0]) == pixels(result.output.image)).all()
+    assert (pixels(drawn[0]) == pixels(open_picture(result.source))).all()
 
 
 def test_what_is_judged_absent_is_drawn_only_when_asked_for(result):
-    assert result.output.found.tolist() == [True, True, False]
+    assert found(result) == [True, True, False]
     everything, absent = result.draw([MASKS]), result.draw([MASKS], prompt=2)
 
     def holds(picture: Image.Image, index: int) -> bool:
@@ -119,15 +138,15 @@ def test_what_is_judged_absent_is_drawn_only_when_asked_for(result):
 
 def test_nothing_found_leaves_the_picture_as_it_is(adapter, files):
     nothing = find(adapter, files[WITH_ABSENT], "the red book")
-    assert nothing.output.found.tolist() == [False]
-    assert (pixels(nothing.draw(LAYERS, ALL)) == pixels(nothing.output.image)).all()
+    assert found(nothing) == [False]
+    assert (pixels(nothing.draw(LAYERS, ALL)) == pixels(open_picture(nothing.source))).all()
 
 
 def test_files_hold_the_masks(result):
     files = Files(result)
     with ZipFile(files.masks) as archive:
         names = archive.namelist()
-        for name, mask in zip(names, result.output.masks, strict=True):
+        for name, mask in zip(names, masks(result), strict=True):
             with archive.open(name) as file, Image.open(file) as picture:
                 assert (np.asarray(picture.convert("L")) == mask.numpy() * 255).all()
     assert names == [
@@ -136,10 +155,10 @@ def test_files_hold_the_masks(result):
         "3-the-red-book.png",
     ]
     records = json.loads(files.rle.read_text())
-    for record, mask in zip(records, result.output.masks.numpy(), strict=True):
+    for record, mask in zip(records, masks(result).numpy(), strict=True):
         assert (coco.decode(record["segmentation"]) == mask).all() and record["area"] == mask.sum()
     assert [(record["prompt"], record["found"]) for record in records] == list(
-        zip(result.output.prompts, result.output.found.tolist(), strict=True)
+        zip([record["prompt"] for record in result.records], found(result), strict=True)
     )
     folder = files.masks.parent
     del files
@@ -150,7 +169,7 @@ def test_one_mask_is_one_png(adapter, files, tmp_path):
     result = find(adapter, files[0], "../the donut")
     file = result.write_masks(tmp_path)
     with Image.open(file) as picture:
-        assert (np.asarray(picture.convert("L")) == result.output.masks[0].numpy() * 255).all()
+        assert (np.asarray(picture.convert("L")) == masks(result)[0].numpy() * 255).all()
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
 
 
@@ -176,8 +195,8 @@ def test_visitors_at_the_same_time_get_what_each_would_alone(adapter, files):
     with ThreadPoolExecutor(3) as visitors:
         together = list(visitors.map(visit, range(3)))
     for (one, said), (other, said_then) in zip(alone, together, strict=True):
-        assert said == said_then and one.output.prompts == other.output.prompts
-        assert torch.equal(one.output.masks, other.output.masks)
+        assert said == said_then and one.records == other.records
+        assert torch.equal(one.heatmaps, other.heatmaps)
 
 
 def test_the_chat_does_not_wait_for_a_picture(adapter, files):

@@ -17,6 +17,7 @@ from huggingface_hub import RepoCard  # noqa: E402
 from lens_adapter import builtin  # noqa: E402
 from lens_adapter.app import looks, page, point_tab  # noqa: E402
 from lens_adapter.app.findings import find  # noqa: E402
+from lens_adapter.app.visitors import FOLDER  # noqa: E402
 from lens_adapter.cli import main  # noqa: E402
 from lens_adapter.errors import FitError  # noqa: E402
 from tests.tiny.shipped import ship_tiny, use_shipped  # noqa: E402
@@ -60,7 +61,8 @@ def test_another_model_is_named_and_its_world_is_not_said_to_be_small(tiny, adap
     assert looks.SMALL_WORLD not in looks.head(adapter)
 
 
-def test_a_handlers_error_becomes_a_message_that_cannot_carry_markup(tmp_path):
+def test_a_handlers_error_becomes_a_message_that_cannot_carry_markup(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER, str(tmp_path))
     (tmp_path / "<b>.png").write_text("no picture at all")
     with pytest.raises(gr.Error, match=r"&lt;b&gt;\.png") as error:
         point_tab.check({"path": str(tmp_path / "<b>.png")})

@@ -34,7 +34,7 @@ def drawn(tmp_path):
     picture = noise_image(40, 60)
     mask = np.zeros((40, 60), bool)
     mask[:, :30] = True
-    return Drawing(picture, None, (Click(0.2, 0.5),), mask)
+    return Drawing.of(picture).drawn((Click(0.2, 0.5),), mask)
 
 
 def middle(mask: np.ndarray) -> tuple[float, float]:
@@ -68,13 +68,13 @@ def test_too_many_clicks(teacher, drawn, monkeypatch):
 def test_what_is_kept_is_a_data_folder_at_once(teacher, drawn):
     assert teacher.folder.all() == []
     after = teacher.keep(drawn, "  the  left half ")
-    assert not after.mask.any() and after.clicks == () and after.picture is drawn.picture
+    assert not after.mask.any() and after.clicks == () and after.source is drawn.source
     teacher.keep(drawn, "die linke Hälfte")
     records = read_folder(teacher.folder.path)
     assert [record.prompts for record in records] == [["the left half"], ["die linke Hälfte"]]
     for record in records:
         (example,) = record.load()
-        assert (example.mask == drawn.mask).all() and example.image.tobytes() == drawn.picture.tobytes()
+        assert (example.mask == drawn.mask).all() and example.image.tobytes() == drawn.source.tobytes()
     assert len(list((teacher.folder.path / "images").iterdir())) == 1  # the same picture
     again = kept.KeptFolder(teacher.folder.path)  # as the page does when it is opened again
     assert [one.prompt for one in again.all()] == ["the left half", "die linke Hälfte"]
@@ -86,10 +86,10 @@ def test_an_upload_is_copied_and_its_mask_fits_it_upright(teacher, tmp_path):
     exif[0x0112] = 6  # lies on its side: 64 x 40 is shown as 40 x 64
     noise_image(40, 64).save(tmp_path / "Photo.JPG", exif=exif)
     drawing = Drawing.of(tmp_path / "Photo.JPG")
-    assert drawing.picture.size == (40, 64)
+    assert drawing.small.size == (40, 64)
     mask = np.zeros((64, 40), bool)
     mask[:10] = True
-    teacher.folder.keep(drawing.picture, mask, "the top", drawing.file)
+    teacher.keep(drawing.drawn((Click(0.5, 0),), mask), "the top")
     (record,) = read_folder(teacher.folder.path)
     assert record.image.read_bytes() == (tmp_path / "Photo.JPG").read_bytes()
     assert (record.load()[0].mask == mask).all()
@@ -158,7 +158,8 @@ def test_fit_try_and_take_along(teacher, adapter, files, tmp_path):
     assert adapter.head is before and taught.adapter is not adapter  # a head of one's own; that of the page stays
     drawing = Drawing.of(files[0])
     result = taught.find(drawing, "the pizza\nthe butterfly")
-    assert result.output.masks.shape == (2, PICTURE_SIZE, PICTURE_SIZE)
+    masks = result.masks([0, 1])
+    assert masks.shape == (2, PICTURE_SIZE, PICTURE_SIZE)
     with pytest.raises(InputError, match="Open a picture"):
         taught.find(None, "a cup")
     with ZipFile(taught.archive) as archive:
@@ -167,8 +168,8 @@ def test_fit_try_and_take_along(teacher, adapter, files, tmp_path):
     assert sum(info.file_size for info in archive.infolist()) < 100_000
     loaded = LensAdapter.from_pretrained(tmp_path / "lens-readout")
     with loaded.attach(teacher.base.model, teacher.base.processor):
-        again = loaded.segment(drawing.picture, result.output.prompts)
-    assert (again.masks == result.output.masks).all()
+        again = loaded.segment(drawing.source, [record["prompt"] for record in result.records])
+    assert (again.masks == masks).all()
     held = taught.archive
     del taught
     assert not held.exists()

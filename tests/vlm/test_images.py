@@ -8,14 +8,16 @@ import sys
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
+from lens_adapter.data.masks import read_levels
 from lens_adapter.errors import InputError
-from lens_adapter.vlm.images import PICTURE_FORMATS, load_image, open_image, orientation, picture_suffixes
+from lens_adapter.vlm.images import MOST_PIXELS, PICTURE_FORMATS, load_image, open_image, orientation, picture_suffixes
 
 # Four colors, so that every turn and mirror image differs from every other.
 QUARTERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], dtype=np.uint8)  # (2, 2, 3)
@@ -238,6 +240,54 @@ def test_formats_off_the_list_are_refused_under_any_name(tmp_path, kind, monkeyp
     for given in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
         with pytest.raises(InputError, match="it is none of JPEG, MPO, PNG"):
             load_image(given)
+
+
+def claiming(kind: str, width: int, height: int) -> bytes:
+    """A small picture file whose header claims another size."""
+    raw = bytearray(stored(kind, Image.new("RGB", (16, 16), "red")))
+    if kind == "PNG":
+        raw[16:24] = struct.pack(">II", width, height)
+        raw[29:33] = struct.pack(">I", crc32(raw[12:29]))
+    elif kind == "GIF":
+        raw[6:10] = struct.pack("<HH", width, height)
+    elif kind == "BMP":
+        raw[18:26] = struct.pack("<ii", width, height)
+    elif kind == "JPEG":
+        start = raw.index(b"\xff\xc0") + 5
+        raw[start : start + 4] = struct.pack(">HH", height, width)
+    elif kind == "TIFF":
+        for tag, value in ((256, width), (257, height)):
+            start = raw.index(struct.pack("<HH", tag, 4 if struct.pack("<HH", tag, 4) in raw else 3))
+            raw[start : start + 12] = struct.pack("<HHII", tag, 4, 1, value)
+    else:
+        raw[:] = b"P6 %d %d 255\n" % (width, height) + bytes(300)
+    return bytes(raw)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "JPEG", "TIFF", "PPM"])
+@pytest.mark.parametrize("side", [9_460, 13_500, 60_000])  # a little too large, beyond what Pillow opens, a bomb
+def test_too_large_a_picture_is_refused_by_its_header(tmp_path, kind, side, monkeypatch):
+    assert 9_459**2 <= MOST_PIXELS < 9_460**2
+    raw = claiming(kind, side, side)
+    (tmp_path / "a.png").write_bytes(raw)
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))
+    for given in (tmp_path / "a.png", raw, f"data:image/png;base64,{base64.b64encode(raw).decode()}"):
+        with pytest.raises(InputError, match=r"too large.*Scale it down"):
+            load_image(given)
+        with pytest.raises(InputError, match=r"too large.*Scale it down"):
+            read_levels(given)
+    if side == 9_460:
+        with Image.open(BytesIO(raw)) as opened:  # by the caller
+            for read in (load_image, read_levels):
+                with pytest.raises(InputError, match="9460 x 9460 pixels; expected at most 89 megapixels"):
+                    read(opened)
+
+
+def test_as_large_a_picture_as_may_be():
+    with open_image(claiming("PNG", 9_459, 9_459)) as opened:
+        assert opened.size == (9_459, 9_459)
 
 
 def test_heic_says_what_to_install(tmp_path, monkeypatch):
