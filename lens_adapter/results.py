@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -20,10 +18,9 @@ from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from lens_adapter.errors import InputError
+from lens_adapter.checkpoint import files_digest, weight_files
+from lens_adapter.errors import CheckpointMismatchError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -333,24 +330,6 @@ def load_results(folder: Path) -> list[Evaluation]:
     return [record for record in records if record.head_sha256 in (None, digest)]
 
 
-def tensors_digest(tensors: Mapping[str, Callable[[], Tensor]]) -> str:
-    """SHA-256 of a head's tensors: names, shapes and values, in the order of the names.
-
-    Values are taken in float32 (float64 as it is), so that a head is the same in bfloat16 and in the float32 it is
-    loaded to; one that is rounded to bfloat16 is another.
-
-    Args:
-        tensors: name -> what gives the tensor; one is held at a time.
-    """
-    digest = sha256()
-    for name in sorted(tensors):
-        values = tensors[name]().detach().cpu()
-        values = (values if values.element_size() == 8 else values.float()).contiguous()
-        digest.update(f"{name} {tuple(values.shape)} {values.element_size()}\n".encode())
-        digest.update(values.reshape(-1).numpy().data)
-    return digest.hexdigest()
-
-
 def folder_digest(folder: Path) -> str:
     """`tensors_digest` of a checkpoint, read tensor by tensor.
 
@@ -358,12 +337,9 @@ def folder_digest(folder: Path) -> str:
         InputError: its weights cannot be read.
     """
     try:
-        with ExitStack() as stack:
-            files = [stack.enter_context(safe_open(file, "pt")) for file in sorted(folder.glob("*.safetensors"))]
-            place = {name: file for file in files for name in file.keys()}  # noqa: SIM118  # no mapping
-            return tensors_digest({name: partial(file.get_tensor, name) for name, file in place.items()})
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"The weights in {folder} cannot be read: {error}.") from error
+        return files_digest(weight_files(folder))
+    except (OSError, CheckpointMismatchError) as error:
+        raise InputError(f"The weights in {folder} cannot be read: {error}") from error
 
 
 def weights_digest(folder: Path) -> str:

@@ -33,7 +33,7 @@ def written_aside(path: str | os.PathLike[str], keep_mode: bool = True) -> Itera
         raise InputError(f"{os.fspath(path)} cannot be written: {error.strerror}. Choose another place.") from error
     aside = Path(name)
     try:
-        aside.chmod(final.stat().st_mode & 0o777 if keep_mode and final.exists() else 0o666 & ~_mask())
+        aside.chmod(final.stat().st_mode & 0o777 if keep_mode and final.exists() else new_file_mode())
         yield aside
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
@@ -42,12 +42,15 @@ def written_aside(path: str | os.PathLike[str], keep_mode: bool = True) -> Itera
         aside.unlink(missing_ok=True)
 
 
-def _mask() -> int:
-    """The process's mask for new files, which can be read by setting it only: from the system where it tells."""
+def new_file_mode() -> int:
+    """The permissions of a new file, as the user's mask has them.
+
+    That mask can be read by setting it only, for all threads: it is read from the system where that tells it.
+    """
     try:
         status = Path("/proc/self/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Umask:")), 8)
+        mask = int(next(line.split()[1] for line in status.splitlines() if line.startswith("Umask:")), 8)
     except (OSError, StopIteration):
         mask = os.umask(0o022)
         os.umask(mask)
-        return mask
+    return 0o666 & ~mask
