@@ -21,10 +21,9 @@ from transformers import __version__ as transformers_version
 
 from lens_adapter.chat import GroundedText, Messages, Route, Wanted, chat, ground, route
 from lens_adapter.checkpoint import (
-    SAVED,
     WHERE,
     Shapes,
-    current,
+    located,
     require_digest,
     require_no_redirection,
     require_shapes,
@@ -159,14 +158,11 @@ class LensAdapter(PreTrainedModel):
         """
         source = pretrained_model_name_or_path
         wants_info = kwargs.pop("output_loading_info", False)
+        source, kwargs["subfolder"] = located(source, kwargs.get("subfolder"))
         config = kwargs.pop("config", None)
         if not isinstance(config, LensConfig):
             fields = {key: kwargs.pop(key) for key in inspect.signature(LensConfig).parameters if key in kwargs}
             config = LensConfig.from_pretrained(source if config is None else config, **_where(kwargs), **fields)
-        if Path(source).is_dir():  # what an interrupted save has left counts
-            whole = current(Path(source, kwargs.get("subfolder") or ""))
-            if whole.name == SAVED:
-                source, kwargs = whole, {**kwargs, "subfolder": ""}
         require_no_redirection(source, **kwargs)
         files = weight_files(source, **kwargs)
         with torch.device("meta"):  # nothing is made before it is known to be what the files hold

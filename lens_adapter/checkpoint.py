@@ -54,7 +54,7 @@ def saving(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _tidy(folder)
+        tidy(folder)
         aside = Path(mkdtemp(prefix=f"{SAVED}.", suffix=_PART, dir=folder))
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}. Choose another place.") from error
@@ -77,7 +77,15 @@ def current(folder: Path) -> Path:
     return saved if (saved / CONFIG_NAME).is_file() else folder
 
 
-def _tidy(folder: Path) -> None:
+def located(source: str | os.PathLike[str], subfolder: str | None) -> tuple[str | os.PathLike[str], str]:
+    """Source and subfolder of a head as they are to be read: see `current`. A repository is what it was."""
+    subfolder = subfolder or ""
+    if Path(source).is_dir() and (place := current(Path(source, subfolder))).name == SAVED:
+        return place, ""
+    return source, subfolder
+
+
+def tidy(folder: Path) -> None:
     """Bring an interrupted save that counts to its end, and remove those that do not."""
     for left in folder.glob(f"{SAVED}.*{_PART}"):
         with suppress(OSError):
@@ -139,7 +147,7 @@ def weight_files(source: str | os.PathLike[str], **where: Any) -> list[Path]:
     if (file := found(name)) is not None:
         return [file]
     if (file := found(index)) is None:
-        raise OSError(f"{source} holds no file named {name}: weights are read from safetensors alone.")
+        raise OSError(f"{source} does not appear to have a file named {name}: weights are read from safetensors alone.")
     files = []
     for shard in _shards(file):
         if (place := found(shard)) is None:
@@ -211,7 +219,9 @@ def require_shapes(source: object, got: Shapes, needed: Shapes, known: Shapes) -
         ],
     }
     if any(problems.values()):
-        listing = "; ".join(f"{len(names)} {key}: {brief(names[:4], 400)}" for key, names in problems.items() if names)
+        listing = "; ".join(
+            f"{len(names)} {key}: {str(names[:4])[1:-1][:400]}" for key, names in problems.items() if names
+        )
         raise CheckpointMismatchError(
             f"{source}: the tensors of model.safetensors are not those that config.json describes: {listing}. "
             "Fetch it again, or load it with the version of lens_adapter that wrote it."
@@ -282,8 +292,11 @@ def _find(source: str | os.PathLike[str], where: dict[str, Any], name: str) -> P
 
 def _shards(index: Path) -> list[str]:
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        shards = sorted({str(name) for name in names})
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = [*content["weight_map"].values()]
+        if not isinstance(content.get("metadata"), dict) or not all(isinstance(name, str) for name in names):
+            raise ValueError("metadata must be an object, and weight_map lead to names of files")
+        shards = sorted(set(names))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointMismatchError(
             f"{index} is damaged ({type(error).__name__}: {brief(str(error), 200)}). Fetch it again."

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from lens_adapter import bounds
+from lens_adapter.checkpoint import located
 from lens_adapter.errors import InputError, LensConfigError, brief
 
 if TYPE_CHECKING:
@@ -369,8 +370,9 @@ class LensConfig(PretrainedConfig):
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """As transformers'; a `config.json` that is none is a `LensConfigError`."""
+        source, kwargs["subfolder"] = located(pretrained_model_name_or_path, kwargs.get("subfolder"))
         try:
-            found: Any = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            found: Any = super().get_config_dict(source, **kwargs)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise _no_config(pretrained_model_name_or_path, error) from error
         except OSError as error:  # also where the file is there and is no JSON

@@ -21,6 +21,7 @@ from huggingface_hub import EvalResult
 
 from lens_adapter.checkpoint import files_digest, weight_files
 from lens_adapter.errors import CheckpointMismatchError, InputError
+from lens_adapter.writing import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class Evaluation:
 
     def save(self, file: str | Path) -> None:
         """Write it as JSON, without the findings; `load` reads it back."""
-        Path(file).write_text(_json(self.to_dict()), encoding="utf-8")
+        write_text(file, _json(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, without the findings."""
@@ -281,7 +282,7 @@ def save_results(folder: Path, results: Sequence[Evaluation]) -> None:
     if any(result.head_sha256 for result in results):
         require_about(results, folder_digest(folder), str(folder))
     content = {"weights_sha256": weights_digest(folder), "records": [result.to_dict() for result in results]}
-    (folder / RESULTS_FILE).write_text(_json(content), encoding="utf-8")
+    write_text(folder / RESULTS_FILE, _json(content))
 
 
 def require_about(results: Sequence[Any], digest: str, head: str) -> None:
