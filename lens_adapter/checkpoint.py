@@ -219,9 +219,8 @@ def require_shapes(source: object, got: Shapes, needed: Shapes, known: Shapes) -
         ],
     }
     if any(problems.values()):
-        listing = "; ".join(
-            f"{len(names)} {key}: {str(names[:4])[1:-1][:400]}" for key, names in problems.items() if names
-        )
+        first = {key: str(names[:4])[1:-1][:400] for key, names in problems.items() if names}
+        listing = "; ".join(f"{len(problems[key])} {key}: {names}" for key, names in first.items())
         raise CheckpointMismatchError(
             f"{source}: the tensors of model.safetensors are not those that config.json describes: {listing}. "
             "Fetch it again, or load it with the version of lens_adapter that wrote it."

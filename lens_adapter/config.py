@@ -568,7 +568,10 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # an integer that no float is as large as
+        return False
 
 
 def _complete_sam(sam: str | dict[str, Any]) -> dict[str, Any]:

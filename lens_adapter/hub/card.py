@@ -210,8 +210,8 @@ def _fit_table(facts: Mapping[str, Any]) -> str:
     lines += [f"| {name} | {plain(facts[name])} |" for name in ("examples", "absent", "images") if name in facts]
     for title, key in shares.items():
         value = facts.get(key)
-        known = isinstance(value, int | float) and 0 <= value <= 1
-        lines.append(f"| {title} | {f'{float(value):.3f}' if known else 'not known'} |")
+        share = f"{value:.3f}" if isinstance(value, int | float) and 0 <= value <= 1 else "not known"
+        lines.append(f"| {title} | {share} |")
     return "\n".join(lines)
 
 

@@ -18,6 +18,10 @@ from lens_adapter.vlm.anatomy import Anatomy, auto_class, find_anatomy, text_con
 # Gigabytes (of 1e9 bytes) of tensors that are no parameters, and of the largest parameter, that are made for a moment.
 _MOST_BUFFERS_GB = 2
 _MOST_PARAMETER_GB = 64
+_NO_LANGUAGE_MODEL = (
+    "{kind} is no language model with attention that can be read, so {name} with such a decoder cannot be mirrored. Use "
+    'fusion="lite".'
+)
 
 
 def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.ModuleList:
@@ -81,7 +85,7 @@ def _read_config(facts: Mapping[str, Any]) -> PretrainedConfig | None:
     """The base's config; None: transformers does not know the model.
 
     Raises:
-        LensConfigError: there is no model type, or a tower would be fetched from somewhere.
+        LensConfigError: there is no model type, or a part would be fetched from somewhere.
         UnsupportedModelError: its decoder is no language model that can be read.
     """
     if "model_type" not in facts:
@@ -95,10 +99,7 @@ def _read_config(facts: Mapping[str, Any]) -> PretrainedConfig | None:
     config: PretrainedConfig = AutoConfig.for_model(name, **_with_usual_parts(facts, default))
     kind = type(text_config(config))
     if kind is not type(text_config(default)) and not (kind in MODEL_FOR_CAUSAL_LM_MAPPING and _attends(kind)):
-        raise UnsupportedModelError(
-            f"{brief(kind.model_type)} is no language model with attention that can be read, so {name!r} with such a "
-            'decoder cannot be mirrored. Use fusion="lite".'
-        )
+        raise UnsupportedModelError(_NO_LANGUAGE_MODEL.format(kind=brief(kind.model_type), name=brief(name)))
     _require_self_contained(config)
     return config
 
@@ -125,6 +126,8 @@ def _with_usual_parts(facts: Mapping[str, Any], default: PretrainedConfig) -> di
             kept[key] = {**_with_usual_parts(given, part), "model_type": own}
         elif _attends(kind):
             kept[key] = {**_with_usual_parts(given, kind()), "model_type": own}
+        elif part is text_config(default):
+            raise UnsupportedModelError(_NO_LANGUAGE_MODEL.format(kind=brief(own), name=brief(default.model_type)))
         else:
             del kept[key]
     return kept
