@@ -19,8 +19,8 @@ from lens_adapter.vlm.anatomy import Anatomy, auto_class, find_anatomy, text_con
 _MOST_BUFFERS_GB = 2
 _MOST_PARAMETER_GB = 64
 _NO_LANGUAGE_MODEL = (
-    "{kind} is no language model with attention that can be read, so {name} with such a decoder cannot be mirrored. Use "
-    'fusion="lite".'
+    "{kind} is no language model with attention that can be read, so {name} with such a decoder cannot be mirrored. "
+    'Use fusion="lite".'
 )
 
 
