@@ -342,20 +342,20 @@ def test_a_save_that_is_killed_at_any_step_leaves_the_old_or_the_new(tmp_path, l
         folder, left = tmp_path / str(step), [step]
         _save(folder, OLD)
 
-        def counted(call: Callable[..., Any], left: list[int] = left) -> Callable[..., Any]:
+        def counted(name: str, call: Callable[..., Any], left: list[int] = left) -> Callable[..., Any]:
             def called(*args: Any, **kwargs: Any) -> Any:
                 left[0] -= 1
                 if left[0] < 0:
                     raise Dead
-                if call is os.link and not linked:
+                if name == "link" and not linked:
                     raise OSError("no links on this file system")
                 return call(*args, **kwargs)
 
             return called
 
         with monkeypatch.context() as patched, suppress(Dead, InputError):
-            for call in [getattr(os, name) for name in STEPS]:
-                patched.setattr(os, call.__name__, counted(call))
+            for name in STEPS:
+                patched.setattr(os, name, counted(name, getattr(os, name)))
             _save(folder, NEW)
         found = _read(folder)
         seen.append({"old": OLD, "new": NEW}[found["config.json"]])

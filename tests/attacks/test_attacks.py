@@ -8,7 +8,7 @@ from tests.attacks import heads, saves
 from tests.attacks.registry import ATTACKS, Outcome
 from tests.attacks.workers import closed_sockets, tried
 
-FEW = {"heads": 60, "saves": 12}
+FEW = {"heads": 40, "saves": 8}
 
 
 @pytest.mark.parametrize("name", FEW)
