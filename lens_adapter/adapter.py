@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+import inspect
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
+from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Any, cast, overload
 
 import torch
 from huggingface_hub import CommitInfo
 from PIL.Image import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers import __version__ as transformers_version
 
 from lens_adapter.chat import GroundedText, Messages, Route, Wanted, chat, ground, route
+from lens_adapter.checkpoint import (
+    WHERE,
+    Shapes,
+    located,
+    require_digest,
+    require_no_redirection,
+    require_shapes,
+    saving,
+    shapes_in,
+    tensors_digest,
+    weight_files,
+)
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError, NotAttachedError
-from lens_adapter.finite import not_finite, require_float_weights
+from lens_adapter.finite import not_finite
 from lens_adapter.fitting import FitReport, Labelled, fit_readout
 from lens_adapter.head.head import LensHead
 from lens_adapter.head.raster import rasterize
 from lens_adapter.head.readout import Readout
 from lens_adapter.output import LensOutput
-from lens_adapter.results import Evaluation, require_about, save_results, tensors_digest
+from lens_adapter.results import RESULTS_FILE, Evaluation, require_about, save_results
 from lens_adapter.sam.build import build_decoder
 from lens_adapter.sam.clicks import masks_of_clicks
 from lens_adapter.sam.embeddings import EmbeddingCache
 from lens_adapter.segmentation import LensPrediction, assemble, read_requests, segment
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
-from lens_adapter.vlm.anatomy import build_layers
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.compatibility import check_base
 from lens_adapter.vlm.hooks import Query
 from lens_adapter.vlm.images import ImageInput, load_image
 from lens_adapter.vlm.mirror import MirrorLayers
+from lens_adapter.vlm.rebuilding import build_layers
 from lens_adapter.vlm.state import evaluation_mode
 
 
@@ -127,43 +141,39 @@ class LensAdapter(PreTrainedModel):
         """Load a head and its mask decoder from a folder or a Hub repository.
 
         Takes what `PreTrainedModel.from_pretrained` takes (`revision`, `token`, `subfolder`, `cache_dir`,
-        `local_files_only`, `dtype`, ...). Only safetensors are read; no remote code is run.
+        `local_files_only`, `dtype`, ...). Only safetensors are read; no remote code is run, and nothing but this folder
+        or repository is touched. What the files hold is compared with the config before a tensor is made.
 
         Raises:
-            CheckpointMismatchError: damaged weights, numbers that are not finite or no floats, or tensors that do not
-                fit the config.
+            CheckpointMismatchError: damaged weights, numbers that are not finite or no floats, tensors that do not fit
+                the config, or that are of another save than it (their digest is not its `head_sha256`).
             LensConfigError: an impossible value in `config.json`.
+            UnsupportedModelError: a mirror of a base that this version of transformers does not know.
+            OSError: there is no such folder or repository, or no `model.safetensors`.
 
         Examples:
             >>> from lens_adapter import builtin
             >>> LensAdapter.from_pretrained(builtin.HEADS["mirror"], dtype=torch.bfloat16).dtype
             torch.bfloat16
         """
-        wants_info = kwargs.pop("output_loading_info", False)
-        # Wrong shapes are listed with all else that is wrong, below.
-        kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         source = pretrained_model_name_or_path
-        try:
-            loaded: Any = super().from_pretrained(source, *args, **kwargs)
-        except SafetensorError as error:
-            raise CheckpointMismatchError(
-                f"{source}: model.safetensors is damaged ({error}). Fetch it again."
-            ) from error
-        except (RuntimeError, ValueError):  # transformers 4 cannot load integers; 5 makes floats of them
-            with suppress(SafetensorError, OSError):
-                require_float_weights(source, **kwargs)
-            raise
+        wants_info = kwargs.pop("output_loading_info", False)
+        source, kwargs["subfolder"] = located(source, kwargs.get("subfolder"))
+        config = kwargs.pop("config", None)
+        if not isinstance(config, LensConfig):
+            fields = {key: kwargs.pop(key) for key in inspect.signature(LensConfig).parameters if key in kwargs}
+            config = LensConfig.from_pretrained(source if config is None else config, **_where(kwargs), **fields)
+        require_no_redirection(source, **kwargs)
+        files = weight_files(source, **kwargs)
+        with torch.device("meta"):  # nothing is made before it is known to be what the files hold
+            needed, known = _shapes(cls(config))
+        require_shapes(pretrained_model_name_or_path, shapes_in(files), needed, known)
+        require_digest(pretrained_model_name_or_path, config.head_sha256, files)
+        kwargs |= {"use_safetensors": True, "output_loading_info": True, "config": config}
+        loaded: Any = super().from_pretrained(source, *args, **kwargs)
         adapter, info = loaded
-        problems = {
-            key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]
-        }
-        if problems:
-            listing = "; ".join(f"{len(names)} {key}: {str(names[:4])[1:-1]}" for key, names in problems.items())
-            raise CheckpointMismatchError(
-                f"{source}: the tensors of model.safetensors are not those that config.json describes: {listing}. "
-                "Fetch it again, or load it with the version of lens_adapter that wrote it."
-            )
-        require_float_weights(source, **kwargs)
+        if problems := {key: info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}:
+            raise CheckpointMismatchError(f"{source}: transformers {transformers_version} did not load {problems}.")
         if wrong := not_finite(adapter._saved_tensors().items()):
             raise CheckpointMismatchError(
                 f"{source}: {len(wrong)} tensors hold numbers that are infinite or none (NaN): {str(wrong[:4])[1:-1]}; "
@@ -193,11 +203,14 @@ class LensAdapter(PreTrainedModel):
             repo_id: where to; default: the folder's own name.
             kwargs: as for `PreTrainedModel.save_pretrained`.
 
+        However the process ends meanwhile, the folder holds the head that it held before, or this one (see
+        `lens_adapter.checkpoint`).
+
         Raises:
             LensError: the weights hold numbers that are infinite or none; nothing is written.
-            InputError: the results are about other weights; nothing is written.
+            InputError: the results are about other weights, or nothing can be written there; nothing is changed.
         """
-        from lens_adapter.hub.card import write_model_card
+        from lens_adapter.hub.card import CARD_FILE, write_model_card
         from lens_adapter.hub.publishing import publish
 
         folder = Path(save_directory)
@@ -211,18 +224,24 @@ class LensAdapter(PreTrainedModel):
             )
         if any(getattr(result, "head_sha256", None) for result in results or ()):
             require_about(results or (), self.digest(), "this head")
-        super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
             return
-        if results is not None:
-            save_results(folder, results)
-        write_model_card(folder, self.config, license=license, tags=self.model_tags or ())
+        self.config.head_sha256 = _digest(kwargs.get("state_dict") or self._saved_tensors(), self._unsaved_keys)
+        with saving(folder) as aside:
+            for name in (CARD_FILE, RESULTS_FILE):  # that of an earlier save may stay
+                if (folder / name).is_file():
+                    copyfile(folder / name, aside / name)
+            super().save_pretrained(aside, **kwargs)
+            if results is not None:
+                save_results(aside, results)
+            tags = self.model_tags or ()
+            write_model_card(aside, self.config, location=folder.as_posix(), license=license, tags=tags)
         if push_to_hub:
             publish(folder, repo_id or folder.name, token=kwargs.get("token"), **hub)
 
     def digest(self) -> str:
         """SHA-256 of the tensors that a checkpoint of this head holds, whatever their precision: which head it is."""
-        return tensors_digest({name: tensor.detach for name, tensor in self._saved_tensors().items()})
+        return _digest(self._saved_tensors())
 
     @property
     def _unsaved_keys(self) -> set[str]:
@@ -669,6 +688,22 @@ class LensAdapter(PreTrainedModel):
             InputError: no processor; a text or question that cannot be used; "yes" and "no" look the same.
         """
         return route(self.base, text, image, question)
+
+
+def _where(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the arguments of `from_pretrained` says where a file is."""
+    return {key: value for key, value in kwargs.items() if key in WHERE}
+
+
+def _shapes(adapter: LensAdapter) -> tuple[Shapes, Shapes]:
+    """Of the tensors that a checkpoint must hold, and of those that it may."""
+    state, saved = adapter.state_dict(), adapter._saved_tensors()
+    known = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return {name: known[name] for name in saved}, known
+
+
+def _digest(tensors: Mapping[str, Tensor], without: Container[str] = ()) -> str:
+    return tensors_digest({name: tensor.detach for name, tensor in tensors.items() if name not in without})
 
 
 def _build_head(config: LensConfig) -> LensHead | Readout:

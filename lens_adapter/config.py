@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from copy import deepcopy
 from math import isfinite
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import torch
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
-from lens_adapter.errors import InputError, LensConfigError
-from lens_adapter.sam.families import complete_family, require_same_family
+from lens_adapter import bounds
+from lens_adapter.checkpoint import located
+from lens_adapter.errors import InputError, LensConfigError, brief
+from lens_adapter.sam.families import complete_family, family_of, require_same_family
 
 if TYPE_CHECKING:
     from lens_adapter.vlm.anatomy import Anatomy
@@ -129,7 +134,9 @@ class Thresholds(NamedTuple):
 class LensConfig(PretrainedConfig):
     """Everything a LENS head needs to know about itself, its base model and its mask decoder.
 
-    Method and most numbers: LENS, arXiv 2510.16785. Unknown keys warn and are dropped.
+    Method and most numbers: LENS, arXiv 2510.16785. Unknown keys warn and are dropped; so are those that name an
+    implementation of attention, remote code or another source of weights, here and anywhere in `base_config`: which
+    code runs is for those to say who load a head. Numbers have ends, see `lens_adapter.bounds`.
 
     Args:
         fusion: `"mirror"` (trainable copies of the base's own decoder layers, as the paper), `"lite"` (a small
@@ -170,6 +177,8 @@ class LensConfig(PretrainedConfig):
         readout: of a fitted readout, what `LensAdapter.fit` notes: `heads` (the chosen ones, [layer, head] each), and
             what it was fitted and judged on.
         training: what `LensTrainer` notes about each training of this head, earliest first; the model card shows it.
+        head_sha256: `LensAdapter.digest()` of the tensors that this config was saved with; loading compares them.
+            None: not known, as in heads from before there were digests.
 
     Raises:
         LensConfigError: an impossible value.
@@ -212,9 +221,11 @@ class LensConfig(PretrainedConfig):
         num_attention_heads: int | list[int] = 32,
         readout: dict[str, Any] | None = None,
         training: list[dict[str, Any]] | None = None,
+        head_sha256: str | None = None,
         **kwargs: Any,
     ):
-        super().__init__(**self._without_unknown(kwargs))
+        base_config, dropped = bounds.without_sources(base_config)
+        super().__init__(**self._carried(kwargs, dropped))
         self.fusion = fusion
         self.tap_layer = cast(int, tap_layer)  # _check fills in None
         self.fusion_layers = fusion_layers
@@ -238,6 +249,7 @@ class LensConfig(PretrainedConfig):
         self.num_attention_heads = num_attention_heads
         self.readout = readout
         self.training = training
+        self.head_sha256 = head_sha256
         self._check()
         if self.attention_layers is None:
             before = max(self.tap_layer - 1, 0)
@@ -310,7 +322,7 @@ class LensConfig(PretrainedConfig):
             "num_hidden_layers": len(anatomy.layers),
             "num_attention_heads": _one_if_alike(anatomy.num_heads),
             # Without the folder that it was loaded from, which is nobody else's business.
-            "base_config": {k: v for k, v in anatomy.config.to_dict().items() if k != "_name_or_path"},
+            "base_config": bounds.without_sources(anatomy.config.to_dict())[0],
             "base_model_name_or_path": anatomy.config.name_or_path or None,
             "base_model_revision": getattr(anatomy.config, "_commit_hash", None),
         }
@@ -358,20 +370,58 @@ class LensConfig(PretrainedConfig):
                 "with AutoModelForImageTextToText if it is a base, and name a head's folder or repository here."
             )
         ours = {key: kwargs.pop(key) for key in inspect.signature(cls.__init__).parameters if key in kwargs}
-        if "sam" in ours and isinstance(config_dict.get("sam"), dict):
-            require_same_family(config_dict["sam"], _complete_sam(ours["sam"]))
+        if "sam" in config_dict:
+            saved = _complete_sam(config_dict["sam"], read=False)
+            config_dict = {**config_dict, "sam": saved}
+            if "sam" in ours:
+                require_same_family(saved, _complete_sam(ours["sam"]))
         return super().from_dict({**config_dict, **ours}, **kwargs)
 
     @classmethod
-    def _without_unknown(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        # What a bare config of transformers has is known; the rest is somebody's typing error or another version's key.
-        known = set(PretrainedConfig().to_dict()) | set(inspect.signature(PretrainedConfig.__init__).parameters)
-        known |= {"architectures", "dtype", "torch_dtype", "name_or_path", "_name_or_path", "transformers_version"}
-        known |= {"model_type", "_commit_hash", "attn_implementation", "_attn_implementation", "auto_map"}
-        unknown = sorted(set(kwargs) - known)
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As transformers'; a `config.json` that is none is a `LensConfigError`."""
+        source, kwargs["subfolder"] = located(pretrained_model_name_or_path, kwargs.get("subfolder"))
+        try:
+            found: Any = super().get_config_dict(source, **kwargs)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise _no_config(pretrained_model_name_or_path, error) from error
+        except OSError as error:  # also where the file is there and is no JSON
+            if isinstance(error.__context__, json.JSONDecodeError | UnicodeDecodeError):
+                raise _no_config(pretrained_model_name_or_path, error.__context__) from error
+            raise
+        if not isinstance(found[0], dict):
+            raise _no_config(pretrained_model_name_or_path, TypeError(f"it holds a {type(found[0]).__name__}"))
+        return cast(tuple[dict[str, Any], dict[str, Any]], found)
+
+    @classmethod
+    def _carried(cls, kwargs: dict[str, Any], dropped: list[str]) -> dict[str, Any]:
+        """What of transformers' own a head's config carries. Else it is dropped: in silence what any bare config has.
+
+        Args:
+            kwargs: beside our own fields.
+            dropped: what is gone already, of the base's config.
+        """
+        carried = {key: kwargs[key] for key in _CARRIED if kwargs.get(key) is not None}
+        for key, value in carried.items():
+            _require_carried(key, value)
+        if "torch_dtype" in carried:  # an older name
+            carried = {"dtype": carried.pop("torch_dtype"), **carried}
+        others = {key: value for key, value in kwargs.items() if key not in _CARRIED}
+        sources = [key for key, value in others.items() if bounds.names_a_source(key) and value is not None]
+        if gone := sorted({*sources, *dropped}):
+            logger.warning(
+                "LensConfig: dropped %s: a head does not say which implementation or whose code is run. Choose it when "
+                "you load the base.",
+                brief(gone, 200),
+            )
+        bare = set(PretrainedConfig().to_dict()) | set(inspect.signature(PretrainedConfig.__init__).parameters)
+        unknown = [key for key in others if key not in bare and not bounds.names_a_source(key)]
         if unknown:
-            logger.warning("LensConfig: unknown keys dropped: %s. Known: see the docstring of LensConfig.", unknown)
-        return {key: value for key, value in kwargs.items() if key in known}
+            listing = brief(sorted(unknown), 200)
+            logger.warning("LensConfig: unknown keys dropped: %s. Known: see the docstring of LensConfig.", listing)
+        return carried
 
     def _is_a_head(self, pair: Any) -> bool:
         whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_int, pair))
@@ -380,17 +430,20 @@ class LensConfig(PretrainedConfig):
     def _check(self) -> None:
         def require(key: str, good: bool, allowed: str) -> None:
             if not good:
-                raise LensConfigError(f"LensConfig.{key} must be {allowed}; got {getattr(self, key)!r}.")
+                raise LensConfigError(f"LensConfig.{key} must be {allowed}; got {brief(getattr(self, key))}.")
 
         require("fusion", self.fusion in ("mirror", "lite", "readout"), '"mirror", "lite" or "readout"')
-        for key in ("num_hidden_layers", "hidden_size", "fusion_layers", "num_keypoints"):
-            require(key, _is_int(getattr(self, key)) and getattr(self, key) >= 1, "an integer of at least 1")
+        for key, most in _MOST.items():
+            value = getattr(self, key)
+            require(key, _is_int(value) and 1 <= value <= most, f"an integer of at least 1 and at most {most}")
         heads = self.num_attention_heads  # of a layer whose attention cannot be read: 0
         each = isinstance(heads, list) and len(heads) == self.num_hidden_layers and all(map(_is_int, heads))
         require(
             "num_attention_heads",
-            each and min(heads) >= 0 and any(heads) if isinstance(heads, list) else _is_int(heads) and heads >= 1,
-            "an integer of at least 1, or a list of integers, one for each layer of the base",
+            each and min(heads) >= 0 and 1 <= max(heads) <= bounds.MOST_HEADS
+            if isinstance(heads, list)
+            else _is_int(heads) and 1 <= heads <= bounds.MOST_HEADS,
+            f"an integer of 1 to {bounds.MOST_HEADS}, or a list of such, one for each layer of the base",
         )
         if self.tap_layer is None:
             self.tap_layer = self.num_hidden_layers // 2
@@ -405,20 +458,21 @@ class LensConfig(PretrainedConfig):
             self.fusion != "mirror" or self.fusion_layers <= room,
             f"at most {room}, the layers that the base has from its tap_layer {self.tap_layer} on",
         )
-        require(
-            "fusion_width",
-            _is_int(self.fusion_width) and self.fusion_width >= 32 and self.fusion_width % 32 == 0,
-            "a positive multiple of 32",
-        )
+        require("fusion_width", self.fusion_width % 32 == 0, "a positive multiple of 32")
         layers = [] if self.attention_layers is None else self.attention_layers
         require(
             "attention_layers",
-            isinstance(layers, (list, tuple)) and all(_is_int(k) and 0 <= k < self.num_hidden_layers for k in layers),
+            isinstance(layers, (list, tuple))
+            and len(layers) <= self.num_hidden_layers
+            and all(_is_int(k) and 0 <= k < self.num_hidden_layers for k in layers),
             f"a list of layer indices from 0 to {self.num_hidden_layers - 1}",
         )
         dense = isinstance(self.dense_prompt, bool) and not (self.dense_prompt and self.fusion == "readout")
         require("dense_prompt", dense, 'False, or True with the fusion "mirror" or "lite"')
-        require("suppression_radius", _is_real(self.suppression_radius) and self.suppression_radius >= 0, ">= 0 cells")
+        radius, most_radius = self.suppression_radius, bounds.MOST_RADIUS
+        require(
+            "suppression_radius", _is_real(radius) and 0 <= radius <= most_radius, f">= 0 and <= {most_radius:g} cells"
+        )
         for key in ("keypoint_threshold", "mask_threshold", "score_threshold"):
             value = getattr(self, key)
             require(key, _is_real(value) and 0 <= value < 1, "a number in [0, 1)")
@@ -426,18 +480,69 @@ class LensConfig(PretrainedConfig):
             text = getattr(self, key)
             if key == "presence_question" and text is None:
                 continue
-            require(key, isinstance(text, str) and "{prompt}" in text, "a text that holds {prompt}")
+            require(key, _is_text(text) and "{prompt}" in text, "a text that holds {prompt}")
         for key in ("base_model_name_or_path", "base_model_revision"):
-            require(key, getattr(self, key) is None or isinstance(getattr(self, key), str), "a text or None")
+            require(key, getattr(self, key) is None or _is_text(getattr(self, key)), "a text or None")
+        digest = self.head_sha256
+        require(
+            "head_sha256",
+            digest is None or (isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest) is not None),
+            "a SHA-256 in hexadecimal, or None",
+        )
         chosen = (self.readout or {}).get("heads", []) if isinstance(self.readout, dict | None) else None
         require(
             "readout",
-            isinstance(chosen, list) and all(self._is_a_head(pair) for pair in chosen),
+            isinstance(chosen, list)
+            and len(chosen) <= bounds.MOST_HEADS
+            and all(self._is_a_head(pair) for pair in chosen),
             "None or a dict with `heads`, a list of [layer, head] that the base has",
         )
-        require("base_config", self.base_config is None or isinstance(self.base_config, dict), "a dict or None")
+        base = {} if self.base_config is None else self.base_config
+        known = isinstance(base, dict) and _is_text(base.get("model_type", ""))
+        require("base_config", known, "a dict, whose model_type is a text, or None")
+        bounds.require_bounded(base)
         runs = [] if self.training is None else self.training
         require("training", isinstance(runs, list) and all(isinstance(run, dict) for run in runs), "a list of dicts")
+        for key in ("readout", "training"):
+            bounds.require_shallow(getattr(self, key), key)
+        if (gigabytes := 4e-9 * self._parameters()) > bounds.MOST_GIGABYTES:
+            raise LensConfigError(
+                f"LensConfig: a head of these dimensions takes about {gigabytes:.0f} GB, more than "
+                f"{bounds.MOST_GIGABYTES}; make hidden_size, fusion_width, fusion_layers or the dimensions in `sam` "
+                "smaller."
+            )
+
+    def _parameters(self) -> float:
+        """About how many numbers a head and its mask decoder hold, without mirrored layers: these are counted when they
+        are built (see `lens_adapter.vlm.rebuilding`)."""
+        sam = self.sam if family_of(self.sam) is None else _decoder_numbers(self.sam)
+        channels, decoder = sam["out_channels"], sam["decoder_mlp_dim"]
+        count = sam["decoder_depth"] * (8 * channels**2 + 2 * channels * decoder) + 20 * channels**2
+        count += 4 * sam["iou_head_dim"] * (channels + sam["iou_head_dim"])
+        if sam["include_image_encoder"]:
+            width, cells = sam["embed_dim"], sam["image_size"] // sam["patch_size"]
+            count += sam["depth"] * (4 + 2 * sam["mlp_ratio"]) * width**2 + width * (cells**2 + 10 * channels)
+            count += 3 * width * sam["patch_size"] ** 2 + 9 * channels**2
+        if self.fusion == "lite":
+            width, layers = self.fusion_width, self.attention_layers or []
+            count += (12 * self.fusion_layers + 20) * width**2 + width * self.hidden_size
+            count += width * sum(self.heads_of(layer) for layer in layers)
+        elif self.fusion == "mirror":
+            count += 16 * self.hidden_size**2
+        return float(count)
+
+
+def _decoder_numbers(sam: dict[str, Any]) -> dict[str, Any]:
+    """Of a family's mask decoder, by the names that a segment-anything has. The image encoder is not counted: its
+    numbers are bounded, and what a checkpoint holds of it is compared before it is made."""
+    decoder = sam["config"]["mask_decoder_config"]
+    return {
+        "out_channels": sam["out_channels"],
+        "decoder_mlp_dim": decoder["mlp_dim"],
+        "decoder_depth": decoder["num_hidden_layers"],
+        "iou_head_dim": decoder["iou_head_hidden_dim"],
+        "include_image_encoder": False,
+    }
 
 
 def _one_if_alike(heads: list[int]) -> int | list[int]:
@@ -446,57 +551,106 @@ def _one_if_alike(heads: list[int]) -> int | list[int]:
     return numbers.pop() if len(numbers) == 1 else heads
 
 
+# What of transformers' own keys a head's config carries.
+_CARRIED = (
+    *("architectures", "dtype", "torch_dtype", "transformers_version", "model_type"),
+    *("name_or_path", "_name_or_path", "_commit_hash"),
+)
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_MOST = {
+    "num_hidden_layers": bounds.MOST_LAYERS,
+    "hidden_size": bounds.MOST_WIDTH,
+    "fusion_layers": bounds.MOST_FUSION_LAYERS,
+    "fusion_width": bounds.MOST_FUSION_WIDTH,
+    "num_keypoints": bounds.MOST_KEYPOINTS,
+}
+
+
+def _require_carried(key: str, value: Any) -> None:
+    if key == "architectures":
+        good, allowed = isinstance(value, list) and len(value) < 10 and all(map(_is_text, value)), "a list of names"
+    elif key in ("dtype", "torch_dtype"):
+        name = str(value).removeprefix("torch.")
+        good = isinstance(value, str | torch.dtype) and name in _DTYPES
+        allowed = f"one of {_DTYPES}"
+    else:
+        good, allowed = _is_text(value), "a text"
+    if not good:
+        raise LensConfigError(f"LensConfig.{key} must be {allowed}; got {brief(value)}.")
+
+
+def _no_config(source: Any, error: BaseException) -> LensConfigError:
+    return LensConfigError(
+        f"config.json of {brief(str(source), 200)} is none of a LENS head ({type(error).__name__}: "
+        f"{brief(str(error), 200)}); expected a JSON object, as `save_pretrained` writes it. Fetch it again."
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= bounds.MOST_LETTERS
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # an integer that no float is as large as
+        return False
 
 
-def _complete_sam(sam: str | dict[str, Any]) -> dict[str, Any]:
-    """A variant's name or a partial dict -> every dimension, spelt out and checked."""
+def _complete_sam(sam: str | dict[str, Any], *, read: bool = True) -> dict[str, Any]:
+    """A variant's name or a partial dict -> every dimension, spelt out and checked; `read`: see `complete_family`."""
     if not isinstance(sam, (str, dict)):
-        raise LensConfigError(f"LensConfig.sam must be the name of a variant or a dict; got {sam!r}.")
+        raise LensConfigError(f"LensConfig.sam must be the name of a variant or a dict; got {brief(sam)}.")
     known_variants = {**SAM_VARIANTS, "builtin": BUILTIN_SAM, "custom": SAM_VARIANTS["vit_b"]}
-    if (family := complete_family(sam, known_variants)) is not None:
+    if (family := complete_family(sam, known_variants, read=read)) is not None:
         return family
     given = {"variant": sam} if isinstance(sam, str) else dict(sam)
     variant = given.pop("variant", "custom")
-    if variant not in known_variants:
-        raise LensConfigError(f"LensConfig.sam: variant must be one of {[*known_variants]}; got {variant!r}.")
+    if not isinstance(variant, str) or variant not in known_variants:
+        raise LensConfigError(f"LensConfig.sam: variant must be one of {[*known_variants]}; got {brief(variant)}.")
     base = known_variants[variant]
     known = {*base, "include_image_encoder"}
     if unknown := sorted(set(given) - known):
-        raise LensConfigError(f"LensConfig.sam: unknown keys {unknown}; known: {sorted(known)}.")
+        raise LensConfigError(f"LensConfig.sam: unknown keys {brief(unknown)}; known: {sorted(known)}.")
     weights = {"weights": None} if variant == "custom" else {}
     # A copy: nobody who edits a config may edit the table of variants.
     full = deepcopy({"variant": variant, "include_image_encoder": False, **base, **weights, **given})
 
     def require(key: str, good: bool, allowed: str) -> None:
         if not good:
-            raise LensConfigError(f"LensConfig.sam[{key!r}] must be {allowed}; got {full[key]!r}.")
+            raise LensConfigError(f"LensConfig.sam[{key!r}] must be {allowed}; got {brief(full[key])}.")
 
     whole = ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "out_channels", "decoder_depth")
     for key in (*whole, "decoder_num_heads", "decoder_mlp_dim", "mask_in_channels", "iou_head_dim"):
-        require(key, _is_int(full[key]) and full[key] >= 1, "an integer of at least 1")
+        most = bounds.MOST_SAM[key]
+        require(key, _is_int(full[key]) and 1 <= full[key] <= most, f"an integer of at least 1 and at most {most}")
     require(
         "image_size", full["image_size"] % full["patch_size"] == 0, f"a multiple of patch_size {full['patch_size']}"
     )
+    most = bounds.MOST_SAM_CELLS
+    require("image_size", full["image_size"] <= most * full["patch_size"], f"at most {most} times patch_size")
     require("num_heads", full["embed_dim"] % full["num_heads"] == 0, f"a divisor of embed_dim {full['embed_dim']}")
     require("out_channels", full["out_channels"] % 8 == 0, "a multiple of 8")
     # SAM's cross-attention runs at half the width.
     half = full["out_channels"] // 2
     require("decoder_num_heads", half % full["decoder_num_heads"] == 0, f"a divisor of out_channels / 2 = {half}")
     require("mask_in_channels", full["mask_in_channels"] % 4 == 0, "a multiple of 4")
-    require("window_size", _is_int(full["window_size"]) and full["window_size"] >= 0, "0 (none) or more")
+    most = bounds.MOST_SAM["window_size"]
+    require("window_size", _is_int(full["window_size"]) and 0 <= full["window_size"] <= most, f"0 (none) to {most}")
     layers = full["global_attention_layers"]
     require(
         "global_attention_layers",
-        isinstance(layers, (list, tuple)) and all(_is_int(k) and 0 <= k < full["depth"] for k in layers),
+        isinstance(layers, (list, tuple))
+        and len(layers) <= full["depth"]
+        and all(_is_int(k) and 0 <= k < full["depth"] for k in layers),
         f"a list of layer indices from 0 to {full['depth'] - 1}",
     )
-    require("mlp_ratio", _is_real(full["mlp_ratio"]) and full["mlp_ratio"] > 0, "a number above 0")
+    ratio, most = full["mlp_ratio"], bounds.MOST_SAM["mlp_ratio"]
+    require("mlp_ratio", _is_real(ratio) and 0 < ratio <= most, f"a number above 0, at most {most}")
     for key in ("pixel_mean", "pixel_std"):
         value = full[key]
         three = isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_real(number) for number in value)
@@ -504,5 +658,5 @@ def _complete_sam(sam: str | dict[str, Any]) -> dict[str, Any]:
     require("pixel_std", min(full["pixel_std"]) > 0, "three numbers above 0")
     for key in ("relative_position", "include_image_encoder"):
         require(key, isinstance(full[key], bool), "True or False")
-    require("weights", full["weights"] is None or isinstance(full["weights"], str), "a path, a Hub repository or None")
+    require("weights", full["weights"] is None or _is_text(full["weights"]), "a path, a Hub repository or None")
     return full

@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -20,10 +18,10 @@ from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from lens_adapter.errors import InputError
+from lens_adapter.checkpoint import files_digest, weight_files
+from lens_adapter.errors import CheckpointMismatchError, InputError
+from lens_adapter.writing import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +153,7 @@ class Evaluation:
 
     def save(self, file: str | Path) -> None:
         """Write it as JSON, without the findings; `load` reads it back."""
-        Path(file).write_text(_json(self.to_dict()), encoding="utf-8")
+        write_text(file, _json(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, without the findings."""
@@ -284,7 +282,7 @@ def save_results(folder: Path, results: Sequence[Evaluation]) -> None:
     if any(result.head_sha256 for result in results):
         require_about(results, folder_digest(folder), str(folder))
     content = {"weights_sha256": weights_digest(folder), "records": [result.to_dict() for result in results]}
-    (folder / RESULTS_FILE).write_text(_json(content), encoding="utf-8")
+    write_text(folder / RESULTS_FILE, _json(content))
 
 
 def require_about(results: Sequence[Any], digest: str, head: str) -> None:
@@ -333,24 +331,6 @@ def load_results(folder: Path) -> list[Evaluation]:
     return [record for record in records if record.head_sha256 in (None, digest)]
 
 
-def tensors_digest(tensors: Mapping[str, Callable[[], Tensor]]) -> str:
-    """SHA-256 of a head's tensors: names, shapes and values, in the order of the names.
-
-    Values are taken in float32 (float64 as it is), so that a head is the same in bfloat16 and in the float32 it is
-    loaded to; one that is rounded to bfloat16 is another.
-
-    Args:
-        tensors: name -> what gives the tensor; one is held at a time.
-    """
-    digest = sha256()
-    for name in sorted(tensors):
-        values = tensors[name]().detach().cpu()
-        values = (values if values.element_size() == 8 else values.float()).contiguous()
-        digest.update(f"{name} {tuple(values.shape)} {values.element_size()}\n".encode())
-        digest.update(values.reshape(-1).numpy().data)
-    return digest.hexdigest()
-
-
 def folder_digest(folder: Path) -> str:
     """`tensors_digest` of a checkpoint, read tensor by tensor.
 
@@ -358,12 +338,9 @@ def folder_digest(folder: Path) -> str:
         InputError: its weights cannot be read.
     """
     try:
-        with ExitStack() as stack:
-            files = [stack.enter_context(safe_open(file, "pt")) for file in sorted(folder.glob("*.safetensors"))]
-            place = {name: file for file in files for name in file.keys()}  # noqa: SIM118  # no mapping
-            return tensors_digest({name: partial(file.get_tensor, name) for name, file in place.items()})
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"The weights in {folder} cannot be read: {error}.") from error
+        return files_digest(weight_files(folder))
+    except (OSError, CheckpointMismatchError) as error:
+        raise InputError(f"The weights in {folder} cannot be read: {error}") from error
 
 
 def weights_digest(folder: Path) -> str:

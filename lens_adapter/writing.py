@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
+from typing import TYPE_CHECKING
 
 from lens_adapter.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @contextmanager
@@ -33,7 +37,7 @@ def written_aside(path: str | os.PathLike[str], keep_mode: bool = True) -> Itera
         raise InputError(f"{os.fspath(path)} cannot be written: {error.strerror}. Choose another place.") from error
     aside = Path(name)
     try:
-        aside.chmod(final.stat().st_mode & 0o777 if keep_mode and final.exists() else 0o666 & ~_mask())
+        aside.chmod(final.stat().st_mode & 0o777 if keep_mode and final.exists() else new_file_mode())
         yield aside
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
@@ -42,12 +46,40 @@ def written_aside(path: str | os.PathLike[str], keep_mode: bool = True) -> Itera
         aside.unlink(missing_ok=True)
 
 
-def _mask() -> int:
-    """The process's mask for new files, which can be read by setting it only: from the system where it tells."""
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text in UTF-8, whole or not at all; lines end as they do in `text`.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_picture(path: str | os.PathLike[str], picture: Image) -> None:
+    """Write a picture, whole or not at all; its format follows the suffix of `path`.
+
+    Raises:
+        InputError: nothing can be written there, or no format has such a suffix.
+    """
+    from PIL import Image as formats  # seldom needed
+
+    known, suffix = formats.registered_extensions(), Path(path).suffix.lower()
+    if suffix not in known:
+        raise InputError(f"The suffix of {os.fspath(path)} must be that of a picture, such as .png; got {suffix!r}.")
+    with written_aside(path) as aside:
+        picture.save(aside, known[suffix])
+
+
+def new_file_mode() -> int:
+    """The permissions of a new file, as the user's mask has them.
+
+    That mask can be read by setting it only, for all threads: it is read from the system where that tells it.
+    """
     try:
         status = Path("/proc/self/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Umask:")), 8)
+        mask = int(next(line.split()[1] for line in status.splitlines() if line.startswith("Umask:")), 8)
     except (OSError, StopIteration):
         mask = os.umask(0o022)
         os.umask(mask)
-        return mask
+    return 0o666 & ~mask

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any, TextIO
+
+from lens_adapter.writing import write_text
 
 STDOUT = "-"
 
@@ -34,7 +35,7 @@ class Result:
         if self.text:
             say(self.text, sys.stdout)
         if file is not None:
-            Path(file).write_text(document + "\n", encoding="utf-8")
+            write_text(file, document + "\n")
             note(f"Wrote {file}")
 
 

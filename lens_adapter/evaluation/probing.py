@@ -33,6 +33,7 @@ from lens_adapter.data.formats import DataSource
 from lens_adapter.errors import InputError, LensError
 from lens_adapter.fitting import Labelled
 from lens_adapter.vlm.base import FrozenBase
+from lens_adapter.writing import write_picture
 
 _LEAST = 1e-12  # what no attention is divided by less than
 
@@ -128,7 +129,7 @@ class ProbeResult:
 
     def save(self, path: str | Path) -> None:
         """Write `plot()` to `path`; the format follows the suffix."""
-        self.plot().save(path)
+        write_picture(path, self.plot())
 
 
 def probe(

@@ -11,8 +11,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from lens_adapter.config import LensConfig
+from lens_adapter.hub.markdown import code, plain, quoted
 from lens_adapter.results import Evaluation, load_results
 from lens_adapter.sam.families import family_of, family_title
+from lens_adapter.writing import write_text
 
 CARD_FILE = "README.md"
 _BODY = """---
@@ -30,9 +32,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lens_adapter import LensAdapter
 
-model = AutoModelForImageTextToText.from_pretrained("{base}")
-processor = AutoProcessor.from_pretrained("{base}")
-adapter = LensAdapter.from_pretrained("{location}").attach(model, processor)
+model = AutoModelForImageTextToText.from_pretrained({name})
+processor = AutoProcessor.from_pretrained({name})
+adapter = LensAdapter.from_pretrained({location}).attach(model, processor)
 adapter.segment("picture.jpg", "the dog on the left").save("overlay.png")
 ```
 
@@ -40,7 +42,7 @@ adapter.segment("picture.jpg", "the dog on the left").save("overlay.png")
 |---|---|
 | base model | {base}{revision} |
 {reads}
-| prompt | `{prompt_template}` |
+| prompt | {prompt_template} |
 | keypoints | up to {num_keypoints} |
 | mask decoder | {sam}; image encoder {encoder} |
 
@@ -90,7 +92,8 @@ def model_card(
     """
     base = config.base_model_name_or_path
     runs = config.training or []
-    datasets = list(dict.fromkeys(name for run in runs for name in run.get("datasets", []) if is_hub_id(name)))
+    named = [name for run in runs if isinstance(names := run.get("datasets"), list) for name in names]
+    datasets = list(dict.fromkeys(name for name in named if is_hub_id(name)))
     known = [result for result in results if result.head_sha256 is not None]
     data = ModelCardData(
         base_model=base if is_hub_id(base) else None,
@@ -126,14 +129,15 @@ def model_card(
     text = "\n".join(f"## {title}\n\n" + "\n\n".join(parts) + "\n" for title, parts in sections if parts)
     body = _BODY.format(
         metadata=data.to_yaml(),
-        base=base or "the base model",
-        revision=f" at revision `{config.base_model_revision}`" if config.base_model_revision else "",
-        location=location,
+        base=plain(base or "the base model"),
+        name=quoted(base or "the base model"),
+        revision=f" at revision {code(config.base_model_revision)}" if config.base_model_revision else "",
+        location=quoted(location),
         reads=(_READOUT if is_readout else _NETWORK).format(**reads),
-        prompt_template=config.prompt_template,
+        prompt_template=code(config.prompt_template),
         num_keypoints=config.num_keypoints,
         sam=_sam(config.sam),
-        encoder="included" if config.sam["include_image_encoder"] else f"from `{config.sam['weights']}`",
+        encoder="included" if config.sam["include_image_encoder"] else f"from {code(config.sam['weights'])}",
         sections=text + (f"\n{notes}\n" if text and notes else f"{notes}\n" if notes else ""),
         scores="A score is the probability that a prompt names something in the picture, by the readout's own word."
         if is_readout
@@ -173,7 +177,7 @@ def write_model_card(
         more["license"] = more.get("license") or ModelCard(earlier).data.get("license")
     results = load_results(folder) if results is None else results
     text = model_card(config, results, location=location or folder.as_posix(), **more)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, text)
 
 
 def is_generated(card: str) -> bool:
@@ -191,12 +195,12 @@ def _training_table(run: Mapping[str, Any]) -> str:
     lines = ["| | |", "|---|---|"]
     for key, value in run.items():
         if isinstance(value, Mapping):
-            value = ", ".join(f"{name.replace('_', ' ')} {part}" for name, part in value.items())
+            value = ", ".join(f"{str(name).replace('_', ' ')} {part}" for name, part in value.items())
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
         if value in (None, ""):
             value = "not recorded"
-        lines.append(f"| {key.replace('_', ' ')} | {value} |")
+        lines.append(f"| {plain(str(key).replace('_', ' '))} | {plain(value)} |")
     return "\n".join(lines)
 
 
@@ -208,11 +212,12 @@ def _fit_table(facts: Mapping[str, Any]) -> str:
         "held-out present prompts accepted": "present_accepted",
         "held-out absent prompts refused": "absent_refused",
     }
-    lines = ["| | |", "|---|---|", f"| fitted on | {facts.get('data') or 'not recorded'} |"]
-    lines += [f"| {name} | {facts[name]} |" for name in ("examples", "absent", "images") if name in facts]
+    lines = ["| | |", "|---|---|", f"| fitted on | {plain(facts.get('data') or 'not recorded')} |"]
+    lines += [f"| {name} | {plain(facts[name])} |" for name in ("examples", "absent", "images") if name in facts]
     for title, key in shares.items():
         value = facts.get(key)
-        lines.append(f"| {title} | {'not known' if value is None else f'{value:.3f}'} |")
+        share = f"{value:.3f}" if isinstance(value, int | float) and 0 <= value <= 1 else "not known"
+        lines.append(f"| {title} | {share} |")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from yaml import YAMLError
 
+from lens_adapter.checkpoint import current, tidy
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import HubError, InputError, LensError, one_line
 from lens_adapter.hub.card import CARD_FILE, is_generated, model_card
@@ -59,6 +60,12 @@ def publish(
         HubError: the Hub refuses, or cannot be reached; nothing is uploaded by halves.
     """
     folder = Path(folder)
+    with suppress(OSError):
+        tidy(folder)  # what an interrupted save has left
+    if current(folder) != folder:
+        raise InputError(
+            f"{folder} holds a save that was interrupted, and cannot be written. Copy it, and push the copy."
+        )
     files = files_to_publish(folder)
     config, results = LensConfig.from_pretrained(folder), load_results(folder)
     if not results:

@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from lens_adapter.bounds import MOST_SAM_CELLS, require_bounded, without_sources
 from lens_adapter.errors import CheckpointMismatchError, LensConfigError, brief
 from lens_adapter.sam.published import PUBLISHED, SEGMENT_ANYTHING
 
@@ -111,12 +112,15 @@ def encoding_facts(sam: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, "vision": sam["config"]["vision_config"]}
 
 
-def complete_family(sam: str | Mapping[str, Any], variants: Mapping[str, Any]) -> dict[str, Any] | None:
+def complete_family(
+    sam: str | Mapping[str, Any], variants: Mapping[str, Any], *, read: bool = True
+) -> dict[str, Any] | None:
     """What a user says of a SAM of transformers -> everything there is to know about it, spelt out and checked.
 
     Args:
         sam: as for `LensConfig`.
         variants: names that mean a segment-anything.
+        read: False: refuse what has to be read from a folder or repository. A head's own config says it all.
 
     Returns:
         `family`, `variant`, `weights`, `revision`, `include_image_encoder`, `pixel_mean`, `pixel_std`, `config` (of the
@@ -127,11 +131,14 @@ def complete_family(sam: str | Mapping[str, Any], variants: Mapping[str, Any]) -
         LensConfigError: unknown, unreadable, impossible, or not in the installed transformers.
     """
     given = {"variant": sam} if isinstance(sam, str) else dict(sam)
-    variant = given.get("variant")
+    variant = given.get("variant", "custom")
     if given.get("family") is None and (not isinstance(variant, str) or variant in variants):
         return None
-    if unknown := sorted(given.keys() - {*_GIVEN, *_DERIVED}):
-        raise LensConfigError(f"LensConfig.sam: unknown keys {unknown}; known of a family: {sorted(_GIVEN)}.")
+    if unknown := [key for key in given if key not in (*_GIVEN, *_DERIVED)]:
+        raise LensConfigError(f"LensConfig.sam: unknown keys {brief(unknown)}; known of a family: {sorted(_GIVEN)}.")
+    for key in ("variant", "family"):
+        if not isinstance(given.get(key), str | None):
+            raise LensConfigError(f"LensConfig.sam[{key!r}] must be a text; got {brief(given[key])}.")
     known: dict[str, Any] = {}
     if variant in PUBLISHED:
         published = PUBLISHED[variant]
@@ -143,6 +150,11 @@ def complete_family(sam: str | Mapping[str, Any], variants: Mapping[str, Any]) -
         known = {"weights": given.pop("variant")}
     full: dict[str, Any] = {"variant": "custom", "weights": None, "revision": None, "include_image_encoder": False}
     full = deepcopy({**full, **known, **{key: value for key, value in given.items() if key not in _DERIVED}})
+    if full.get("config") is None and not read:
+        raise LensConfigError(
+            f"LensConfig.sam must spell out the config of its family in a head's config.json; got {brief(sam)}, which "
+            "would have to be fetched. Pass `sam` yourself if you trust it."
+        )
     if full.get("config") is None:
         full |= _read(full["weights"], full["revision"], variants)
     family = full.get("family")
@@ -175,6 +187,8 @@ def whole_config(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
     _require_installed(family)
     if not isinstance(config, Mapping):
         raise LensConfigError(f"LensConfig.sam['config'] must be the config of a {row.title}; got {brief(config)}.")
+    config, _ = without_sources(config, "sam")
+    require_bounded(config, "sam.config")
     parts = {name: _cleaned(config[name]) for name in _PARTS if isinstance(config.get(name), Mapping)}
     _require_own(parts, row)
     if row.has_object_score:
@@ -266,6 +280,8 @@ def _check(full: Mapping[str, Any], derived: Mapping[str, Any], given: Mapping[s
         derived["image_size"] % derived["patch_size"] == 0 and derived["out_channels"] % 8 == 0,
         "of a picture's side that is a multiple of patch_size, and a width that is a multiple of 8",
     )
+    cells = derived["image_size"] // derived["patch_size"]
+    require("config", cells <= MOST_SAM_CELLS, f"of at most {MOST_SAM_CELLS} cells to a side; it has {cells}")
     for key in derived:
         if key in given and given[key] != derived[key]:
             raise LensConfigError(f"LensConfig.sam[{key!r}] is {derived[key]!r} by its config; got {given[key]!r}.")

@@ -18,10 +18,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lens_adapter.errors import LensConfigError
+from lens_adapter.writing import write_text
 
 RUN_FILE = "lens_run.json"
 LOCK_FILE = "_lens_run.lock"  # Trainer does not upload what begins so
 STATE_FILE = "trainer_state.json"  # the last file of a checkpoint
+_HEAD = ("config.json", "model*.safetensors", "model.safetensors.index.json", "evaluation.json", ".lens-save")
 # What may differ when a run is gone on with: how long it is, what is shown, kept and uploaded of it, and where.
 _FREE = ("resume", "overwrite", "features")
 _FREE_IN_TRAINING = (
@@ -85,17 +87,18 @@ def plan(config: Mapping[str, Any]) -> Start:
     """
     folder = Path(config["training"]["output_dir"])
     record, there = _read(folder), checkpoints(folder)
-    ended = record.get("finished")
+    ended, head = record.get("finished"), bool(_head_files(folder))
     if config.get("resume") and config.get("overwrite"):
         raise LensConfigError("resume goes on with a run and overwrite deletes it; give one of them.")
     if not config.get("resume"):
-        if (there or ended) and not config.get("overwrite"):
+        if (there or ended or head) and not config.get("overwrite"):
+            what = f"a training already ({len(there)} checkpoints)" if there or record else "a head already"
             raise LensConfigError(
-                f"{folder} holds a training already ({len(there)} checkpoints). Go on with it by --resume, delete it "
-                "by --overwrite, or name another output_dir."
+                f"{folder} holds {what}. Go on with it by --resume, delete it by --overwrite, or name another "
+                "output_dir."
             )
         return Start()
-    if not there and not ended:
+    if not there and not record and not head:
         return Start()
     _require_same(folder, record, config)
     if ended and not _asks_for_more(config, ended["steps"], ended["epoch"]):
@@ -118,15 +121,20 @@ def plan(config: Mapping[str, Any]) -> Start:
         best = Path(state.get("best_model_checkpoint") or "").name
         keep_best = config["training"].get("load_best_model_at_end") and best
         return Start(folder / best if keep_best else checkpoint, trained=steps_of(checkpoint), notes=notes)
-    return Start(notes=[*notes, f"There is no whole checkpoint in {folder}: starting anew."])
+    if there:
+        raise LensConfigError(
+            f"There is no whole checkpoint in {folder}: {' '.join(notes)} Start anew by --overwrite, or name another "
+            "output_dir."
+        )
+    return Start(notes=[f"The training in {folder} ended before its first checkpoint: starting anew."])
 
 
 def begin(config: Mapping[str, Any], start: Start) -> None:
-    """Write down of which run the folder is; what it is to overwrite goes."""
+    """Write down of which run the folder is; what it is to overwrite goes, a head of another run as well."""
     folder = Path(config["training"]["output_dir"])
     if start.checkpoint is None:
-        for checkpoint in checkpoints(folder):
-            shutil.rmtree(checkpoint)
+        for path in (*checkpoints(folder), *_head_files(folder)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     _write(folder, {"config": _plain(config), "finished": None})
 
 
@@ -145,6 +153,11 @@ def checkpoints(folder: Path) -> list[Path]:
 def last_checkpoint(folder: str | Path) -> str | None:
     """The newest checkpoint that is whole, if there is one."""
     return next((str(path) for path in checkpoints(Path(folder)) if damage(path) is None), None)
+
+
+def _head_files(folder: Path) -> list[Path]:
+    """What a head in the folder itself is made of."""
+    return [file for pattern in _HEAD for file in folder.glob(pattern)]
 
 
 def steps_of(checkpoint: Path) -> tuple[int, float]:
@@ -176,6 +189,18 @@ def damage(checkpoint: Path) -> str | None:
                         return f"{file.name} is damaged in {wrong}"
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
             return f"{file.name} cannot be read ({type(error).__name__}: {error})"
+    return _mixed(checkpoint)
+
+
+def _mixed(checkpoint: Path) -> str | None:
+    """What is wrong where weights are other ones than those that the config was saved with."""
+    from lens_adapter.checkpoint import require_digest, weight_files  # takes seconds
+
+    try:
+        expected = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("head_sha256")
+        require_digest(checkpoint, expected, weight_files(checkpoint))
+    except (OSError, ValueError, AttributeError) as error:  # ours are ValueErrors
+        return str(error)
     return None
 
 
@@ -190,8 +215,8 @@ def _asks_for_more(config: Mapping[str, Any], steps: int, epoch: float) -> bool:
 def _require_same(folder: Path, record: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     if not record:
         raise LensConfigError(
-            f"{folder} holds checkpoints but no {RUN_FILE}, so it is not known which run they are of. Delete them by "
-            "--overwrite, or name another output_dir."
+            f"{folder} holds checkpoints or a head but no {RUN_FILE}, so it is not known which run they are of. Delete "
+            "them by --overwrite, or name another output_dir."
         )
     old, new = _fixed(record["config"]), _fixed(_plain(config))
     if wrong := [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in old | new if old.get(key) != new.get(key)]:
@@ -236,6 +261,4 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
     """All of it, or nothing."""
-    temporary = folder / f".{RUN_FILE}.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / RUN_FILE)
+    write_text(folder / RUN_FILE, json.dumps(content, indent=2) + "\n")

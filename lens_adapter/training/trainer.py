@@ -27,6 +27,7 @@ from lens_adapter.training.collate import Batch, LensCollator
 from lens_adapter.training.losses import lens_losses
 from lens_adapter.training.record import training_record
 from lens_adapter.training.tuning import TUNINGS, DecoderTuning
+from lens_adapter.writing import write_picture, write_text
 
 GRID_SAMPLES = 6
 # Switches of transformers' that a head on a frozen base can do nothing with: what would fail late, or do nothing.
@@ -350,7 +351,7 @@ class LensTrainer(Trainer):
         ours = not file.exists() or is_generated(file.read_text(encoding="utf-8"))
         if card is not None and is_written_by_hand(card) and ours:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(card, encoding="utf-8")
+            write_text(file, card)
 
     def create_model_card(
         self, language: Any = None, license: str | None = None, tags: Any = None, *_: Any, **__: Any
@@ -384,7 +385,7 @@ class SampleGrids(TrainerCallback):
         page = contact_sheet([self._panel(index) for index in picked], title=f"Step {state.global_step}")
         file = Path(args.output_dir, "samples", f"step-{state.global_step:06}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
-        page.save(file)
+        write_picture(file, page)
 
     def _panel(self, index: int) -> Panel:
         sample = self.dataset[index]

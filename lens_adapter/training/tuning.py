@@ -8,11 +8,12 @@ from copy import deepcopy
 from pathlib import Path
 
 from peft import LoraConfig, LoraModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from lens_adapter.errors import CheckpointMismatchError
 from lens_adapter.sam.decoder import MaskDecoder
+from lens_adapter.writing import written_aside
 
 TUNINGS = ("full", "lora", "frozen")
 FACTORS_FILE = "decoder_lora.safetensors"  # beside the optimizer's state in a checkpoint
@@ -62,7 +63,8 @@ class DecoderTuning:
         """Write what a resumed run needs beside the merged weights: the mask decoder and its factors, apart."""
         if self.lora is not None:
             state = {name: tensor.contiguous() for name, tensor in self.decoder.mask_decoder.state_dict().items()}
-            save_file(state, Path(checkpoint, FACTORS_FILE))
+            with written_aside(Path(checkpoint, FACTORS_FILE)) as aside:
+                aside.write_bytes(save(state))
 
     def load(self, checkpoint: str | Path) -> None:
         """Read what `save` wrote.

@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
 import transformers
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from transformers import (
-    CONFIG_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AttentionInterface,
-    AutoConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
 
-from lens_adapter.errors import LensConfigError, UnsupportedModelError
+from lens_adapter.errors import UnsupportedModelError
 from lens_adapter.vlm.architectures import UNREADABLE, Architecture, CrossAttention, known
 
 _STREAMED = "its layers carry several residual streams at once, and a capture holds one hidden state per token"
@@ -255,65 +251,6 @@ def auto_class(config: PretrainedConfig) -> Any:
     if type(config) in getattr(transformers, "MODEL_FOR_VISION_2_SEQ_MAPPING", ()):
         return transformers.AutoModelForVision2Seq  # type: ignore[attr-defined]  # transformers 5 has none
     return None
-
-
-def build_layers(base_config: dict[str, Any], indices: Sequence[int]) -> nn.ModuleList:
-    """Fresh, randomly initialised float32 copies of some decoder layers, built from a config alone.
-
-    Nothing is downloaded and the rest of the model costs no memory. The weights are meant to be overwritten, by a warm
-    start or a checkpoint: matrices are drawn from normal(0, 0.02), biases are 0, other vectors (of norms) 1.
-
-    Args:
-        base_config: `model.config.to_dict()` of the base.
-        indices: which of its decoder layers.
-
-    Raises:
-        LensConfigError: the dict names no model type, or has no such layers.
-        UnsupportedModelError: the model cannot be read, these layers cannot be mirrored, or this version of
-            transformers does not know it.
-    """
-    unwanted = ("model_type", "quantization_config", "auto_map")  # auto_map: remote code, never run
-    facts = {key: value for key, value in base_config.items() if key not in unwanted}
-    if "model_type" not in base_config:
-        raise LensConfigError("base_config must be the config of the base as a dict; got one without 'model_type'.")
-    name = base_config["model_type"]
-    if name not in CONFIG_MAPPING:  # transformers 4 lists as "lfm2_vl" what calls itself "lfm2-vl"
-        name = name.replace("-", "_")
-    config = AutoConfig.for_model(name, **facts) if name in CONFIG_MAPPING else None
-    auto = None if config is None else auto_class(config)
-    if auto is None:
-        raise UnsupportedModelError(
-            f"{base_config['model_type']!r} is not a model of AutoModelForImageTextToText in this version of "
-            'transformers, so its decoder layers cannot be rebuilt from a config. Use fusion="lite".'
-        )
-    with torch.device("meta"):
-        model = auto.from_config(config, dtype=torch.float32)
-    anatomy = find_anatomy(model)
-    if not all(0 <= index < len(anatomy.layers) for index in indices):
-        raise LensConfigError(f"The base has decoder layers 0 to {len(anatomy.layers) - 1}; got {list(indices)}.")
-    anatomy.require_mirrorable(indices)
-    layers = nn.ModuleList(anatomy.layers[index] for index in indices)
-    if any(_holds_more_than_parameters(module) for module in layers.modules()):
-        # That is in no checkpoint, so it is made for real. Of parameters one at a time is, which takes long where they
-        # are large.
-        with init_empty_weights(include_buffers=False), torch.device("cpu"):
-            model = auto.from_config(config, dtype=torch.float32)
-        layers = nn.ModuleList(find_anatomy(model).layers[index] for index in indices)
-    for module in layers.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            module.register_parameter(name, nn.Parameter(_drawn(name, parameter.shape)))
-    return layers
-
-
-def _holds_more_than_parameters(module: nn.Module) -> bool:
-    """Whether a module has buffers, or tensors in plain attributes."""
-    return any(isinstance(value, Tensor) for value in (*vars(module).values(), *module.buffers(recurse=False)))
-
-
-def _drawn(name: str, shape: torch.Size) -> Tensor:
-    if len(shape) > 1:
-        return torch.empty(shape).normal_(std=0.02)
-    return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
 
 
 def _num_heads(attention: Any, layer: int) -> int:

@@ -6,10 +6,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import CheckpointMismatchError
+from lens_adapter.errors import CheckpointMismatchError, LensConfigError, brief
 from lens_adapter.vlm.anatomy import Anatomy, layer_config, text_config
 
 logger = logging.get_logger(__name__)
@@ -23,6 +24,7 @@ def check_base(config: LensConfig, anatomy: Anatomy) -> None:
 
     Raises:
         CheckpointMismatchError: names what was expected and what came.
+        LensConfigError: the head does not say what it was trained for, in words that transformers reads.
     """
     layers = range(min(config.num_hidden_layers, len(anatomy.layers)))
     readable = [layer for layer in layers if anatomy.num_heads[layer]]
@@ -36,8 +38,7 @@ def check_base(config: LensConfig, anatomy: Anatomy) -> None:
         ),
     }
     if config.base_model_type == anatomy.architecture:
-        trained_for = type(anatomy.config).from_dict(deepcopy(config.require_base_config()))
-        bases = (text_config(trained_for), text_config(anatomy.config))
+        bases = (text_config(_trained_for(config, type(anatomy.config))), text_config(anatomy.config))
         for key in _BUILD:
             expected, got = ({k: getattr(layer_config(base, k), key, None) for k in layers} for base in bases)
             facts[f"text {key}"] = (expected, got)
@@ -54,6 +55,18 @@ def check_base(config: LensConfig, anatomy: Anatomy) -> None:
         logger.warning("This head was trained for %s; the model in hand is %s. Masks may be poor.", trained[0], name)
     elif trained[0] == name and trained[1] and revision and trained[1] != revision:
         logger.warning("This head was trained for revision %s of %s; got %s.", trained[1], name, revision)
+
+
+def _trained_for(config: LensConfig, kind: type[PretrainedConfig]) -> PretrainedConfig:
+    """The config of the base that a head was trained for."""
+    try:
+        trained_for: PretrainedConfig = kind.from_dict(deepcopy(config.require_base_config()))
+    except Exception as error:  # anything: it may be damaged in any way, and other people's code reads it
+        raise LensConfigError(
+            f"LensConfig.base_config is no config of {config.base_model_type!r} for this version of transformers "
+            f"({type(error).__name__}: {brief(str(error), 300)}). Fetch the head again."
+        ) from error
+    return trained_for
 
 
 def _difference(fact: str, expected: Any, got: Any) -> str:

@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+from lens_adapter import LensAdapter
 from lens_adapter.cli import main
 from lens_adapter.results import folder_digest
 from tests.data.test_folder import write_folder
@@ -88,9 +89,9 @@ def test_what_evaluate_writes_fits_its_head_and_no_other(hub, folders, tmp_path,
     assert json.loads(file.read_text())["head_sha256"] == folder_digest(head)
     assert main(["push", str(head), HEAD, "--results", str(file)]) == 0
     assert ModelCard(hub.files(HEAD)["README.md"].decode()).data.eval_results
-    tensors = load_file(head / "model.safetensors")
-    tensors["head.descriptors.text_vector"] += 1e-6
-    save_file(tensors, head / "model.safetensors", {"format": "pt"})
+    adapter = LensAdapter.from_pretrained(head)
+    adapter.head.descriptors.text_vector.data += 1e-6
+    adapter.save_pretrained(head)
     assert main(["push", str(head), HEAD, "--results", str(file)]) == 1
     assert "are about another head" in capsys.readouterr().err
     assert main(["push", str(head), HEAD]) == 0

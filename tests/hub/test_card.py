@@ -129,6 +129,41 @@ def test_our_own_card_is_written_anew_and_keeps_its_license(tmp_path):
     assert "up to 7" in text and ModelCard(text).data.license == "mit"
 
 
+HOSTILE = (
+    "<script>alert(1)</script> [x](http://evil) ![y](http://evil/p.png) `a` ``b`` | c\n# Title\n---\nlicense: mine\n"
+    '```\n"""'
+)
+
+
+def test_strings_of_a_config_are_no_markup():
+    """In words, in code, in a table and in the metadata, a card says what a config says, and no more."""
+    made = LensConfig(
+        fusion="lite",
+        base_model_name_or_path=HOSTILE,
+        base_model_revision=HOSTILE,
+        prompt_template="{prompt} " + HOSTILE,
+        sam={"variant": "vit_b", "weights": HOSTILE},
+        training=[{HOSTILE: HOSTILE, "datasets": [HOSTILE, "org/data"], "more": {HOSTILE: [HOSTILE]}}, {"datasets": 3}],
+    )
+    text = model_card(made, location=HOSTILE)
+    card = ModelCard(text)
+    assert card.data.to_dict().keys() <= {*ModelCard(model_card(config())).data.to_dict(), "datasets"}
+    assert card.data.datasets == ["org/data"] and not metadata_errors(text)
+    words = re.sub(r"```python\n.*?\n```|(`+)(?!`).*?(?<!`)\1(?!`)", "", card.text, flags=re.DOTALL)
+    assert "<script" not in words and not re.search(r"(?<!\\)\]\(http", words.replace("[arXiv 2510.16785](http", ""))
+    assert card.text.count("\n# ") == 1 and card.text.count("\n```") == 2
+    for row in [line for line in card.text.splitlines() if line.startswith("| ")]:
+        assert len(re.findall(r"(?<!\\)\|", row)) == 3, row
+    (snippet,) = re.findall(r"```python\n(.*?)```\n", card.text, re.DOTALL)
+    compile(snippet, "card", "exec")
+
+
+def test_facts_of_a_fit_may_be_anything():
+    readout = {"heads": [[3, 2]], "data": HOSTILE, "pointing": "x", "chance": 10**400, "examples": {"a": HOSTILE}}
+    card = model_card(LensConfig(fusion="readout", readout=readout, attention_layers=[3], tap_layer=3))
+    assert "not known" in card and "<script" not in card
+
+
 # -- how it was trained
 
 

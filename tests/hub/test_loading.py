@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save
 
 from lens_adapter import LensAdapter
-from lens_adapter.errors import one_line
+from lens_adapter.errors import CheckpointMismatchError, one_line
 from lens_adapter.hub.publishing import HTTP_ERRORS, publish
 from tests.hub.conftest import PATIENT, offline
 from tests.hub.server import OWNER, READER, STRANGER, LocalHub
@@ -122,3 +124,14 @@ def test_a_hub_that_is_down_is_no_matter_for_what_is_cached(hub, head, naps):
     hub.shutdown()
     hub.server_close()
     assert_whole(head)
+
+
+def test_weights_of_another_save_are_refused_from_the_hub_too(hub, head):
+    tensors = load_file(head / "model.safetensors")
+    tensors["head.descriptors.text_vector"] += 1e-6
+    data = save(tensors, {"format": "pt"})
+    HfApi(endpoint=hub.url, token=OWNER).upload_file(
+        path_or_fileobj=data, path_in_repo="model.safetensors", repo_id=HEAD
+    )
+    with pytest.raises(CheckpointMismatchError, match="not of one save"):
+        LensAdapter.from_pretrained(HEAD, force_download=True)

@@ -342,11 +342,29 @@ def test_parts_of_other_kinds_are_refused():
     config["vision_config"]["backbone_config"]["model_type"] = "llama"
     with pytest.raises(LensConfigError, match=r"'llama' is no part of a SAM 2"):
         whole_config("sam2", config)
-    for change in ({"architecture": "hf_hub:someone/evil"}, {"model_args": {"checkpoint_path": "evil.pth"}}):
+    for change in ({"architecture": "hf_hub:someone/evil"}, {"model_args": {"head_file": "evil.pth"}}):
         config = tiny_config("edgetam")
         config["vision_config"]["backbone_config"] |= change
         with pytest.raises(LensConfigError, match="name of an architecture of timm"):
             whole_config("edgetam", config)
+    config = tiny_config("edgetam")
+    config["vision_config"]["backbone_config"]["model_args"]["checkpoint_path"] = "evil.pth"
+    assert "evil" not in str(whole_config("edgetam", config))
+
+
+def test_a_head_says_all_of_its_sam_itself(monkeypatch):
+    """What would have to be fetched is refused, before anybody is asked."""
+    monkeypatch.setattr("lens_adapter.sam.families.cached_file", lambda *_, **__: pytest.fail("something was fetched"))
+    for sam in ("someone/sam2", {"variant": "someone/sam2"}, {"family": "sam2", "weights": "someone/sam2"}):
+        with pytest.raises(LensConfigError, match="would have to be fetched"):
+            LensConfig.from_dict({"fusion": "lite", "sam": sam})
+    for odd in ({"family": ["sam2"]}, {"variant": {}}, {"family": "sam2", "variant": 3}, {1: 2, "family": "sam2"}):
+        with pytest.raises(LensConfigError):
+            LensConfig.from_dict({"fusion": "lite", "sam": odd})
+    endless = tiny_config("sam2")
+    endless["mask_decoder_config"]["num_hidden_layers"] = 2**31
+    with pytest.raises(LensConfigError, match="must be at most"):
+        LensConfig.from_dict({"fusion": "lite", "sam": {"family": "sam2", "config": endless}})
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from lens_adapter import builtin
 from lens_adapter.cli import main
 from lens_adapter.errors import LensConfigError
 from lens_adapter.training import LensTrainer
 from lens_adapter.training.configuration import head_keys, read_config, training_keys
 from lens_adapter.training.run_folder import LOCK_FILE, RUN_FILE, checkpoints, claimed, damage
 from lens_adapter.training.trainer import LensTrainingArguments
+from tests.tiny.processes import PATIENCE, SERVER
 from tests.tiny.training import make_trainer, toy_samples
 from tests.training.test_run import world
 
@@ -90,7 +92,7 @@ def test_checkpoints_of_an_unknown_run_are_refused(world, tmp_path, capsys):
     assert train(world, tmp_path / "a") == 0
     (tmp_path / "a" / RUN_FILE).unlink()
     assert train(world, tmp_path / "a", "--resume", max_steps=3) == 1
-    assert f"holds checkpoints but no {RUN_FILE}" in capsys.readouterr().err
+    assert f"holds checkpoints or a head but no {RUN_FILE}" in capsys.readouterr().err
     (tmp_path / "a" / RUN_FILE).write_text("{")
     assert train(world, tmp_path / "a", "--resume", max_steps=3) == 1
     assert f"{RUN_FILE} is damaged" in capsys.readouterr().err
@@ -109,11 +111,66 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(world, tmp_pa
     assert damage(tmp_path / "a" / "checkpoint-3") is None and damage(tmp_path / "a" / "checkpoint-2") is None
 
 
-def test_nothing_whole_is_said(world, tmp_path, capsys):
+def test_nothing_whole_is_refused(world, tmp_path, capsys):
     assert train(world, tmp_path / "a", max_steps=1) == 0
     (tmp_path / "a" / "checkpoint-1" / "trainer_state.json").unlink()
-    assert train(world, tmp_path / "a", "--resume") == 0
-    assert "There is no whole checkpoint in" in capsys.readouterr().err
+    before = contents(tmp_path / "a")
+    assert train(world, tmp_path / "a", "--resume") == 1
+    said = capsys.readouterr().err
+    assert "There is no whole checkpoint in" in said and "trainer_state.json" in said and "--overwrite" in said
+    assert contents(tmp_path / "a") == before
+
+
+def test_weights_of_another_save_are_damage(world, tmp_path, capsys):
+    assert train(world, tmp_path / "a") == 0
+    one, two = (tmp_path / "a" / f"checkpoint-{step}" for step in (1, 2))
+    shutil.copyfile(one / "model.safetensors", two / "model.safetensors")  # whole, and not of this config
+    assert "not of one save" in str(damage(two)) and damage(one) is None
+    assert train(world, tmp_path / "a", "--resume", max_steps=3) == 0
+    said = capsys.readouterr().err
+    assert "checkpoint-2 is left out" in said and "Going on from" in said and "checkpoint-1." in said
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_a_head_of_somebody_elses_is_neither_gone_on_with_nor_left_to_be_published(world, tmp_path, capsys, flags):
+    """A folder used before, without a checkpoint: what lies there is of no run that is known."""
+    folder = Path(shutil.copytree(builtin.HEADS["lite"], tmp_path / "a"))
+    before = contents(folder)
+    assert train(world, folder, *flags) == 1
+    said = capsys.readouterr().err
+    assert ("checkpoints or a head" if flags else "holds a head already") in said and contents(folder) == before
+
+
+def test_a_run_that_starts_from_the_beginning_starts_without_a_head(world, tmp_path, monkeypatch):
+    """So that one of another run cannot be taken for its own, whenever it is stopped."""
+    folder = Path(shutil.copytree(builtin.HEADS["lite"], tmp_path / "a"))
+    monkeypatch.setattr(LensTrainer, "train", lambda self, **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(world, folder, "--overwrite")
+    assert not [*folder.glob("*.safetensors")] and not (folder / "config.json").exists()
+    monkeypatch.undo()
+    assert train(world, folder, "--resume", max_steps=1) == 0  # it knows its configuration
+    assert train(world, folder, "--resume", max_steps=1, learning_rate="2e-3") == 1
+
+
+def _hold(folder: str, ready: str) -> None:
+    with claimed(folder):
+        Path(ready).touch()
+        time.sleep(600)
+
+
+def test_a_folder_is_free_again_when_its_run_is_killed(tmp_path):
+    holder = SERVER.Process(target=_hold, args=(str(tmp_path), str(tmp_path / "ready")))
+    holder.start()
+    end = time.monotonic() + PATIENCE
+    while not (tmp_path / "ready").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    with pytest.raises(LensConfigError, match="Another training works in"), claimed(tmp_path):
+        pass
+    holder.kill()
+    holder.join(PATIENCE)
+    with claimed(tmp_path):
+        pass
 
 
 def test_a_second_run_in_the_folder_is_refused_before_anything_is_loaded(world, tmp_path, capsys):

@@ -13,9 +13,10 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from lens_adapter.vlm.anatomy import Anatomy, attention_kernels, build_layers, find_anatomy
+from lens_adapter.vlm.anatomy import Anatomy, attention_kernels, find_anatomy
 from lens_adapter.vlm.hooks import capture, prefill
 from lens_adapter.vlm.mirror import MirrorLayers
+from lens_adapter.vlm.rebuilding import build_layers
 from tests.tiny.adapters import GREEDY, hooks_in
 from tests.tiny.decoders import CAPPED_OR_SUNK, DECODERS, SLIDING, SPARSE, TOP_KEYS, WINDOW, sparse_inputs, sparse_model
 from tests.tiny.models import IMPLEMENTATIONS, NUM_HEADS, NUM_LAYERS, tiny_inputs, tiny_model

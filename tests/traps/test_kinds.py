@@ -12,9 +12,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from lens_adapter import LensConfig
 from lens_adapter.errors import LensConfigError, UnsupportedModelError
-from lens_adapter.vlm.anatomy import build_layers, find_anatomy
+from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.hooks import capture, prefill
 from lens_adapter.vlm.mirror import MirrorLayers
+from lens_adapter.vlm.rebuilding import build_layers
 from tests.tiny.models import tiny_model
 
 _TEXT = {

@@ -19,10 +19,11 @@ from lens_adapter.errors import CheckpointMismatchError, LensConfigError, Unsupp
 from lens_adapter.training.cache.read import CachedFeatures, collate_features
 from lens_adapter.training.cache.write import cache_features
 from lens_adapter.vlm import anatomy as room
-from lens_adapter.vlm.anatomy import auto_class, build_layers, find_anatomy
+from lens_adapter.vlm.anatomy import auto_class, find_anatomy
 from lens_adapter.vlm.hooks import prefill
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.mirror import MirrorLayers
+from lens_adapter.vlm.rebuilding import build_layers
 from tests.tiny.adapters import same_output, tiny_adapter
 from tests.tiny.models import tiny_model
 from tests.tiny.sam import noise_image

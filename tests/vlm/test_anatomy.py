@@ -10,7 +10,8 @@ from transformers.models.llava import LlavaConfig, LlavaForConditionalGeneration
 from lens_adapter.errors import LensConfigError, UnsupportedModelError
 from lens_adapter.vlm import anatomy as room
 from lens_adapter.vlm import architectures as table
-from lens_adapter.vlm.anatomy import build_layers, find_anatomy, unwrap
+from lens_adapter.vlm.anatomy import find_anatomy, unwrap
+from lens_adapter.vlm.rebuilding import build_layers
 from tests.tiny.models import (
     ARCHITECTURES,
     HIDDEN_SIZE,

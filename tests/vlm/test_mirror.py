@@ -8,9 +8,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from lens_adapter.errors import LensConfigError, LensError, UnsupportedModelError
-from lens_adapter.vlm.anatomy import build_layers, find_anatomy
+from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.hooks import capture, prefill
 from lens_adapter.vlm.mirror import MirrorLayers
+from lens_adapter.vlm.rebuilding import build_layers
 from tests.tiny.models import ARCHITECTURES, IMPLEMENTATIONS, NUM_HEADS, tiny_inputs, tiny_model
 
 everywhere = pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from lens_adapter import LensConfig
 from lens_adapter.errors import LensError, UnsupportedModelError
-from lens_adapter.vlm.anatomy import build_layers, find_anatomy
+from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES
 from lens_adapter.vlm.hooks import capture, prefill
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.tokens import token_layouts
+from lens_adapter.vlm.rebuilding import build_layers
 from tests.zoo.checks import noise_image
 from tests.zoo.elsewhere import SPECIMENS
 

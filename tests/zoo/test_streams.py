@@ -9,9 +9,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from lens_adapter import LensConfig
 from lens_adapter.errors import UnsupportedModelError
-from lens_adapter.vlm.anatomy import build_layers, find_anatomy
+from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES
 from lens_adapter.vlm.hooks import prefill
+from lens_adapter.vlm.rebuilding import build_layers
 from tests.zoo.elsewhere import SPECIMENS
 
 STREAMS = [name for name, architecture in ARCHITECTURES.items() if architecture.streams]

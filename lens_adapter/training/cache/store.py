@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from lens_adapter.data.files import read_json
 from lens_adapter.errors import StaleFeaturesError
+from lens_adapter.writing import written_aside
 
 INDEX = "index.json"
 FORMAT = 1
@@ -70,7 +70,7 @@ class FeatureStore:
         self._write(INDEX, json.dumps(self.index).encode())
         for name in self.index["shards"]:
             (self.folder / name).with_suffix(".json").unlink(missing_ok=True)
-        for left_over in self.folder.glob(".*.tmp"):  # of runs that were killed
+        for left_over in self.folder.glob(".*.part"):  # of runs that were killed
             left_over.unlink()
 
     def names(self, kind: str) -> list[str]:
@@ -148,9 +148,5 @@ class FeatureStore:
 
     def _write(self, name: str, data: bytes) -> None:
         """All of it, or nothing."""
-        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / name)
+        with written_aside(self.folder / name) as aside:
+            aside.write_bytes(data)

@@ -1,0 +1,35 @@
+"""Strings from a config or a record in Markdown: what they say is shown, and nothing in them is markup."""
+
+from __future__ import annotations
+
+import json
+import re
+
+MOST_LETTERS = 500  # that a card repeats of one string
+_MARKUP = re.compile(r"([\\`*\[\]|!~])")
+
+
+def plain(text: object) -> str:
+    """As words in a paragraph, a heading or a table: on one line, without markup, HTML or links of its own."""
+    shown = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(r"\\\1", shown)
+
+
+def code(text: object) -> str:
+    """As inline code, in a table too."""
+    shown = _one_line(text).replace("|", "\\|")
+    ticks = max((len(run) for run in re.findall("`+", shown)), default=0)
+    fence, room = "`" * (ticks + 1), " " if shown[:1] == "`" or shown[-1:] == "`" else ""
+    return f"{fence}{room}{shown}{room}{fence}"
+
+
+def quoted(text: str) -> str:
+    """As a string of Python or JSON, in a block of code."""
+    return json.dumps(_one_line(text), ensure_ascii=False)
+
+
+def _one_line(text: object) -> str:
+    """Control characters and line breaks are spaces; a long text is cut."""
+    whole = str(text)
+    shown = "".join(letter if letter.isprintable() else " " for letter in whole[: MOST_LETTERS + 1])
+    return f"{shown[:MOST_LETTERS]}..." if len(whole) > MOST_LETTERS else shown
