@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from lens_adapter.annotation.coco import write_coco
 from lens_adapter.annotation.local import Annotator
-from lens_adapter.annotation.provenance import read_manifest, require_same, write_manifest
+from lens_adapter.annotation.provenance import MANIFEST, read_manifest, require_same_run, write_manifest
 from lens_adapter.annotation.review import write_preview
 from lens_adapter.annotation.rows import read_rows, shard_facts, shard_name, shards_in, write_shard
 from lens_adapter.annotation.tasks import Task, Tasks
@@ -50,10 +50,10 @@ class AnnotationReport:
 
     def summary(self) -> str:
         """Two lines for people."""
-        errors = f"{self.errors} rows of {self.broken_pictures} pictures have an error instead" if self.errors else ""
-        return "\n".join(
-            line for line in (f"{self.pictures} pictures, {self.rows} rows, {self.found} of them found", errors) if line
-        )
+        lines = [f"pictures {self.pictures}, rows {self.rows}, of these found {self.found}"]
+        if self.errors:
+            lines += [f"rows with an error instead of a mask {self.errors}, of {self.broken_pictures} pictures"]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -107,7 +107,7 @@ def shard_tasks(tasks: Tasks, prompts: Sequence[str] | None, number: int, plan: 
 
 
 @contextmanager
-def claimed(folder: Path, process: PartialState | None = None) -> Iterator[None]:
+def held(folder: Path, process: PartialState | None = None) -> Iterator[None]:
     """Inside, no other run writes to the folder; the main process of several claims it for all.
 
     Raises:
@@ -130,7 +130,21 @@ def claimed(folder: Path, process: PartialState | None = None) -> Iterator[None]
         lock.release()
 
 
-def begin(job: Job, resume: bool, process: PartialState | None = None) -> list[int]:
+def require_free(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds annotations, unless they are to be gone on with.
+
+    Raises:
+        InputError: it does.
+    """
+    there = shards_in(folder)
+    if not resume and (there or (folder / MANIFEST).exists()):
+        raise InputError(
+            f"{folder} holds annotations already ({len(there)} shards). Go on with them by resume=True (--resume), or "
+            "name another folder."
+        )
+
+
+def missing_shards(job: Job, resume: bool, process: PartialState | None = None) -> list[int]:
     """Check that the folder may be written to, and write down of which run it is.
 
     Returns:
@@ -141,16 +155,11 @@ def begin(job: Job, resume: bool, process: PartialState | None = None) -> list[i
     """
     folder, there = job.folder, shards_in(job.folder)
     if process is None or process.is_main_process:
-        manifest = read_manifest(folder)
-        if (manifest or there) and not resume:
-            raise InputError(
-                f"{folder} holds annotations already ({len(there)} shards). Go on with them by resume=True (--resume), "
-                "or name another folder."
-            )
-        if manifest:
-            require_same(folder, manifest["plan"], job.plan)
+        require_free(folder, resume)
+        if manifest := read_manifest(folder):
+            require_same_run(folder, manifest["plan"], job.plan)
         for path in there:
-            require_same(path, shard_facts(path), job.plan)
+            require_same_run(path, shard_facts(path), job.plan)
         for leftover in folder.glob(".part-*.part"):  # of a process that was killed while it wrote
             leftover.unlink()
         write_manifest(folder, job.plan, None)

@@ -21,11 +21,14 @@ def tasks_of(data: Any) -> Tasks:
     Args:
         data: a folder of pictures; a list of them (see `lens_adapter.annotation.lists`); a labelled data set, as
             `lens_adapter.data.formats` describes it; `{"path": ..., "format": "hub", "split": ...}`, for which
-            `columns` may name image and prompts alone; a `datasets.Dataset`, or a sequence of mappings or `Record`s.
+            `columns` may name image and prompts alone; a `datasets.Dataset`, or a sequence of mappings or `Record`s;
+            `Tasks`, which stay as they are.
 
     Raises:
         InputError: none of these, or nothing in it.
     """
+    if isinstance(data, Tasks):
+        return data
     tasks = _of_source(data) if isinstance(data, str | Path | Mapping) else _of_rows(data)
     if not len(tasks):
         raise InputError(f"There is nothing to annotate: {tasks.name!r} has no rows.")
@@ -90,7 +93,7 @@ def _of_rows(data: Any) -> Tasks:
     return RowTasks(data, getattr(data, "builder_name", None) or "rows")
 
 
-def read_prompts(prompts: Sequence[str] | str | None) -> list[str] | None:
+def common_prompts(prompts: Sequence[str] | str | None) -> list[str] | None:
     """The prompts that are asked about every picture; None: those of the data.
 
     Raises:

@@ -25,7 +25,7 @@ from lens_adapter.errors import (
 )
 from lens_adapter.output import LensOutput
 
-OnError = Literal["record", "stop"]
+ErrorPolicy = Literal["record", "stop"]
 Segmenter = Callable[[list[Image.Image], list[list[str]]], Sequence[LensOutput]]
 BATCH_SIZE = 8  # prompts
 WORKERS = 4  # threads that open pictures
@@ -60,7 +60,7 @@ class Annotator:
     mask_threshold: float | None
     score_threshold: float
     batch_size: int = BATCH_SIZE
-    on_error: OnError = "record"
+    on_error: ErrorPolicy = "record"
     workers: int = WORKERS
 
     def rows(self, tasks: Iterable[Task], seen: Callable[[int], Any] = lambda _: None) -> Iterator[Row]:

@@ -80,7 +80,7 @@ def plan_of(
     }
 
 
-def require_same(where: Path, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def require_same_run(where: Path, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse to go on with annotations that something else made.
 
     Args:

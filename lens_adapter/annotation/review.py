@@ -50,7 +50,8 @@ figcaption b { display: block } small { color: var(--soft) }
 .ends { display: flex; justify-content: space-between; max-width: 480px; color: var(--soft); font-size: 13px }
 .table { overflow-x: auto } table { border-collapse: collapse; margin-top: .8rem; width: 100% }
 td, th { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-top: 1px solid var(--line);
-  overflow-wrap: anywhere; min-width: 8rem }
+  overflow-wrap: anywhere; min-width: 7rem }
+td:last-child { min-width: 15rem }
 """
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -177,7 +178,7 @@ def _card(row: Row, picture: Image.Image | str) -> str:
     shown = (
         f'<div class="none">{escape(picture)}</div>'
         if isinstance(picture, str)
-        else f'<img src="{_drawn(row, picture, _COLORS[kind])}" alt="{escape(row["prompt"])}" loading="lazy">'
+        else f'<img src="{_drawn(row, picture, _COLORS[kind])}" alt="{escape(row["prompt"])}">'
     )
     bar = f'<i><i style="width:{100 * row["score"]:.0f}%;height:100%"></i></i>'
     return (

@@ -134,4 +134,5 @@ def judge_anew(path: Path, score_threshold: float, made_with: Mapping[str, Any])
     scores = table.column("score").to_pylist()
     found = [score is not None and is_found(score, score_threshold) for score in scores]
     place = table.schema.get_field_index("found")
-    write_shard(path, table.set_column(place, "found", pa.array(found, pa.bool_())), made_with)
+    judged = table.set_column(place, "found", pa.array(found, pa.bool_()))
+    write_shard(path, judged.cast(SCHEMA), made_with)  # a column that is read has a number of its own

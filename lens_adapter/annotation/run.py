@@ -17,17 +17,25 @@ from lens_adapter.annotation.folder import (
     COCO_FILE,
     AnnotationReport,
     Job,
-    begin,
-    claimed,
     counted,
+    held,
+    missing_shards,
     pictures_in,
     shard_count,
     write_views,
 )
-from lens_adapter.annotation.inputs import read_prompts, tasks_of
-from lens_adapter.annotation.local import BATCH_SIZE, WORKERS, Annotator, OnError, Segmenter
-from lens_adapter.annotation.provenance import MANIFEST, facts_of, plan_of, read_manifest, require_same, write_manifest
+from lens_adapter.annotation.inputs import common_prompts, tasks_of
+from lens_adapter.annotation.local import BATCH_SIZE, WORKERS, Annotator, ErrorPolicy, Segmenter
+from lens_adapter.annotation.provenance import (
+    MANIFEST,
+    facts_of,
+    plan_of,
+    read_manifest,
+    require_same_run,
+    write_manifest,
+)
 from lens_adapter.annotation.rows import judge_anew, shard_facts, shard_name, shards_in
+from lens_adapter.annotation.tasks import Tasks
 from lens_adapter.errors import InputError
 from lens_adapter.evaluation import this_process
 
@@ -48,7 +56,7 @@ def annotate(
     mask_threshold: float | None = None,
     score_threshold: float | None = None,
     resume: bool = False,
-    on_error: OnError = "record",
+    on_error: ErrorPolicy = "record",
     preview: int = 0,
     workers: int = WORKERS,
 ) -> AnnotationReport:
@@ -88,9 +96,8 @@ def annotate(
     _check_options(format, on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
     if preview < 0:
         raise InputError(f"preview must be a number of at least 0; got {preview!r}.")
-    wanted, tasks = read_prompts(prompts), tasks_of(data)
-    if wanted is None and not tasks.asks:
-        raise InputError(f"{tasks.name} brings no prompts; say what to look for: prompts=[...], or --prompt.")
+    wanted, tasks = common_prompts(prompts), tasks_of(data)
+    require_asked(tasks, wanted)
     mask_threshold, score_threshold = _thresholds(segmenter, mask_threshold, score_threshold)
     plan = plan_of(
         facts_of(segmenter),
@@ -103,8 +110,8 @@ def annotate(
     annotator = Annotator(segmenter, mask_threshold, score_threshold, batch_size, on_error, workers)
     job = Job(tasks, wanted, folder, plan, annotator)
     process = this_process(segmenter.device if isinstance(segmenter, LensAdapter) else None)
-    with claimed(folder, process):
-        missing = begin(job, resume, process)
+    with held(folder, process):
+        missing = missing_shards(job, resume, process)
         _work(job, missing, process)
         if process is not None and not process.is_main_process:
             return _told_by_main(job, began)
@@ -113,6 +120,18 @@ def annotate(
         write_views(folder, shards, plan, format=format, preview=preview, tasks=tasks, prompts=wanted)
         write_manifest(folder, plan, report.counts())
     return report
+
+
+def require_asked(tasks: Tasks, prompts: Sequence[str] | None) -> None:
+    """Refuse pictures about which nothing is asked.
+
+    Raises:
+        InputError: the data have no prompts, and none are given.
+    """
+    if prompts is None and not tasks.asks:
+        raise InputError(
+            f"{tasks.name} brings no prompts; say what to look for by prompts=[...] (--prompt TEXT, --prompts FILE)."
+        )
 
 
 def rethreshold(
@@ -141,7 +160,7 @@ def rethreshold(
     began, where = time.monotonic(), Path(folder)
     _check_options(format, "record")
     _thresholds(None, None, score_threshold)
-    with claimed(_existing(where)):
+    with held(_existing(where)):
         manifest = read_manifest(where)
         if manifest is None or manifest["summary"] is None:
             raise InputError(
@@ -150,13 +169,13 @@ def rethreshold(
         plan = {**manifest["plan"], "score_threshold": float(score_threshold)}
         tasks = None if data is None else tasks_of(data)
         if tasks is not None:
-            require_same(where, plan, {**plan, "data_sha256": tasks.digest})
+            require_same_run(where, plan, {**plan, "data_sha256": tasks.digest})
         elif preview:
             raise InputError("A preview shows the pictures: say where they are, by data=....")
         shards = shards_in(where)
         for path in shards:
             facts = shard_facts(path)
-            require_same(path, {**facts, "score_threshold": None}, {**plan, "score_threshold": None})
+            require_same_run(path, {**facts, "score_threshold": None}, {**plan, "score_threshold": None})
             if facts["score_threshold"] != plan["score_threshold"]:
                 judge_anew(path, plan["score_threshold"], {**facts, "score_threshold": plan["score_threshold"]})
         report = counted(where, shards, plan, began)
