@@ -144,7 +144,9 @@ def require_free(folder: Path, resume: bool) -> None:
         )
 
 
-def missing_shards(job: Job, resume: bool, process: PartialState | None = None) -> list[int]:
+def missing_shards(
+    folder: Path, plan: Mapping[str, Any], resume: bool, process: PartialState | None = None
+) -> list[int]:
     """Check that the folder may be written to, and write down of which run it is.
 
     Returns:
@@ -153,23 +155,27 @@ def missing_shards(job: Job, resume: bool, process: PartialState | None = None) 
     Raises:
         InputError: it holds annotations and `resume` is False, or those of another run.
     """
-    folder, there = job.folder, shards_in(job.folder)
     if process is None or process.is_main_process:
         require_free(folder, resume)
         if manifest := read_manifest(folder):
-            require_same_run(folder, manifest["plan"], job.plan)
-        for path in there:
-            require_same_run(path, shard_facts(path), job.plan)
-        for leftover in folder.glob(".part-*.part"):  # of a process that was killed while it wrote
-            leftover.unlink()
-        write_manifest(folder, job.plan, None)
+            require_same_run(folder, manifest["plan"], plan)
+        for path in shards_in(folder):
+            require_same_run(path, shard_facts(path), plan)
+        remove_leftovers(folder)
+        write_manifest(folder, plan, None)
     if process is not None:
         process.wait_for_everyone()
     present = {path.name for path in shards_in(folder)}
-    missing = [number for number in range(shard_count(job.plan)) if shard_name(number) not in present]
+    missing = [number for number in range(shard_count(plan)) if shard_name(number) not in present]
     if process is not None:
         process.wait_for_everyone()  # nobody writes before all have seen what is missing
     return missing
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes left that were killed while they wrote; nobody may write now."""
+    for leftover in folder.glob(".*.part"):
+        leftover.unlink()
 
 
 def counted(folder: Path, shards: Sequence[Path], plan: Mapping[str, Any], began: float) -> AnnotationReport:

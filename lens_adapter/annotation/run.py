@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from lens_adapter.adapter import LensAdapter
+from lens_adapter.annotation.cluster import ClusterJob, look_at, write_shards
 from lens_adapter.annotation.folder import (
     COCO_FILE,
     AnnotationReport,
@@ -21,6 +23,7 @@ from lens_adapter.annotation.folder import (
     held,
     missing_shards,
     pictures_in,
+    remove_leftovers,
     shard_count,
     write_views,
 )
@@ -41,6 +44,7 @@ from lens_adapter.evaluation import this_process
 
 SHARD_SIZE = 512  # pictures
 FORMATS = ("parquet", "coco")
+ENGINES = ("local", "ray")
 _PATIENCE = 0.5  # seconds between two looks at what other processes have finished
 
 
@@ -51,6 +55,8 @@ def annotate(
     *,
     prompts: Sequence[str] | str | None = None,
     format: str = "parquet",
+    engine: str = "local",
+    actors: int | None = None,
     batch_size: int = BATCH_SIZE,
     shard_size: int = SHARD_SIZE,
     mask_threshold: float | None = None,
@@ -70,11 +76,15 @@ def annotate(
     Args:
         segmenter: an attached adapter. Or any function `(images, prompts) -> outputs`, which gets a list of RGB
             pictures and a list of prompts for each, and returns a `LensOutput` for each, with a mask for every prompt.
+            With `engine="ray"`: a function without arguments that returns one of these, called once in every actor.
         data: a folder of pictures, a list of them (.jsonl, .csv, .parquet), a labelled data set as
             `lens_adapter.data.formats` describes it, a `datasets.Dataset`, or a sequence of mappings or `Record`s.
         output: a folder, made if there is none.
         prompts: asked about every picture, in the place of those that the data have.
         format: "parquet", or "coco": also one COCO file, `annotations.json`, of what was found.
+        engine: "local": this process, or those of the launcher; "ray": actors of a cluster (see
+            `lens_adapter.annotation.cluster`).
+        actors: with "ray", at most so many; default: one for each GPU, or for each CPU where there is none.
         batch_size: prompts that run together, of several pictures too.
         shard_size: pictures per Parquet file: what is lost at most when a run is killed.
         mask_threshold: as for `LensAdapter.segment`.
@@ -92,30 +102,36 @@ def annotate(
             `resume` is False; with `on_error="stop"`, what is wrong with a picture or a prompt.
         OSError: the disk is full, or the folder cannot be written.
     """
-    began, folder = time.monotonic(), Path(output)
+    began, folder = time.monotonic(), Path(output).absolute()
     _check_options(format, on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
+    if engine not in ENGINES:
+        raise InputError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}.")
     if preview < 0:
         raise InputError(f"preview must be a number of at least 0; got {preview!r}.")
     wanted, tasks = common_prompts(prompts), tasks_of(data)
     require_asked(tasks, wanted)
-    mask_threshold, score_threshold = _thresholds(segmenter, mask_threshold, score_threshold)
-    plan = plan_of(
-        facts_of(segmenter),
-        tasks,
-        wanted,
-        mask_threshold=mask_threshold,
-        score_threshold=score_threshold,
-        shard_size=shard_size,
+    judge = partial(thresholds_of, mask=mask_threshold, score=score_threshold)
+    facts, (mask, score) = (
+        look_at(_loader(segmenter), judge) if engine == "ray" else (facts_of(segmenter), judge(segmenter))
     )
-    annotator = Annotator(segmenter, mask_threshold, score_threshold, batch_size, on_error, workers)
-    job = Job(tasks, wanted, folder, plan, annotator)
-    process = this_process(segmenter.device if isinstance(segmenter, LensAdapter) else None)
+    plan = plan_of(facts, tasks, wanted, mask_threshold=mask, score_threshold=score, shard_size=shard_size)
+    options = {"mask_threshold": mask, "score_threshold": score, "batch_size": batch_size, "on_error": on_error}
+    options |= {"workers": workers}
+    process = None
+    if engine == "local":
+        process = this_process(segmenter.device if isinstance(segmenter, LensAdapter) else None)
     with held(folder, process):
-        missing = missing_shards(job, resume, process)
-        _work(job, missing, process)
+        missing = missing_shards(folder, plan, resume, process)
+        if engine == "local":
+            _work(Job(tasks, wanted, folder, plan, Annotator(segmenter, **options)), missing, process)
+        elif missing:
+            write_shards(
+                ClusterJob(_loader(segmenter), _absolute(data), wanted, folder, plan, options), missing, actors
+            )
         if process is not None and not process.is_main_process:
-            return _told_by_main(job, began)
-        shards = _when_all_are_there(job)
+            return _told_by_main(folder, began)
+        shards = _when_all_are_there(folder, plan)
+        remove_leftovers(folder)
         report = counted(folder, shards, plan, began)
         write_views(folder, shards, plan, format=format, preview=preview, tasks=tasks, prompts=wanted)
         write_manifest(folder, plan, report.counts())
@@ -159,7 +175,7 @@ def rethreshold(
     """
     began, where = time.monotonic(), Path(folder)
     _check_options(format, "record")
-    _thresholds(None, None, score_threshold)
+    thresholds_of(None, None, score_threshold)
     with held(_existing(where)):
         manifest = read_manifest(where)
         if manifest is None or manifest["summary"] is None:
@@ -196,24 +212,24 @@ def _work(job: Job, missing: Sequence[int], process: PartialState | None) -> Non
             job.write(number, bar.update)
 
 
-def _when_all_are_there(job: Job) -> list[Path]:
+def _when_all_are_there(folder: Path, plan: Mapping[str, Any]) -> list[Path]:
     """All shards. A launcher ends all processes when one fails, so that nobody waits in vain."""
-    shards = [job.folder / shard_name(number) for number in range(shard_count(job.plan))]
+    shards = [folder / shard_name(number) for number in range(shard_count(plan))]
     while not all(path.exists() for path in shards):
         time.sleep(_PATIENCE)
     return shards
 
 
-def _told_by_main(job: Job, began: float) -> AnnotationReport:
+def _told_by_main(folder: Path, began: float) -> AnnotationReport:
     """What the main process has counted, when it has."""
     while True:
-        manifest = read_manifest(job.folder)
+        manifest = read_manifest(folder)
         if manifest and manifest["summary"]:
-            return AnnotationReport(output=job.folder, seconds=time.monotonic() - began, **manifest["summary"])
+            return AnnotationReport(output=folder, seconds=time.monotonic() - began, **manifest["summary"])
         time.sleep(_PATIENCE)
 
 
-def _thresholds(segmenter: Any, mask: float | None, score: float | None) -> tuple[float | None, float]:
+def thresholds_of(segmenter: Any, mask: float | None, score: float | None) -> tuple[float | None, float]:
     """Those of a call: of an adapter its own, where none are given; of a function 0, which finds everything."""
     if isinstance(segmenter, LensAdapter):
         return segmenter.config.thresholds(mask, score)
@@ -238,3 +254,25 @@ def _existing(folder: Path) -> Path:
     if not (folder / MANIFEST).exists():
         raise InputError(f"{folder} holds no annotations; expected a folder that annotate filled.")
     return folder
+
+
+def _loader(segmenter: Any) -> Callable[[], Any]:
+    """What every actor calls.
+
+    Raises:
+        InputError: it is a segmenter itself, which cannot be sent along with its base.
+    """
+    if isinstance(segmenter, LensAdapter) or not callable(segmenter):
+        raise InputError(
+            'With engine="ray" give a function without arguments that loads and attaches an adapter, which every actor '
+            f"calls once; got {type(segmenter).__name__}."
+        )
+    return segmenter
+
+
+def _absolute(data: Any) -> Any:
+    """Data whose path does not depend on the folder that a process works in."""
+    if isinstance(data, Mapping):
+        given = data.get("path")
+        return {**data, "path": _absolute(given)} if isinstance(given, str | Path) and Path(given).exists() else data
+    return os.path.abspath(data) if isinstance(data, str | Path) else data

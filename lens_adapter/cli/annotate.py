@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from lens_adapter.cli.arguments import (
     require_name,
     require_prompts,
 )
-from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
+from lens_adapter.cli.loading import checked_device, loaded_adapter
 from lens_adapter.cli.result import Result, note
 from lens_adapter.errors import InputError
 
@@ -49,7 +51,8 @@ def add_to(commands: Commands) -> None:
         lens-adapter annotate -o annotations --rethreshold 0.4
 
         Several devices share the work:
-        accelerate launch -m lens_adapter annotate ... --model ... --adapter ... -o ...""",
+        accelerate launch -m lens_adapter annotate ... --model ... --adapter ... -o ...
+        lens-adapter annotate ... --model ... --adapter ... -o ... --engine ray""",
     )
     add_data_argument(
         parser,
@@ -69,6 +72,10 @@ def add_to(commands: Commands) -> None:
         default="parquet",
         help="coco: also one COCO file of what was found; default: %(default)s",
     )
+    parser.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="ray: the actors of a cluster; default: %(default)s"
+    )
+    parser.add_argument("--actors", type=count, metavar="N", help="with --engine ray; default: one per GPU, or per CPU")
     parser.add_argument("--resume", action="store_true", help="go on with what is in FOLDER")
     parser.add_argument(
         "--on-error",
@@ -123,7 +130,7 @@ def _annotate(args: argparse.Namespace) -> Result | None:
     require_asked(tasks, prompts)
     if args.device:
         checked_device(args.device)
-    process = this_process(args.device)
+    process = this_process(args.device) if args.engine == "local" else None
     if process is None:  # else another one may have begun; the main process looks when all are there
         require_free(args.output, args.resume)
     main = process is None or process.is_main_process
@@ -131,13 +138,17 @@ def _annotate(args: argparse.Namespace) -> Result | None:
         note(ONLY_ITS_WORLD)
     device = process.device if process and not args.device else checked_device(args.device)
     sizes = {name: getattr(args, name) for name in ("batch_size", "shard_size") if getattr(args, name)}
-    with head_by_name(head).attach(*base_by_name(args.model, args.dtype, device)) as adapter:
+    load = partial(loaded_adapter, args.model, head, args.dtype, device)
+    local = args.engine == "local"
+    with load() if local else nullcontext() as adapter:
         report = annotate(
-            adapter,
-            tasks,
+            adapter if local else load,
+            tasks if local else _source(args.data),
             args.output,
             prompts=prompts,
             format=args.format,
+            engine=args.engine,
+            actors=args.actors,
             mask_threshold=args.mask_threshold,
             score_threshold=args.score_threshold,
             resume=args.resume,
