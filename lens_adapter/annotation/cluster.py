@@ -83,7 +83,7 @@ def require_ray() -> Any:
 
 
 def look_at(load: Callable[[], Any], judge: Callable[[Any], Thresholds]) -> tuple[dict[str, Any], Thresholds]:
-    """What the segmenter says of itself, and the thresholds of the run: asked on a node that has the means to load it."""
+    """What the segmenter says of itself, and the thresholds of the run: asked where it can be loaded."""
     ray = require_ray()
     _start(ray)
     asked = ray.remote(num_cpus=1, num_gpus=_gpus(ray))(_facts).remote(load, judge)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import PartialState
 from tqdm import tqdm
@@ -49,7 +49,7 @@ _PATIENCE = 0.5  # seconds between two looks at what other processes have finish
 
 
 def annotate(
-    segmenter: LensAdapter | Segmenter,
+    segmenter: LensAdapter | Segmenter | Callable[[], LensAdapter | Segmenter],
     data: Any,
     output: str | os.PathLike[str],
     *,
@@ -115,19 +115,22 @@ def annotate(
         look_at(_loader(segmenter), judge) if engine == "ray" else (facts_of(segmenter), judge(segmenter))
     )
     plan = plan_of(facts, tasks, wanted, mask_threshold=mask, score_threshold=score, shard_size=shard_size)
-    options = {"mask_threshold": mask, "score_threshold": score, "batch_size": batch_size, "on_error": on_error}
-    options |= {"workers": workers}
+    options: dict[str, Any] = {"mask_threshold": mask, "score_threshold": score}
+    options |= {"batch_size": batch_size, "on_error": on_error, "workers": workers}
     process = None
     if engine == "local":
         process = this_process(segmenter.device if isinstance(segmenter, LensAdapter) else None)
     with held(folder, process):
         missing = missing_shards(folder, plan, resume, process)
         if engine == "local":
-            _work(Job(tasks, wanted, folder, plan, Annotator(segmenter, **options)), missing, process)
-        elif missing:
-            write_shards(
-                ClusterJob(_loader(segmenter), _absolute(data), wanted, folder, plan, options), missing, actors
+            _work(
+                Job(tasks, wanted, folder, plan, Annotator(cast(LensAdapter | Segmenter, segmenter), **options)),
+                missing,
+                process,
             )
+        elif missing:
+            job = ClusterJob(_loader(segmenter), _absolute(data), wanted, folder, plan, options)
+            write_shards(job, missing, actors)
         if process is not None and not process.is_main_process:
             return _told_by_main(folder, began)
         shards = _when_all_are_there(folder, plan)
@@ -267,7 +270,7 @@ def _loader(segmenter: Any) -> Callable[[], Any]:
             'With engine="ray" give a function without arguments that loads and attaches an adapter, which every actor '
             f"calls once; got {type(segmenter).__name__}."
         )
-    return segmenter
+    return cast(Callable[[], Any], segmenter)
 
 
 def _absolute(data: Any) -> Any:

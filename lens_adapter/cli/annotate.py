@@ -138,7 +138,7 @@ def _annotate(args: argparse.Namespace) -> Result | None:
         note(ONLY_ITS_WORLD)
     device = process.device if process and not args.device else checked_device(args.device)
     sizes = {name: getattr(args, name) for name in ("batch_size", "shard_size") if getattr(args, name)}
-    load = partial(loaded_adapter, args.model, head, args.dtype, device)
+    load: Any = partial(loaded_adapter, args.model, head, args.dtype, device)
     local = args.engine == "local"
     with load() if local else nullcontext() as adapter:
         report = annotate(
