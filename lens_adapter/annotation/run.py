@@ -123,11 +123,8 @@ def annotate(
     with held(folder, process):
         missing = missing_shards(folder, plan, resume, process)
         if engine == "local":
-            _work(
-                Job(tasks, wanted, folder, plan, Annotator(cast(LensAdapter | Segmenter, segmenter), **options)),
-                missing,
-                process,
-            )
+            annotator = Annotator(cast(LensAdapter | Segmenter, segmenter), **options)
+            _work(Job(tasks, wanted, folder, plan, annotator), missing, process)
         elif missing:
             job = ClusterJob(_loader(segmenter), _absolute(data), wanted, folder, plan, options)
             write_shards(job, missing, actors)

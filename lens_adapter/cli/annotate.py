@@ -140,9 +140,9 @@ def _annotate(args: argparse.Namespace) -> Result | None:
     sizes = {name: getattr(args, name) for name in ("batch_size", "shard_size") if getattr(args, name)}
     load: Any = partial(loaded_adapter, args.model, head, args.dtype, device)
     local = args.engine == "local"
-    with load() if local else nullcontext() as adapter:
+    with load() if local else nullcontext(load) as segmenter:
         report = annotate(
-            adapter if local else load,
+            segmenter,
             tasks if local else _source(args.data),
             args.output,
             prompts=prompts,
