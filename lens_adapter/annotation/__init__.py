@@ -1,4 +1,4 @@
-"""Data sets in, annotations out: masks for every (picture, prompt), shard by shard, in a folder.
+"""Data sets in, annotations out: what `lens_adapter.annotate` writes, shard by shard, to a folder.
 
     part-00000.parquet ...   the rows; as many pictures in each as `shard_size` says
     _annotations.json        what they are of and made with, and their counts when all is done
@@ -23,6 +23,6 @@ metadata under "lens_adapter", as JSON: base, head, their digests, thresholds, p
 """
 
 from lens_adapter.annotation.folder import AnnotationReport
-from lens_adapter.annotation.run import annotate, rethreshold
+from lens_adapter.annotation.run import rethreshold
 
-__all__ = ["AnnotationReport", "annotate", "rethreshold"]
+__all__ = ["AnnotationReport", "rethreshold"]

@@ -20,7 +20,7 @@ from lens_adapter.annotation.provenance import facts_of
 from lens_adapter.annotation.rows import shard_name
 from lens_adapter.errors import InputError, LensError
 
-Thresholds = tuple[float | None, float]
+_Thresholds = tuple[float | None, float]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def require_ray() -> Any:
     return ray
 
 
-def look_at(load: Callable[[], Any], judge: Callable[[Any], Thresholds]) -> tuple[dict[str, Any], Thresholds]:
+def look_at(load: Callable[[], Any], judge: Callable[[Any], _Thresholds]) -> tuple[dict[str, Any], _Thresholds]:
     """What the segmenter says of itself, and the thresholds of the run: asked where it can be loaded."""
     ray = require_ray()
     _start(ray)
@@ -118,7 +118,7 @@ def write_shards(job: ClusterJob, missing: Sequence[int], actors: int | None) ->
             bar.update(pictures_in([row["shard"]], job.plan))
 
 
-def _facts(load: Callable[[], Any], judge: Callable[[Any], Thresholds]) -> tuple[dict[str, Any], Thresholds]:
+def _facts(load: Callable[[], Any], judge: Callable[[Any], _Thresholds]) -> tuple[dict[str, Any], _Thresholds]:
     segmenter = load()
     return facts_of(segmenter), judge(segmenter)
 

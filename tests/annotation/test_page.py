@@ -17,7 +17,7 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(compile(example, "docs/annotate.md", "exec"), {})
     rows = list(read_rows(shards_in(tmp_path / "annotations")))
-    assert capsys.readouterr().out.startswith("pictures 12, rows 24, of these found ")
+    assert capsys.readouterr().out.startswith("pictures 6, rows 12, of these found ")
     assert any(row["found"] for row in rows) and (tmp_path / "annotations" / "_preview.html").exists()
     assert all(coco.decode(row["rle"]).sum() == row["area"] for row in rows)
 
