@@ -21,8 +21,12 @@ OPTIONS = {"prompts": ["a dog", "a cat"], "shard_size": 3, "batch_size": 4}
 @pytest.fixture(scope="module")
 def cluster():
     ray = pytest.importorskip("ray")
-    paths = os.pathsep.join(path for path in sys.path if path)
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # of the workers
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_raylet_start_wait_time_s", "240")  # on a busy machine it comes up late
+        patch.setenv("RAY_agent_register_timeout_ms", "300000")
+        ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     yield ray
     ray.shutdown()
 
