@@ -9,6 +9,7 @@ from lens_adapter import errors
 
 if TYPE_CHECKING:
     from lens_adapter.adapter import LensAdapter
+    from lens_adapter.annotation.run import annotate
     from lens_adapter.config import LensConfig
     from lens_adapter.evaluation.probing import ProbeResult, probe
     from lens_adapter.output import LensOutput
@@ -25,6 +26,7 @@ __all__ = [
     "LensSignals",
     "ProbeResult",
     "TokenLayout",
+    "annotate",
     "errors",
     "probe",
 ]
@@ -38,6 +40,7 @@ _HOMES = {
     "LensSignals": "lens_adapter.signals",
     "ProbeResult": "lens_adapter.evaluation.probing",
     "TokenLayout": "lens_adapter.signals",
+    "annotate": "lens_adapter.annotation.run",
     "probe": "lens_adapter.evaluation.probing",
 }
 

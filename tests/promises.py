@@ -32,6 +32,7 @@ PROMISES = {
     "No number that is none": ("test_finite.py",),
     "A run knows its folder, a result its head": ("training/test_run_folder.py", "test_results.py"),
     "Data sets are read right, or refused": ("data",),
+    "A run that was killed goes on with the same rows": ("annotation",),
     "What a call cannot use is refused by name": (
         "test_bad_input.py",
         "vlm/test_inputs.py",

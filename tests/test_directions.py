@@ -31,7 +31,7 @@ LEVELS = (
     ("output",),
     ("segmentation", "chat", "fitting"),
     ("adapter",),
-    ("results", "hub", "data", "evaluation", "training", "pipeline"),
+    ("results", "hub", "data", "evaluation", "training", "annotation", "pipeline"),
     ("builtin",),
     ("app", "cli"),
     ("__main__",),

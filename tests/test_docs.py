@@ -36,7 +36,9 @@ def _imports(page: Path) -> list[tuple[str, str]]:
     return [(line.module, alias.name) for line in made for alias in line.names]
 
 
-@pytest.mark.parametrize("module", ["lens_adapter", "lens_adapter.training", "lens_adapter.evaluation"])
+@pytest.mark.parametrize(
+    "module", ["lens_adapter", "lens_adapter.annotation", "lens_adapter.training", "lens_adapter.evaluation"]
+)
 def test_every_public_name_is_in_the_reference(module):
     names = {f"{module}.{name}" for name in import_module(module).__all__} - {"lens_adapter.errors"}
     assert names and names <= _reference()

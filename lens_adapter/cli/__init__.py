@@ -1,4 +1,4 @@
-"""`lens-adapter`: demo, segment, fit, train, evaluate, probe, push, app, env.
+"""`lens-adapter`: demo, segment, annotate, fit, train, evaluate, probe, push, app, env.
 
 A room per command: it adds its parser and runs it. What is heavy to import waits until a command runs.
 """
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from lens_adapter import __version__
-from lens_adapter.cli import app, demo, env, evaluate, fit, probe, push, segment, train
+from lens_adapter.cli import annotate, app, demo, env, evaluate, fit, probe, push, segment, train
 from lens_adapter.cli.result import say
 from lens_adapter.errors import LensError, one_line
 
-_COMMANDS = (demo, segment, fit, train, evaluate, probe, push, app, env)
+_COMMANDS = (demo, segment, annotate, fit, train, evaluate, probe, push, app, env)
 _EPILOG = """\
 The first thing to try, offline, with the models that ship with the package:
   lens-adapter demo

@@ -45,10 +45,10 @@ def add_command(
     return parser
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """`--model` and `--adapter`; `adapter_of` reads the latter."""
     parser.add_argument(
-        "--model", required=True, metavar="ID_OR_FOLDER", help=f'the frozen model; "{BUILTIN}": the one that ships'
+        "--model", required=required, metavar="ID_OR_FOLDER", help=f'the frozen model; "{BUILTIN}": the one that ships'
     )
     add_adapter_option(parser)
 
@@ -97,6 +97,11 @@ def add_data_option(parser: argparse.ArgumentParser, flag: str, purpose: str) ->
         help=f"labelled images {purpose}: a folder with images/, masks/ and prompts.jsonl, or any path with format="
         "refer, reason_seg, coco, label_maps, lisa or hub, and the options of that format",
     )
+
+
+def add_data_argument(parser: argparse.ArgumentParser, help: str) -> None:
+    """DATA [KEY=VALUE ...] in the first place, as `add_data_option` takes it; None where it is not given."""
+    parser.add_argument("data", nargs="*", action=_Source, default=None, metavar="DATA", help=help)
 
 
 def add_pairs_option(parser: argparse.ArgumentParser, flag: str, help: str) -> None:
@@ -231,7 +236,8 @@ class _Source(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, args: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        setattr(args, self.dest, {"path": values[0], **_pairs_of(values[1:], parser, option)})
+        if values:  # none are given where they need not be
+            setattr(args, self.dest, {"path": values[0], **_pairs_of(values[1:], parser, option or "DATA")})
 
 
 def _pairs_of(values: Sequence[str], parser: argparse.ArgumentParser, option: str | None) -> dict[str, Any]:

@@ -65,6 +65,11 @@ def head_by_name(name: Any) -> Any:
         raise InputError(f"--adapter {name} is neither a folder nor a Hub repository. {error}") from error
 
 
+def loaded_adapter(model: Any, head: Any, dtype: str, device: Any) -> Any:
+    """The head that one name stands for, attached to the frozen model that the other does."""
+    return head_by_name(head).attach(*base_by_name(model, dtype, device))
+
+
 def head_folder(name: Any) -> Any:
     """What the name of a head stands for."""
     from lens_adapter import builtin

@@ -68,7 +68,7 @@ def read_hub(rows: Any, columns: Columns | str, on_error: OnError = "raise") -> 
     wanted = [name for name in astuple(columns) if name is not None]
     if missing := [name for name in wanted if name not in names]:
         raise InputError(f"The rows have no column {', '.join(missing)}; they have {', '.join(names)}.")
-    rows = _undecoded(rows)
+    rows = undecoded(rows)
     texts = _select(rows, [name for name in (columns.prompts, columns.id, columns.subset) if name])
     cell = {name: _select(rows, [name]) for name in wanted}
 
@@ -115,18 +115,22 @@ def load_hub(
         InputError: `datasets` is not installed, there is no such data set or split, or the columns do not fit.
     """
     try:
+        chosen = repository if columns is None else Columns(**columns)
+    except TypeError as error:
+        raise InputError(f"columns must name image, prompts and mask: {error}.") from error
+    return read_hub(load_rows(repository, split, name=name, revision=revision), chosen, on_error)
+
+
+def load_rows(repository: str, split: str, *, name: str | None = None, revision: str | None = None) -> Any:
+    """The `datasets.Dataset` of a split; arguments and errors are those of `load_hub`."""
+    try:
         from datasets import load_dataset
     except ImportError as error:
         raise InputError("Data of the Hub need the package datasets: pip install 'lens_adapter[datasets]'.") from error
     try:
-        chosen = repository if columns is None else Columns(**columns)
-    except TypeError as error:
-        raise InputError(f"columns must name image, prompts and mask: {error}.") from error
-    try:
-        rows = load_dataset(repository, name, split=split, revision=revision)
+        return load_dataset(repository, name, split=split, revision=revision)
     except Exception as error:  # of many kinds, also of other libraries
         raise InputError(f"{repository!r}, split {split!r}, cannot be loaded: {error}") from error
-    return read_hub(rows, chosen, on_error)
 
 
 def _names(rows: Any) -> Sequence[str]:
@@ -148,7 +152,7 @@ def _select(rows: Any, names: list[str]) -> Any:
     return rows.select_columns(names) if hasattr(rows, "select_columns") else rows
 
 
-def _undecoded(rows: Any) -> Any:
+def undecoded(rows: Any) -> Any:
     """The rows with the bytes of their pictures: `datasets` would open files of any format."""
     for name, feature in dict(getattr(rows, "features", None) or {}).items():
         closed = _closed(feature)

@@ -15,7 +15,7 @@ from lens_adapter import LensAdapter
 from lens_adapter.cli import _parser, main
 from tests.cli.calls import example_lines, helped, segment
 
-COMMANDS = ("demo", "segment", "train", "evaluate", "probe", "push", "app", "env")
+COMMANDS = ("demo", "segment", "annotate", "train", "evaluate", "probe", "push", "app", "env")
 
 
 def usage_error(capsys, *arguments: str) -> str:
@@ -57,7 +57,7 @@ def test_help_teaches_by_examples_that_are_understood(command, capsys):
 def test_help_waits_for_nothing_heavy():
     code = (
         "import sys; from lens_adapter.cli import main\n"
-        "for words in ([], ['segment'], ['train']):\n"
+        "for words in ([], ['segment'], ['annotate'], ['train']):\n"
         "    try: main([*words, '--help'])\n"
         "    except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'matplotlib', 'yaml'} & sys.modules.keys()"
@@ -88,6 +88,14 @@ def test_as_a_module():
         (["segment", "p.png", "a dog", "--model", "m"], "--model needs --adapter"),
         (["segment", "--json", "p.png", "a dog", "--model", "builtin"], "'p.png' is no place for JSON"),
         (["train", "--json", "train.yaml"], "'train.yaml' is no place for JSON"),
+        (["annotate", "photos", "-o", "out"], "give DATA and --model, or --rethreshold"),
+        (["annotate", "-o", "out", "--model", "builtin"], "give DATA and --model, or --rethreshold"),
+        (["annotate", "photos", "--model", "builtin"], "-o/--output"),
+        (["annotate", "photos", "-o", "out", "--model", "m"], "--model needs --adapter"),
+        (["annotate", "photos", "val", "-o", "out", "--model", "m"], "argument DATA: Expected KEY=VALUE"),
+        (["annotate", "p", "-o", "o", "--model", "builtin", "--prompt", "a", "--prompts", "f"], "not allowed with"),
+        (["annotate", "-o", "out", "--model", "builtin", "--rethreshold", "0.5"], "it takes no model"),
+        (["annotate", "-o", "out", "--rethreshold", "0.5", "--preview", "3"], "needs DATA"),
         (["train"], "give CONFIG.yaml, or all of --model, --data and --output"),
         (["train", "--model", "m", "--data", "d"], "give CONFIG.yaml, or all of"),
         (["train", "--head", "lite"], "argument --head: Expected KEY=VALUE, got ['lite']"),

@@ -16,7 +16,7 @@ PATIENCE = 300  # seconds, on a busy machine
 # One clean process imports all this once, and those that the tests start are forked off it: to import torch and
 # transformers takes longer than what they do. A process of pytest has one such server, for all its tests.
 SERVER = torch.multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lens_adapter.training.run", "tests.tiny.adapters"])
+SERVER.set_forkserver_preload(["lens_adapter.training.run", "lens_adapter.annotation.run", "tests.tiny.adapters"])
 
 
 def run_alone(target: Callable[..., None], *arguments: Any) -> int:
