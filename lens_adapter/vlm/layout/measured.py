@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL.Image import Image
@@ -28,8 +28,12 @@ MAX_CACHED = 1024  # image sizes per processor
 FEW = 8  # values of padding; where there are more, it is none
 
 # (H, W) that rules are found by: wide, tall and nearly square ones, odd, so that every way of rounding shows, and of
-# lengths that a ramp of 256 levels tells apart pixel by pixel.
-LESSONS: tuple[Size, ...] = ((251, 382), (381, 247), (241, 253), (127, 311), (341, 123))
+# lengths that a ramp of 256 levels tells apart pixel by pixel; and two where it shows, for pictures of a multiple of
+# 336 or 384 pixels, whether a scale was rounded to a float.
+LESSONS: tuple[Size, ...] = (
+    *((251, 382), (381, 247), (241, 253), (127, 311), (341, 123)),
+    *((180, 240), (220, 352)),
+)
 ENOUGH = 3  # lessons with as many windows
 # How far a measured edge may lie off, in tokens; and of a large picture, also as a share of the image.
 EXACT, SHARE = 0.02, 0.001
@@ -259,7 +263,12 @@ def _lessons(show: Show) -> dict[int, tuple[Told, ...]]:
         )
         if not any(all(one.rules for one in windows) for windows in told.values()):
             return {}
-    return {count: told[count] for count in told if given[count] >= ENOUGH}
+    return {count: tuple(map(_simplest, told[count])) for count in told if given[count] >= ENOUGH}
+
+
+def _simplest(told: Told) -> Told:
+    """Where every lesson shows the whole image, a rule that rounds to as much says nothing beyond that."""
+    return replace(told, rules=tuple(rule for rule in told.rules if rule.fit == "stretch") or told.rules)
 
 
 def _explains(rule: Rule, size: Size, window: Window, frame: Frame) -> bool:
