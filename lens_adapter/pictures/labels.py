@@ -107,7 +107,7 @@ class _Plan:
         self.taken = np.zeros(self.shape)
 
     def take(self, index: int, wide: int) -> Box | None:
-        """The best free place for the label of mask `index`, `wide` pixels wide, which is then taken; None: no place."""
+        """The best place for the label of mask `index`, `wide` pixels wide, which is taken then; None: none is free."""
         rows, columns = ceil(self.tall / self.cell), ceil(wide / self.cell)
         others = np.delete(self.hidden, index, axis=0).max(0, initial=0)
         cost = OTHER * others + OWN * self.hidden[index] + POINT * self.points

@@ -28,9 +28,7 @@ def labelled_overlay(
     prompts: Sequence[str],
     scores: Sequence[float],
     found: Sequence[bool],
-    *,
-    colors: Sequence[int] | None = None,
-    parts: Sequence[Tensor] | None = None,
+    **style: Any,
 ) -> Image.Image:
     """An RGB image with the masks of N prompts, their outlines, their keypoints, and a label for each.
 
@@ -38,18 +36,17 @@ def labelled_overlay(
     no pixels all the same. It is shortened to fit; an image too small to be read under labels gets none.
 
     Args:
-        image: (H, W), what is drawn on.
-        masks: bool (N, H, W).
+        image: what is drawn on.
+        masks: bool (N, h, w), spread over the whole image.
         keypoints: N times (K_i, 2), x then y, in pixels.
         prompts: N texts.
         scores: N numbers in [0, 1].
         found: N times, whether the prompt names something in the image.
-        colors: as for `mask_overlay`.
-        parts: as for `mask_overlay`.
+        style: as for `mask_overlay`.
     """
-    canvas = _painted(image, masks, keypoints, colors=colors, parts=parts)
+    canvas = _painted(image, masks, keypoints, **style)
     points = [each.detach().float().cpu().numpy() for each in keypoints]
-    shapes, colors = masks.detach().cpu().numpy(), colors or range(len(prompts))
+    shapes, colors = masks.detach().cpu().numpy(), style.get("colors") or range(len(prompts))
     labels = place_labels(image.size, shapes, points, prompts, scores, found, colors)
     for label in labels:
         if label.leader is not None:

@@ -52,7 +52,10 @@ def scene(index: int, side: int, *, only: int | None = None) -> LensOutput:
     """A scene of the built-in world with every thing that it holds."""
     world = sample_scene(index, "test")
     masks = world.masks(side)
-    named = {f"the {thing.name} ({number})": mask for number, (thing, mask) in enumerate(zip(world.objects, masks))}
+    named = {
+        f"the {thing.name} ({number})": mask
+        for number, (thing, mask) in enumerate(zip(world.objects, masks, strict=True))
+    }
     return output_of(world.draw(side), dict([*named.items()][:only]))
 
 
@@ -86,7 +89,7 @@ def _twelve_in_a_scene() -> LensOutput:
         out.masks,
         ["what is red", "everything with wheels", "the two cars", "something old", "a way to travel"],
     )
-    shapes = {**{p: m.numpy() for p, m in zip(out.prompts, mask)}}
+    shapes = {**{p: m.numpy() for p, m in zip(out.prompts, mask, strict=True)}}
     shapes |= {name: (mask[k % len(mask)] | mask[(k + 1) % len(mask)]).numpy() for k, name in enumerate(names)}
     return output_of(out.image, dict([*shapes.items()][:12]))
 
@@ -171,7 +174,7 @@ def _foreign() -> LensOutput:
         "ο σκύλος",
         "a very long prompt that goes on and on about a dog",
     ]
-    return output_of(out.image, {name: mask.numpy() for name, mask in zip(names, out.masks)})
+    return output_of(out.image, {name: mask.numpy() for name, mask in zip(names, out.masks, strict=True)})
 
 
 SITUATIONS: dict[str, Callable[[], LensOutput]] = {

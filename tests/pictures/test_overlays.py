@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from lens_adapter.output import LensOutput
-from lens_adapter.pictures.colors import color_of
 from lens_adapter.pictures import text
+from lens_adapter.pictures.colors import color_of
 from lens_adapter.pictures.labels import MOST_COVERED, Label, place_labels
 from lens_adapter.pictures.overlays import heatmap_overlay, labelled_overlay, mask_overlay
 from lens_adapter.pictures.text import font
@@ -106,13 +106,13 @@ def test_lines_grow_with_the_picture():
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_every_color_can_be_told_from_any_ground(level):
-    size = (480, 360)
-    mask = torch.from_numpy(disc(size, 0.5, 0.5, 0.1))[None]
+    size = (160, 120)
+    mask = torch.from_numpy(disc(size, 0.5, 0.5, 0.3))[None]
     for index in range(21):
-        picture = pixels(mask_overlay(Image.new("RGB", size, (level,) * 3), mask, colors=[index], fill=0, unit=2))
+        picture = mask_overlay(Image.new("RGB", size, (level,) * 3), mask, colors=[index], fill=0, unit=2)
+        across = pixels(picture)[60]
         # WCAG asks for a contrast of 3 between what is drawn and what is around it.
-        drawn = picture.reshape(-1, 3)
-        assert max(contrast(color, (level,) * 3) for color in np.unique(drawn, axis=0)) > 3
+        assert max(contrast(color, (level,) * 3) for color in across) > 3
 
 
 def contrast(first, second) -> float:
