@@ -213,12 +213,12 @@ class LensOutput:
 
         wanted = range(len(self)) if prompts is None else prompts
         shown = [self._index(which) for which in ([wanted] if isinstance(wanted, int | str) else wanted)]
-        out, picture, style = self._of(shown), self._picture(), {"colors": shown}
-        parts = None if out.instances is None else [one.masks for one in out.instances]
+        out, picture = self._of(shown), self._picture()
+        style: dict[str, Any] = {"colors": shown, "parts": out._parts()}
         if heatmap and shown:
             picture = heatmap_overlay(picture, out.heatmaps.amax(0))
-            return labelled_overlay(picture, *out._results(), parts=parts, fill=0, **style)
-        return labelled_overlay(picture, *out._results(), parts=parts, **style)
+            style["fill"] = 0.0
+        return labelled_overlay(picture, *out._results(), **style)
 
     def save(self, path: str | Path, *, prompts: Chosen | None = None, heatmap: bool = False) -> None:
         """Write `plot()` to `path`, whole or not at all; the format follows the suffix. Its folder is made.
@@ -393,8 +393,8 @@ class LensOutput:
         """What a notebook shows: the picture with the masks, and a table."""
         from lens_adapter.pictures.notebook import results_html
 
-        parts = None if self.instances is None else [one.masks for one in self.instances]
-        return results_html(None if self.image is None else self._picture(), *self._results(), parts=parts)
+        picture = None if self.image is None else self._picture()
+        return results_html(picture, *self._results(), parts=self._parts())
 
     def _picture(self) -> Image:
         """The image in RGB, to be drawn on."""
@@ -405,6 +405,10 @@ class LensOutput:
     def _results(self) -> tuple[Tensor, list[Tensor], list[str], list[float], list[bool]]:
         """What `labelled_overlay` and `results_html` draw, in their order."""
         return self.masks, self.keypoints, self.prompts, self.scores.tolist(), self.found.tolist()
+
+    def _parts(self) -> list[Tensor] | None:
+        """What is outlined in the place of the masks: the instances, if they were asked for."""
+        return None if self.instances is None else [one.masks for one in self.instances]
 
 
 class LensOutputs(list[LensOutput]):

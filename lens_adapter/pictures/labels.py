@@ -161,7 +161,7 @@ def _around(cells: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 def _distance(cells: np.ndarray) -> np.ndarray:
     """From each cell to the nearest true one of bool (rows, columns), by steps to the four sides."""
-    away = np.where(cells, 0.0, np.inf)
+    away: np.ndarray = np.where(cells, 0.0, np.inf)
     for axis, length in enumerate(cells.shape):
         steps = np.arange(length).reshape((-1, 1) if axis == 0 else (1, -1))
         before = np.minimum.accumulate(away - steps, axis) + steps

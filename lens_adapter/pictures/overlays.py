@@ -93,7 +93,7 @@ def _painted(
     picture = image.copy()
     if fade:
         pale = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, WHITE), fade)
-        picture = Image.composite(image, pale, stencil(shapes.any(0), image.size))
+        picture = Image.composite(image, pale, stencil(np.asarray(shapes.any(0)), image.size))
     # Every pixel gets one color, that of the smallest mask it is in: colors laid over each other would be none.
     free = np.ones(shapes.shape[1:], bool)
     by_area = np.argsort(shapes.sum((1, 2)), kind="stable").tolist()
@@ -131,7 +131,7 @@ def heatmap_overlay(
     heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)
     glow = matplotlib.colormaps["magma"](heat, bytes=True)[..., :3]  # uint8 (H, W, 3)
     grey = np.asarray(image.convert("L"), np.float32)[..., None]
-    alpha = (0.6 + 0.3 * heat)[..., None]
+    alpha = (0.5 + 0.4 * heat)[..., None]
     canvas = Canvas(to_image(grey * (1 - alpha) + glow * alpha), unit)
     for x, y in [] if keypoints is None else keypoints.tolist():
         canvas.ring(x, y, KEYPOINT)
