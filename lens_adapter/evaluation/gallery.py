@@ -30,7 +30,8 @@ div {{ display: flex; gap: 12px; flex-wrap: wrap }} img {{ display: block; borde
 div small {{ display: block; margin-bottom: .2rem }} div > span {{ width: {side}px }}
 i {{ display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .4em }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-td, th {{ text-align: right; padding: .2rem .8rem; border-bottom: 1px solid #ddd }}
+table {{ font-size: 13px }} td, th {{ text-align: right; white-space: nowrap; padding: .2rem .8rem }}
+td, th {{ border-bottom: 1px solid #ddd }}
 th:first-child {{ text-align: left }}
 section {{ overflow-x: auto }}
 </style></head><body>
