@@ -91,7 +91,7 @@ def render(records: list[dict[str, Any]], docs: Path) -> None:
     (docs / "benchmarks.md").write_text(page(records))
     for name, draw in (("benchmarks.png", draw_growth), ("benchmarks-profile.png", draw_profile)):
         if figure := draw(records):
-            figure.savefig(docs / name, dpi=150)
+            figure.savefig(docs / name, dpi=187.5)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from benchmarks.harness import Comparison, Row
+from lens_adapter.pictures.colors import ink_on
 
 # Okabe and Ito's colors, which color-blind people tell apart; a marker or a hatch beside each.
 LOOKS = {"mirror": ("#0072B2", "o"), "lite": ("#D55E00", "s")}
@@ -19,7 +22,7 @@ PARTS = {
     "masks at the image's size": "#56B4E9",
     "processor": "#CC79A7",
 }
-SMALL = 0.04  # a share below this has no number written on it
+SMALL = 0.06  # a share below this has no number written on it
 
 Record = dict[str, Any]
 
@@ -32,7 +35,7 @@ def draw_growth(records: list[Record]) -> Figure | None:
     comparisons = list(map(Comparison.read, found["comparisons"]))
     titles = [comparison.title.split(": ") for comparison in comparisons]
     axes_names = list(dict.fromkeys(axis for _, axis in titles))
-    figure = Figure(figsize=(3.1 * len(axes_names), 5.6), layout="constrained")
+    figure = Figure(figsize=(2.48 * len(axes_names), 4.48), layout="constrained")
     grid = figure.subplots(2, len(axes_names), squeeze=False)
     for (fusion, axis), comparison in zip(titles, comparisons, strict=True):
         row = 0 if comparison.quantity == "time" else 1
@@ -42,11 +45,14 @@ def draw_growth(records: list[Record]) -> Figure | None:
             _finish(grid[row][column])
         grid[1][column].set_xlabel(axis.replace(", ", ",\n"))
     for row, quantity in enumerate(("time", "peak memory")):
-        grid[row][0].set_ylabel(f"{quantity}, relative to the first")
-    grid[0][0].legend(frameon=False)
+        grid[row][0].set_ylabel(quantity)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     record = found["record"]
+    threads = f"{record['threads']} thread{'s' * (record['threads'] != 1)}"
     figure.suptitle(
-        f"segment, image embeddings cached: base {record['base']} on {record['device']}, {record['threads']} threads"
+        "segment, image embeddings cached, relative to the first of each curve: "
+        f"base {record['base']} on {record['device']}, {threads}",
+        fontsize="medium",
     )
     return figure
 
@@ -66,7 +72,9 @@ def _finish(axes: Axes) -> None:
     axes.set_yscale("log")
     top = max(max(line.get_ydata()) for line in axes.lines if line.get_linestyle() != "--")
     axes.set_ylim(0.8, max(2.0, 1.6 * top))
-    axes.set_xticks(list(at), [f"{place:g}" for place in at])
+    # Of two that would touch, the first goes without its number.
+    close = [after / place < 2 for place, after in pairwise(at)] + [False]
+    axes.set_xticks(list(at), ["" if near else f"{place:g}" for place, near in zip(at, close, strict=True)])
     axes.minorticks_off()
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick <= axes.get_ylim()[1]]
     axes.set_yticks(ticks, [f"{tick:g}×" for tick in ticks])
@@ -87,22 +95,24 @@ def draw_profile(records: list[Record]) -> Figure | None:
         for found in profiled
         for comparison in map(Comparison.read, found["comparisons"])
     ]
-    figure = Figure(figsize=(11, 1.9 + 0.5 * len(bars)), layout="constrained")
+    figure = Figure(figsize=(8.8, 1.52 + 0.4 * len(bars)), layout="constrained")
     shares, sizes = figure.subplots(1, 2, width_ratios=[3, 1])
     for place, (_, rows) in enumerate(bars):
-        start = 0.0
+        start, together = 0.0, sum(row.ratio for row in rows)  # each was timed alone: not quite the time of the whole
         for row in rows:
-            share = row.ratio
+            share = row.ratio / together
             label = row.name if place == 0 else None
             shares.barh(place, share, left=start, color=PARTS[row.name], edgecolor="white", label=label)
             if share >= SMALL:
-                shares.text(start + share / 2, place, f"{share:.0%}", ha="center", va="center", fontsize=9)
+                ink = [level / 255 for level in ink_on([round(255 * level) for level in to_rgb(PARTS[row.name])])]
+                shares.text(start + share / 2, place, f"{share:.0%}", ha="center", va="center", color=ink)
             start += share
     shares.set_yticks(range(len(bars)), [name for name, _ in bars])
     shares.invert_yaxis()
     shares.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
-    shares.set_xlabel("share of the time of segment: one new image, one prompt")
-    shares.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
+    shares.set_xlim(0, 1)
+    shares.set_xlabel("share of the time of all parts of segment, each timed alone:\none new image, one prompt")
+    figure.legend(*shares.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     _draw_encoders(sizes, encoders)
     for axes in (shares, sizes):
         axes.spines[["top", "right"]].set_visible(False)
@@ -116,8 +126,9 @@ def _draw_encoders(axes: Axes, comparison: Comparison | None) -> None:
     rows = comparison.rows
     axes.barh(range(len(rows)), [row.ratio for row in rows], color=PARTS["SAM's image encoder"])
     for place, row in enumerate(rows):
-        axes.text(row.ratio, place, f" {row.ratio:.2g}×", va="center", fontsize=9)
+        axes.text(row.ratio, place, f" {row.ratio:.2g}×", va="center")
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.25 * max(row.ratio for row in rows))
-    axes.set_xlabel("SAM's image encoder,\ntime relative to vit_b")
+    axes.set_xlim(0, 1.35 * max(row.ratio for row in rows))
+    axes.set_xticks([0, 1, 2, 3], ["0", "1×", "2×", "3×"])
+    axes.set_xlabel("SAM's encoder:\ntime, vit_b = 1")

@@ -26,6 +26,7 @@ TITLES = (
     "SAM's mask",
 )
 FONT_SIZE = 16  # is read at half the size on a page
+LINE = 3.2  # pixels of the picture, which is shown at half its size too
 
 
 def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> plt.Figure:
@@ -41,8 +42,8 @@ def draw_steps(adapter: LensAdapter, image: Image.Image, prompts: list[str]) -> 
             image,
             image,
             heatmap_overlay(image, raw / raw.max()),
-            heatmap_overlay(image, out.heatmaps[row], out.keypoints[row]),
-            mask_overlay(image, out.masks[row : row + 1], colors=[row]),
+            heatmap_overlay(image, out.heatmaps[row], out.keypoints[row], unit=LINE),
+            mask_overlay(image, out.masks[row : row + 1], colors=[row], fade=0.55, fill=0.15, unit=LINE),
         )
         for ax, picture in zip(axes[row], steps, strict=True):
             ax.imshow(picture)

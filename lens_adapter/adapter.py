@@ -18,6 +18,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
+from transformers.utils import logging
 
 from lens_adapter.chat import GroundedText, Messages, Route, Wanted, chat, ground, route
 from lens_adapter.checkpoint import (
@@ -39,7 +40,7 @@ from lens_adapter.fitting import FitReport, Labelled, fit_readout
 from lens_adapter.head.head import LensHead
 from lens_adapter.head.raster import rasterize
 from lens_adapter.head.readout import Readout
-from lens_adapter.output import LensOutput
+from lens_adapter.output import LensOutput, LensOutputs
 from lens_adapter.results import RESULTS_FILE, Evaluation, require_about, save_results
 from lens_adapter.sam.build import build_decoder
 from lens_adapter.sam.clicks import masks_of_clicks
@@ -53,6 +54,8 @@ from lens_adapter.vlm.images import ImageInput, load_image
 from lens_adapter.vlm.mirror import MirrorLayers
 from lens_adapter.vlm.rebuilding import build_layers
 from lens_adapter.vlm.state import evaluation_mode
+
+logger = logging.get_logger(__name__)
 
 
 class LensAdapter(PreTrainedModel):
@@ -96,6 +99,9 @@ class LensAdapter(PreTrainedModel):
         # SAM as it was published is named, not copied: a readout's checkpoint is a few kilobytes.
         self._names_sam = config.fusion == "readout" and bool(config.sam["weights"])
         self._sam_is_loaded = True
+        self._untrained: dict[
+            str, Tensor
+        ] = {}  # some weights that a new head began with, until it is known to have others
         if self._names_sam:
             self._keys_to_ignore_on_load_missing = [r"^decoder\."]
         self.post_init()
@@ -132,6 +138,9 @@ class LensAdapter(PreTrainedModel):
             adapter.config.presence_question = None
         if adapter.config.fusion == "mirror":
             adapter.mirror.warm_start(adapter.base.anatomy, adapter.config.tap_layer)
+        if adapter.config.fusion != "readout":  # which says so itself
+            small = ((name, tensor) for name, tensor in adapter.head.named_parameters() if tensor.numel() <= 4096)
+            adapter._untrained = {name: tensor.detach().clone() for name, tensor in small}
         return adapter
 
     @classmethod
@@ -382,21 +391,32 @@ class LensAdapter(PreTrainedModel):
         """
         return self.base.capture(query=query, layers=layers, attention=attention)
 
-    def prefill(self, inputs: Any, *, query: Query = "last", layers: Sequence[int] | None = None) -> LensSignals:
+    def prefill(
+        self, inputs: Any = None, *, query: Query = "last", layers: Sequence[int] | None = None, **unpacked: Any
+    ) -> LensSignals:
         """Run the base on processor inputs only as far as the signals need, without gradients, and return them.
 
         Args:
             inputs: what the processor returned, on any device.
             query: as for `capture`.
             layers: as for `capture`; default: those the head reads.
+            unpacked: the same by name, `prefill(**inputs)`, as the base itself is called.
+
+        Raises:
+            NotAttachedError: there is no base.
+            InputError: no inputs, or both ways of giving them.
 
         Examples:
             >>> inputs = processor(images=image, text=f"{processor.image_token} where is it ?", return_tensors="pt")
             >>> signals = adapter.prefill(inputs)
             >>> signals.hidden.shape == (*inputs["input_ids"].shape, adapter.config.hidden_size)
             True
+            >>> torch.equal(adapter.prefill(**inputs).hidden, signals.hidden)
+            True
         """
-        return self.base.prefill(inputs, query=query, layers=layers)
+        if (inputs is None) == (not unpacked):
+            raise InputError("prefill takes what the processor returned: prefill(inputs) or prefill(**inputs).")
+        return self.base.prefill(unpacked if inputs is None else inputs, query=query, layers=layers)
 
     def layout(self, inputs: Any, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[TokenLayout]:
         """Where each image token of a processed batch looks: one `TokenLayout` per image, in order.
@@ -554,7 +574,8 @@ class LensAdapter(PreTrainedModel):
         """Masks for prompts.
 
         Args:
-            images: one image (PIL, path, bytes of a file, data URI, numpy HxWx3 uint8, torch 3xHxW uint8) or a list.
+            images: one image (PIL, path, bytes of a file, data URI, numpy HxWx3, torch 3xHxW; these two uint8, or
+                floats in [0, 1]) or a list.
             prompts: for one image a prompt or a list of prompts; for a list of images a list as long, each entry a
                 prompt or a list of prompts.
             batch_size: rows (image and prompt) that run together, of several images too, which pays on an accelerator;
@@ -566,7 +587,8 @@ class LensAdapter(PreTrainedModel):
             instances: also tell the things apart that a prompt names, as "both cars" does (`LensOutput.instances`).
 
         Returns:
-            One `LensOutput`, or a list of them for a list of images. Masks are at each image's own size.
+            One `LensOutput`, or a list of them, which a notebook shows, for a list of images. Masks are at each image's
+            own size.
 
         Raises:
             NotAttachedError: there is no base.
@@ -584,13 +606,26 @@ class LensAdapter(PreTrainedModel):
         if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
             raise InputError(f"batch_size must be an integer of at least 1; got {batch_size!r}.")
         requests = read_requests(images, prompts)
+        if self._untrained:
+            self._warn_if_untrained()
         with self.base.turn(), evaluation_mode(self):
             drafts = segment(requests, self.base, self.encode_images, self, batch_size)
-        outputs = [
+        outputs = LensOutputs(
             assemble(request, drafted, self.decoder, thresholds, keep_logits=return_logits, instances=instances)
             for request, drafted in zip(requests, drafts, strict=True)
-        ]
+        )
         return outputs if isinstance(images, (list, tuple)) else outputs[0]
+
+    def _warn_if_untrained(self) -> None:
+        """Once, of a head whose weights are still those that `from_model` gave it."""
+        weights = dict(self.head.named_parameters())
+        began, self._untrained = self._untrained, {}
+        if all(torch.equal(weights[name], tensor.to(weights[name])) for name, tensor in began.items()):
+            logger.warning(
+                f"This {self.config.fusion!r} head was never trained: from_model made it, and its masks mean nothing "
+                "yet. Train it (LensTrainer, or lens-adapter train), load a trained one "
+                '(LensAdapter.from_pretrained), or fit a readout in seconds: from_model(..., fusion="readout").fit().'
+            )
 
     @torch.no_grad()
     def look(self, image: ImageInput, prompt: str, *, layer: int | None = None, head: int | None = None) -> Image:

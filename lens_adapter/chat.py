@@ -55,6 +55,34 @@ _STOPS = frozenset(
         """
     )
 )
+# Words that say how many, of what color, how large, where or how much: alone, or among themselves, they name no thing.
+_QUALITIES = frozenset(
+    _WORD.findall(
+        """
+        zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+        eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million dozen hundreds
+        thousands millions dozens once twice thrice times single double triple half quarter
+        first second third fourth fifth sixth seventh eighth ninth tenth last next
+        many much more most less least few fewer some several any all every each both either neither other others
+        another same different only lot lots bit couple pair number amount total variety kind type sort rest part
+        about approximately around nearly almost roughly exactly just at least over under up quite too so very mostly
+        mainly partly slightly completely really
+        red yellow green blue purple pink brown black white gray grey beige tan teal cyan magenta turquoise maroon navy
+        indigo crimson scarlet orange violet lavender gold golden silver cream
+        reddish yellowish greenish bluish purplish pinkish brownish blackish whitish grayish greyish orangish
+        light dark bright pale deep dull vivid colored coloured colorful colourful multicolored multicoloured color
+        colour colors colours plain striped spotted dotted checkered transparent
+        big bigger biggest large larger largest small smaller smallest little tiny huge medium medium-sized tall taller
+        tallest short shorter shortest long longer longest high higher highest low lower lowest wide wider widest narrow
+        thick thin deep old older oldest young younger youngest new newer newest size sized shape
+        left leftmost right rightmost top topmost bottom bottommost middle center centre upper front back rear
+        foreground background near nearer nearest far farther farthest close closer closest side
+        good bad nice open closed empty full true false correct
+        """
+    )
+)
+# Among them those that are things too, with an article: "an orange".
+_ALSO_THINGS = frozenset(("orange", "violet", "lavender", "gold", "silver", "cream"))
 
 
 @dataclass(frozen=True)
@@ -174,11 +202,14 @@ def find_phrases(text: str, wanted: Wanted = None) -> Iterator[tuple[str, Span |
 
     The last is a rule of thumb, no grammar: it does not see names without an article ("two dogs"), keeps verbs that are
     not on its list ("a dog sitting"), cuts names at prepositions ("the man" of "the man in the hat"), and takes
-    abstract nouns for things ("the left").
+    abstract nouns for things ("the weather"). Numbers, colors, sizes and places alone name nothing: "four", "pink",
+    "the left", but "the left one"; of "orange" and the like, which are both, only "an orange" is a thing.
 
     Examples:
         >>> list(find_phrases("A dog sits under the old table."))
         [('A dog', (0, 5)), ('the old table', (17, 30))]
+        >>> list(find_phrases("Four."))
+        []
         >>> list(find_phrases("Two dogs and a cup.", ["dogs", "a cat", re.compile("a [a-z]+")]))
         [('dogs', (4, 8)), ('a cat', None), ('a cup', (13, 18))]
     """
@@ -204,14 +235,24 @@ def _noun_phrases(text: str) -> Iterator[Span]:
         words = [word[0].lower() for word in run]
         breaks = [k for k, word in enumerate(words) if word in _ARTICLES or word in _STOPS]
         for first, after in pairwise([*breaks, len(words)]):
-            if words[first] in _ARTICLES and after - first > 1:
+            if words[first] in _ARTICLES and _names_a_thing(words[first + 1 : after], article=True):
                 yield run[first].start(), run[after - 1].end()
 
 
 def _is_name(words: list[str]) -> bool:
     """Whether the only words of a text are a name without an article."""
     letters = all(not any(letter.isdigit() for letter in word) for word in words)
-    return letters and len(words) <= _LONGEST_NAME and not {*words} & (_ARTICLES | _STOPS)
+    short = len(words) <= _LONGEST_NAME and not {*words} & (_ARTICLES | _STOPS)
+    return letters and short and _names_a_thing(words, article=False)
+
+
+def _names_a_thing(words: list[str], article: bool) -> bool:
+    """Whether a word of a phrase, its article left out, is more than a number, a color, a size or a place."""
+    if article and words[1:] and words[-1] in ("one", "ones"):
+        return True  # "the red one"
+    parts = [part for word in words for part in ([word] if word in _QUALITIES else word.split("-"))]
+    things = [part for part in parts if part not in _QUALITIES and not part[0].isdigit()]
+    return bool(things) or (article and bool(words) and words[-1] in _ALSO_THINGS)
 
 
 def _grounded(segment: Segment, picture: Image, text: str, wanted: Wanted, token_ids: Tensor | None) -> GroundedText:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lens_adapter.errors import LensError
+from lens_adapter.errors import InputError, LensError, brief
 from lens_adapter.signals import require_shape
+from lens_adapter.writing import written_aside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lens_adapter.pictures.contact_sheet import Panel
+
+Chosen = int | str | Sequence[int | str]  # prompts, by index or by text
+SHOWN_IN_A_NOTEBOOK = 20  # outputs of a list
+LONGEST_NAME = 40  # letters of a prompt in a file's name
 
 
 def is_found(score: float, score_threshold: float) -> bool:
@@ -45,7 +52,7 @@ class Instances:
 
 @dataclass(repr=False)
 class LensOutput:
-    """Masks of the N prompts of one image.
+    """Masks of the N prompts of one image; also a sequence of N outputs of one prompt each, as in `len(out)`, `out[0]`.
 
     Attributes:
         prompts: N texts.
@@ -72,6 +79,8 @@ class LensOutput:
         ...     print(f"{prompt}: score {score:.2f}, {len(points)} keypoints")  # doctest: +ELLIPSIS
         the dog on the left: score ..., ... keypoints
         a cup: score ..., ... keypoints
+        >>> len(out), out[1].prompts, out["a cup"].masks.shape, [one.prompts for one in out[:1]]
+        (2, ['a cup'], torch.Size([1, 480, 640]), [['the dog on the left']])
     """
 
     prompts: list[str]
@@ -124,23 +133,145 @@ class LensOutput:
         ]
         return f"LensOutput({width} x {height} pixels, {len(named)} prompts: {', '.join(named)})"
 
-    def plot(self) -> Image:
+    def __len__(self) -> int:
+        """N, the number of prompts."""
+        return len(self.prompts)
+
+    def __bool__(self) -> bool:
+        """True, whatever was found: an output without prompts is one, too."""
+        return True
+
+    def __iter__(self) -> Iterator[LensOutput]:
+        """An output for each prompt, in order."""
+        return (self._of([index]) for index in range(len(self)))
+
+    def __getitem__(self, which: int | str | slice) -> LensOutput:
+        """The output of one prompt, by its index or its text; of a slice, that of several. Tensors are views.
+
+        Raises:
+            IndexError: there is no prompt at that index.
+            InputError: there is no such prompt.
+        """
+        return self._of([*range(len(self))[which]] if isinstance(which, slice) else [self._index(which)])
+
+    def _of(self, indices: list[int]) -> LensOutput:
+        def pick(entries: Sequence[Any] | None) -> Any:
+            return None if entries is None else [entries[index] for index in indices]
+
+        start, stop = (indices[0], indices[-1] + 1) if indices else (0, 0)
+        rows: Any = slice(start, stop) if indices == [*range(start, stop)] else indices  # a view, where there is one
+        return LensOutput(
+            prompts=pick(self.prompts),
+            image_size=self.image_size,
+            masks=self.masks[rows],
+            scores=self.scores[rows],
+            keypoints=pick(self.keypoints),
+            keypoint_scores=pick(self.keypoint_scores),
+            heatmaps=self.heatmaps[rows],
+            logits=None if self.logits is None else self.logits[rows],
+            image=self.image,
+            found=self.found[rows],
+            instances=pick(self.instances),
+        )
+
+    def _index(self, which: int | str) -> int:
+        """Of a prompt, from 0.
+
+        Raises:
+            IndexError, InputError: there is none.
+        """
+        if isinstance(which, str):
+            if which not in self.prompts:
+                raise InputError(f"There is no prompt {brief(which)} in this output; its prompts are {self.prompts}.")
+            return self.prompts.index(which)
+        if isinstance(which, bool) or not isinstance(which, Integral):
+            raise InputError(f"A prompt is chosen by its index or its text; got {brief(which)}.")
+        try:
+            return range(len(self))[which]
+        except IndexError:
+            raise IndexError(f"This output has {len(self)} prompts; got index {which}.") from None
+
+    def plot(self, *, prompts: Chosen | None = None, heatmap: bool = False) -> Image:
         """The image with every mask, its outline, keypoints and label drawn on it, at its own resolution.
 
-        Instances, if they were asked for, have an outline each, in their prompt's color.
+        Where masks overlap, a pixel has the color of the smallest; outlines that run along each other show in turn, in
+        dashes. Instances, if they were asked for, have an outline each, in their prompt's color.
+
+        Args:
+            prompts: what to draw, each by its index or its text; the colors are those it has among all. None: all.
+            heatmap: under that the heat of these prompts, the hottest of each place, and of the masks the outlines.
+
+        Raises:
+            LensError: there is no image.
+            IndexError, InputError: there is no such prompt.
 
         Examples:
-            >>> adapter.segment(image, "a cup").plot().size
-            (640, 480)
+            >>> out = adapter.segment(image, ["the dog on the left", "a cup"])
+            >>> out.plot().size, out.plot(prompts="a cup", heatmap=True).size
+            ((640, 480), (640, 480))
         """
-        from lens_adapter.pictures.overlays import labelled_overlay
+        from lens_adapter.pictures.overlays import heatmap_overlay, labelled_overlay
 
-        parts = None if self.instances is None else [one.masks for one in self.instances]
-        return labelled_overlay(self._picture(), *self._results(), parts=parts)
+        wanted = range(len(self)) if prompts is None else prompts
+        shown = [self._index(which) for which in ([wanted] if isinstance(wanted, int | str) else wanted)]
+        out, picture = self._of(shown), self._picture()
+        style: dict[str, Any] = {"colors": shown, "parts": out._parts()}
+        if heatmap and shown:
+            picture = heatmap_overlay(picture, out.heatmaps.amax(0))
+            style["fill"] = 0.0
+        return labelled_overlay(picture, *out._results(), **style)
 
-    def save(self, path: str | Path) -> None:
-        """Write `plot()` to `path`; the format follows the suffix."""
-        self.plot().save(path)
+    def save(self, path: str | Path, *, prompts: Chosen | None = None, heatmap: bool = False) -> None:
+        """Write `plot()` to `path`, whole or not at all; the format follows the suffix. Its folder is made.
+
+        Args:
+            path: of the file.
+            prompts: as for `plot`.
+            heatmap: as for `plot`.
+
+        Raises:
+            InputError: no format has that suffix; nothing can be written there.
+            LensError: there is no image.
+        """
+        import PIL.Image
+
+        file = Path(path)
+        PIL.Image.init()
+        if (kind := PIL.Image.registered_extensions().get(file.suffix.lower())) not in PIL.Image.SAVE:
+            raise InputError(f"A picture's format follows its suffix, .png say; got {brief(str(path))}.")
+        picture = self.plot(prompts=prompts, heatmap=heatmap)
+        _make_folder(file.parent)
+        with written_aside(file) as aside, aside.open("wb") as opened:
+            picture.save(opened, kind)
+
+    def save_masks(self, folder: str | Path) -> list[Path]:
+        """Write each mask as a PNG of the image's size, 255 inside and 0 outside, into `folder`, which is made.
+
+        A file is called by the number of its prompt, from 1, and its words: `02-a-cup.png`. What was not found has a
+        file too, all 0. Files of these names are replaced.
+
+        Returns:
+            The N files, in order.
+
+        Raises:
+            InputError: nothing can be written there.
+
+        Examples:
+            >>> from tempfile import TemporaryDirectory
+            >>> with TemporaryDirectory() as folder:
+            ...     [file.name for file in adapter.segment(image, ["a dog", "a cup"]).save_masks(folder)]
+            ['1-a-dog.png', '2-a-cup.png']
+        """
+        from PIL import Image
+
+        _make_folder(Path(folder))
+        files = []
+        for number, (prompt, mask) in enumerate(zip(self.prompts, self.masks.cpu().numpy(), strict=True), 1):
+            words = re.sub(r"\W+", "-", prompt)[:LONGEST_NAME].strip("-_")
+            files.append(Path(folder, f"{number:0{len(str(len(self)))}}{'-' * bool(words)}{words}.png"))
+            with written_aside(files[-1]) as aside, aside.open("wb") as opened:
+                Image.fromarray(mask.astype(np.uint8) * 255).save(opened, "PNG")
+        return files
 
     def to_panel(
         self, *, ious: Sequence[float | None] | None = None, question: str | None = None, answer: str | None = None
@@ -263,7 +394,8 @@ class LensOutput:
         """What a notebook shows: the picture with the masks, and a table."""
         from lens_adapter.pictures.notebook import results_html
 
-        return results_html(None if self.image is None else self._picture(), *self._results())
+        picture = None if self.image is None else self._picture()
+        return results_html(picture, *self._results(), parts=self._parts())
 
     def _picture(self) -> Image:
         """The image in RGB, to be drawn on."""
@@ -274,6 +406,27 @@ class LensOutput:
     def _results(self) -> tuple[Tensor, list[Tensor], list[str], list[float], list[bool]]:
         """What `labelled_overlay` and `results_html` draw, in their order."""
         return self.masks, self.keypoints, self.prompts, self.scores.tolist(), self.found.tolist()
+
+    def _parts(self) -> list[Tensor] | None:
+        """What is outlined in the place of the masks: the instances, if they were asked for."""
+        return None if self.instances is None else [one.masks for one in self.instances]
+
+
+class LensOutputs(list[LensOutput]):
+    """What `segment` returns for several images: a list, which a notebook shows."""
+
+    def _repr_html_(self) -> str:
+        """The first of them one below the other, and how many more there are."""
+        more = len(self) - SHOWN_IN_A_NOTEBOOK
+        pages = "".join(out._repr_html_() for out in self[:SHOWN_IN_A_NOTEBOOK])
+        return f"<div>{pages}{f'<p>and {more} more</p>' if more > 0 else ''}</div>"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be made: {error.strerror}. Choose another place.") from error
 
 
 def _instance_records(instances: Instances) -> list[dict[str, Any]]:

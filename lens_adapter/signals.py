@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -21,12 +21,34 @@ def require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
         raise LensError(f"{name}: expected a tensor of shape {wanted}, got {got}.")
 
 
+class _Brief:
+    """A record that is printed in a line or two: of a tensor its shape, not its numbers."""
+
+    def __repr__(self) -> str:
+        values = ((each.name, getattr(self, each.name)) for each in fields(self))  # type: ignore[arg-type]
+        shown = [f"{name}={_brief(value)}" for name, value in values if value is not None and value != []]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_brief(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        first = [_brief(entry) for entry in value[:3]]
+        more = [f"... {len(value)} in all"] if len(value) > 3 else []
+        return f"{'(['[isinstance(value, list)]}{', '.join(first + more)}{')]'[isinstance(value, list)]}"
+    plain = isinstance(value, _Brief | str | int | float | torch.dtype | torch.device | None)
+    return repr(value) if plain else type(value).__name__
+
+
 # What `capture` yields is filled by the first forward inside; a context without one raises.
 _NOT_YET: Any = None
 
 
-@dataclass(frozen=True)
-class SharedPrefix:
+@dataclass(frozen=True, repr=False)
+class SharedPrefix(_Brief):
     """The forward whose first tokens are the first tokens of several prompts too.
 
     Attributes:
@@ -40,8 +62,8 @@ class SharedPrefix:
     layer_kwargs: dict[str, Any]
 
 
-@dataclass
-class LensSignals:
+@dataclass(repr=False)
+class LensSignals(_Brief):
     """What was read off one forward of the frozen model.
 
     Where decoder layers attend to image states that are not in their own sequence, the T tokens are those states
@@ -74,8 +96,8 @@ class LensSignals:
     steps: list[LensSignals] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class TokenLayout:
+@dataclass(frozen=True, repr=False)
+class TokenLayout(_Brief):
     """Where the image tokens of ONE image of ONE sequence look.
 
     Attributes:
@@ -106,8 +128,8 @@ class TokenLayout:
             raise LensError(f"TokenLayout.grid {self.grid} does not hold {len(self.positions)} tokens.")
 
 
-@dataclass(frozen=True)
-class Keypoints:
+@dataclass(frozen=True, repr=False)
+class Keypoints(_Brief):
     """Peaks of a batch of heatmaps.
 
     Attributes:
@@ -127,8 +149,8 @@ class Keypoints:
         require_shape("Keypoints.valid", self.valid, n, k)
 
 
-@dataclass(frozen=True)
-class Reading:
+@dataclass(frozen=True, repr=False)
+class Reading(_Brief):
     """What was read off the frozen base about N prompts, each about one picture: all that a head is given.
 
     Attributes:
@@ -183,8 +205,8 @@ def _require_finite(signals: LensSignals, tap_layer: int | None) -> None:
     )
 
 
-@dataclass(frozen=True)
-class SparsePrompts:
+@dataclass(frozen=True, repr=False)
+class SparsePrompts(_Brief):
     """What a head hands to a mask decoder about N prompts: K points each, with a vector, and a vector for the text.
 
     Points are fractions of the original picture, and vectors know nothing of places: a decoder adds its own positional

@@ -511,3 +511,32 @@ def test_image_encoder_that_cannot_be_found_stops_before_the_base_runs(tmp_path)
     with pytest.raises((CheckpointMismatchError, OSError), match="nowhere"):
         adapter.segment(IMAGES[0], "the cat")
     assert adapter.decoder.image_encoder is None and not hooks_in(model)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_head_that_was_never_trained_says_so_once(fusion, tmp_path, caplog):
+    model, processor = tiny_pair("llava")
+    fields = {"fusion": fusion, "fusion_width": 32, "fusion_layers": 1, "sam": tiny_sam()}
+
+    def said(adapter: LensAdapter) -> int:
+        caplog.clear()
+        adapter.segment(IMAGES[0], ["the cat", "a dog"])
+        return sum("was never trained" in record.getMessage() for record in caplog.records)
+
+    fresh, moved, learned = (LensAdapter.from_model(model, processor, load_sam=False, **fields) for _ in range(3))
+    assert [said(fresh), said(fresh)] == [1, 0] and said(moved.bfloat16()) == 1
+    learn(learned, processor)
+    learned.save_pretrained(tmp_path)
+    loaded = LensAdapter.from_pretrained(tmp_path).attach(model, processor)
+    loaded.decoder.image_encoder = learned.decoder.image_encoder
+    assert said(learned) == said(loaded) == 0
+
+
+def test_prefill_takes_inputs_by_name_too():
+    adapter, _, processor = trio()
+    inputs = ready_inputs(processor)
+    whole, unpacked = adapter.prefill(inputs, layers=[0]), adapter.prefill(**inputs, layers=[0])
+    assert torch.equal(whole.hidden, unpacked.hidden) and [*unpacked.attention] == [0]
+    for given, named in ((None, {}), (inputs, inputs)):
+        with pytest.raises(LensError, match=r"prefill\(inputs\) or prefill\(\*\*inputs\)"):
+            adapter.prefill(given, **named)

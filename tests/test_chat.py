@@ -128,6 +128,53 @@ def test_the_rule_for_phrases(text, names):
     assert all(text[slice(*span)] == name for name, span in found)
 
 
+@pytest.mark.parametrize(
+    "text",
+    """
+    four|Four.|4|three hundred|twenty-one|exactly two|about 12|at least three|only one|There are four.|a dozen|none|many
+    pink|Pink.|light blue|dark green|blue-green|reddish|It is pink.|The color is pink.|black and white|red, white|orange
+    a bright red|It is a dark blue.|very dark|multicolored|gold|silver
+    small|the largest|bigger|very small|medium-sized|The smallest.|tall|It is the tallest.
+    left|the left|the right side|on the left|in the middle|at the top|the upper left|the bottom right|the background
+    the second|The first.|the last two|the others|the same|the other|both|a few|a lot of|a couple|a pair|the 3rd|the 4
+    yes|No.|x3 y5|the two|Most.|true|Correct.
+    """.strip()
+    .replace("\n", "|")
+    .split("|"),
+)
+def test_numbers_colors_sizes_and_places_are_no_things(text):
+    assert list(find_phrases(text.strip())) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("four dogs", ["four dogs"]),
+        ("The four dogs are pink.", ["The four dogs"]),
+        ("Pink butterfly.", ["Pink butterfly"]),
+        ("an orange", ["an orange"]),
+        ("The orange is orange.", ["The orange"]),
+        ("the rose", ["the rose"]),
+        ("the red one", ["the red one"]),
+        ("The two small ones are left of the largest one.", ["The two small ones", "the largest one"]),
+        ("the second cat on the left", ["the second cat"]),
+        ("A pair of scissors and the 3 cups", ["the 3 cups"]),
+        ("The left dog is the largest.", ["The left dog"]),
+        ("a three-legged stool", ["a three-legged stool"]),
+        ("a red-haired girl", ["a red-haired girl"]),
+        ("There are two: the black cat, the white.", ["the black cat"]),
+        ("The second is a pink butterfly.", ["a pink butterfly"]),
+        ("guitar", ["guitar"]),
+        ("The sky is light blue with a few clouds", ["The sky", "a few clouds"]),
+        ("The number of dogs is four, the color of the car is blue.", ["the car"]),
+    ],
+)
+def test_things_with_numbers_colors_sizes_and_places_are_things(text, names):
+    found = list(find_phrases(text))
+    assert [name for name, _ in found] == names
+    assert all(text[slice(*span)] == name for name, span in found)
+
+
 def test_phrases_asked_for():
     text = "A cat, the category, A CAT"
     assert list(find_phrases(text, "a cat")) == [("a cat", (0, 5)), ("a cat", (21, 26))]

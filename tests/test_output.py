@@ -12,7 +12,7 @@ from matplotlib.path import Path
 from PIL import Image
 from pycocotools import mask as coco
 
-from lens_adapter.errors import LensError
+from lens_adapter.errors import InputError, LensError
 from lens_adapter.output import Instances, LensOutput, is_found
 from lens_adapter.pictures.colors import color_of
 from lens_adapter.pictures.contact_sheet import contact_sheet
@@ -166,6 +166,88 @@ def test_plot_labels_an_empty_mask():
     output.keypoints = [torch.zeros(0, 2)]
     output.keypoint_scores = [torch.zeros(0)]
     assert (pixels(output.plot()) == color_of(0)).all(-1).sum() > 200  # the label's ground
+
+
+def test_an_output_is_a_sequence_of_its_prompts():
+    output = with_instances()
+    output.logits = torch.rand(2, 20, 40)
+    assert len(output) == 2 and [one.prompts for one in output] == [[prompt] for prompt in output.prompts]
+    for index, one in enumerate(output):
+        assert one.image_size == output.image_size and one.image is output.image
+        assert (one.masks[0] == output.masks[index]).all() and one.scores[0] == output.scores[index]
+        assert one.keypoints[0] is output.keypoints[index] and one.found[0] == output.found[index]
+        assert (one.logits[0] == output.logits[index]).all() and one.instances == [output.instances[index]]
+    assert output[-1].prompts == output[1:].prompts == output[output.prompts[1]].prompts == output.prompts[1:]
+    assert output[0].masks.data_ptr() == output.masks.data_ptr()  # a view
+    assert output[::-1].scores.tolist() == output.scores.tolist()[::-1] and len(output[2:]) == 0
+    assert bool(an_output(0)) and len(an_output(0)) == 0 and [*an_output(0)] == []
+
+
+def test_a_prompt_that_is_not_there_is_named():
+    output = an_output()
+    output.prompts = ["a dog", "a cat"]
+    for choose in (output.__getitem__, lambda which: output.plot(prompts=which)):
+        for index in (2, -3):
+            with pytest.raises(IndexError, match=f"has 2 prompts; got index {index}"):
+                choose(index)
+        with pytest.raises(InputError, match=r"no prompt 'a cow'.*\['a dog', 'a cat'\]"):
+            choose("a cow")
+    for wrong in (True, 1.0, None):
+        with pytest.raises(InputError, match="by its index or its text"):
+            output[wrong]
+
+
+def test_plot_draws_chosen_prompts_in_their_own_colors():
+    output = painted_output(400, 300, prompts=3)
+    first = pixels(output.plot(prompts=0))
+    for same in (output.prompts[0], [0], [output.prompts[0]], (-3,)):
+        assert (pixels(output.plot(prompts=same)) == first).all()
+    assert (pixels(output.plot(prompts=[])) == PAPER).all()
+    shown = [(pixels(output.plot(prompts=[2, 1])) == color_of(index)).all(-1).sum() > 200 for index in range(3)]
+    assert shown == [False, True, True]
+
+
+def test_plot_lays_a_heatmap_under_its_prompt():
+    output = painted_output(400, 300)
+    output.heatmaps[:] = 0
+    output.heatmaps[0, 0, 0] = output.heatmaps[1, 2, 3] = 1  # top left, bottom right
+    corners = (slice(0, 30), slice(0, 30)), (slice(270, 300), slice(370, 400))
+    for prompts, hot in ((0, [True, False]), (1, [False, True]), (None, [True, True])):
+        picture = pixels(output.plot(prompts=prompts, heatmap=True))
+        assert [bool(picture[corner].max(-1).mean() > 200) for corner in corners] == hot
+    assert (pixels(output.plot(prompts=[], heatmap=True)) == PAPER).all()
+
+
+def test_masks_are_written_as_pictures(tmp_path):
+    output = painted_output(40, 20, prompts=2)
+    output.prompts = ["../../etc/passwd: the Dog's * <name>?", "собака " * 30]
+    output.masks[1] = output.found[1] = False
+    files = output.save_masks(tmp_path / "new" / "masks")
+    assert [file.name for file in files] == [
+        "1-etc-passwd-the-Dog-s-name.png",
+        "2-" + ("собака-" * 30)[:40].strip("-") + ".png",
+    ]
+    assert sorted(tmp_path.rglob("*.png")) == sorted(files)
+    for file, mask in zip(files, output.masks, strict=True):
+        picture = Image.open(file)
+        assert picture.mode == "L" and (pixels(picture) == mask.numpy() * 255).all()
+    many = painted_output(10, 10, prompts=12)
+    many.prompts = ["a cup"] * 11 + ["?!"]
+    names = [file.name for file in many.save_masks(tmp_path)]
+    assert names[0] == "01-a-cup.png" and names[-1] == "12.png" and len(set(names)) == 12
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        output.save_masks(tmp_path / "file" / "masks")
+
+
+def test_save_makes_its_folder_and_asks_for_a_suffix(tmp_path):
+    output = painted_output(90, 60)
+    output.save(tmp_path / "new" / "folder" / "overlay.JPG", prompts=1)
+    assert Image.open(tmp_path / "new" / "folder" / "overlay.JPG").format == "JPEG"
+    for name in ("overlay", "overlay.txt"):
+        with pytest.raises(InputError, match="follows its suffix"):
+            output.save(tmp_path / "other" / name)
+    assert not (tmp_path / "other").exists()
 
 
 def test_save_writes_what_plot_draws(tmp_path):

@@ -33,3 +33,19 @@ def test_signals_do_not_share_their_containers():
     one.attention[3] = torch.zeros(1)
     one.steps.append(other)
     assert other.attention == {} and other.steps == [] and other.layer_kwargs == {}
+
+
+def test_records_are_printed_as_shapes():
+    signals = LensSignals()
+    assert repr(signals) == "LensSignals(attention={}, layer_kwargs={})"
+    signals.hidden = torch.rand(1, 600, 64, dtype=torch.bfloat16)
+    signals.attention = {2: torch.rand(1, 4, 1, 600)}
+    signals.layer_kwargs = {"rotary": (torch.rand(1, 600, 16), torch.rand(1, 600, 16)), "cache": object(), "use": True}
+    signals.kernel = "sdpa"
+    signals.steps = [LensSignals(hidden=torch.rand(1, 1, 64))] * 30
+    shown = repr(signals)
+    assert "hidden=bfloat16 (1, 600, 64), attention={2: float32 (1, 4, 1, 600)}" in shown
+    assert "'rotary': (float32 (1, 600, 16), float32 (1, 600, 16)), 'cache': object, 'use': True" in shown
+    assert "kernel='sdpa'" in shown and "... 30 in all]" in shown and "tensor" not in shown and len(shown) < 700
+    layout = TokenLayout(positions=torch.arange(4), boxes=torch.rand(4, 4), grid=(2, 2))
+    assert repr(layout) == "TokenLayout(positions=int64 (4,), boxes=float32 (4, 4), grid=(2, 2))"

@@ -165,7 +165,7 @@ learns from the same {steps} batches ({prompts} prompts about {scenes} scenes, e
 tiny LLaVA ({base:.1f} M parameters) and the same tiny SAM, trains SAM's mask decoder along, and is judged on
 {test_scenes} test scenes. Heads start untrained.
 
-![gIoU against questions answered right](paper-claims.png)
+![Per method: gIoU, and questions answered right](paper-claims.png)
 
 {main_table}
 
@@ -316,28 +316,33 @@ def findings(report: dict[str, Any]) -> list[str]:
 
 
 def draw(report: dict[str, Any]) -> Figure:
-    """gIoU on all expressions against the share of the base's right answers that is left."""
+    """A row per method: its gIoU on all expressions, and the share of questions it answers right."""
+    methods = report["methods"]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+    masks, answers = figure.subplots(1, 2, sharey=True)
     before = report["base"]["answers"]["all"]
-    axes.axvline(before, color="0.7", linewidth=1, zorder=0)
-    for name, found in report["methods"].items():
+    answers.axvline(before, color="0.5", linewidth=1, linestyle="--", zorder=0)
+    for row, (name, found) in enumerate(methods.items()):
         color, marker = LOOKS[name]
-        giou = found["giou"]["all"]
+        giou, right = found["giou"]["all"], found["answers"]["all"]
         reach = [[giou["mean"] - giou["low"]], [giou["high"] - giou["mean"]]]
-        axes.errorbar(
-            found["answers"]["all"], giou["mean"], reach, color=color, marker=marker, markersize=8, capsize=3,
-            linestyle="none", label=LABELS[name],
-        )  # fmt: skip
-    axes.set(
-        xlabel="questions answered right after training (line: before)",
-        ylabel="gIoU, 95% interval",
-        xlim=(-0.02, 1.05),
-        title="Same scenes, same number of steps",
-    )
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best", fontsize=9)
+        masks.errorbar(giou["mean"], row, xerr=reach, color=color, marker=marker, markersize=6, capsize=3)
+        masks.annotate(f"{giou['mean']:.3f}", (giou["mean"], row), (0, 9), textcoords="offset points", ha="center")
+        answers.plot([before, right], [row, row], color=color, linewidth=1, zorder=1)
+        answers.plot(right, row, color=color, marker=marker, markersize=8, clip_on=False)
+        # To the left of the line, or above what leads to it.
+        place, ha = ((-10, -4), "right") if right > 0.5 else ((0, 9), "left")
+        answers.annotate(f"{right:.1%}", (right, row), place, textcoords="offset points", ha=ha)
+    masks.set_yticks(range(len(methods)), [LABELS[name] for name in methods])
+    masks.margins(x=0.12)
+    masks.set(ylim=(len(methods) - 0.5, -0.7), xlabel="gIoU, 95% interval")
+    answers.set(xlim=(-0.03, 1.03), xlabel="questions answered right\nafter training (line: before)")
+    answers.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    for axes in (masks, answers):
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    figure.suptitle("Same scenes, same number of steps")
     return figure
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 from PIL import Image
@@ -22,7 +23,8 @@ from lens_adapter.pictures.overlays import heatmap_overlay, mask_overlay
 OUTPUT = Path(__file__).parents[2] / "docs" / "attention.png"
 SCENE = 58341  # of the test split, behind those of the figures
 PROMPTS = ("the dog left of the pizza", "everything you can drink from", "the vegetable")
-SKY = 1  # blue, in the palette: nothing in the scene is
+BLUE = 5  # in the palette: nothing in the scene is
+LINE = 3.6  # pixels of the picture, which is shown at less than half its size
 HEADS = {"mirror": "the paper's head", "lite": "ours"}
 
 
@@ -43,18 +45,19 @@ def draw(adapters: dict[str, LensAdapter], image: Image.Image) -> plt.Figure:
     columns = iter(axes.T)
     for ax, prompt in zip(next(columns), PROMPTS, strict=True):
         ax.imshow(image)
-        ax.set_xlabel(f"“{prompt}”", fontsize=9)
+        ax.set_xlabel(fill(f"“{prompt}”", 22), fontsize=13)
     for name, adapter in adapters.items():
         before, after, masks = next(columns), next(columns), next(columns)
-        before[0].set_title(f"frozen model,\nlayer {adapter.config.tap_layer}", fontsize=10)
-        after[0].set_title(f"{name},\n{HEADS[name]}", fontsize=10)
-        masks[0].set_title("its mask", fontsize=10)
+        before[0].set_title(f"frozen model,\nlayer {adapter.config.tap_layer}", fontsize=14)
+        after[0].set_title(f"{name},\n{HEADS[name]}", fontsize=14)
+        masks[0].set_title("its mask", fontsize=14)
         out = adapter.segment(image, list(PROMPTS))
         for row, prompt in enumerate(PROMPTS):
             before[row].imshow(heatmap_overlay(image, raw_attention(adapter, image, prompt)))
-            after[row].imshow(heatmap_overlay(image, out.heatmaps[row], out.keypoints[row]))
-            masks[row].imshow(mask_overlay(image, out.masks[row : row + 1], colors=[SKY]))
-            masks[row].set_xlabel(f"score {out.scores[row]:.2f}", fontsize=9)
+            after[row].imshow(heatmap_overlay(image, out.heatmaps[row], out.keypoints[row], unit=LINE))
+            mask = mask_overlay(image, out.masks[row : row + 1], colors=[BLUE], fade=0.55, fill=0.15, unit=LINE)
+            masks[row].imshow(mask)
+            masks[row].set_xlabel(f"score {out.scores[row]:.2f}", fontsize=13)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     return figure

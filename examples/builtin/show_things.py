@@ -45,7 +45,7 @@ def panel(scene: Scene, prompt: str, targets: tuple[int, ...]) -> Image.Image:
         mask = scene.masks(2 * SIDE)[list(targets)].any(0)
         pale = Image.blend(picture, Image.new("RGB", picture.size, WHITE), 0.5)
         picture = Image.composite(picture, pale, Image.fromarray(mask))
-        picture = mask_overlay(picture, torch.from_numpy(mask)[None], colors=[OUTLINE], fill=0, unit=2)
+        picture = mask_overlay(picture, torch.from_numpy(mask)[None], colors=[OUTLINE], fill=0, unit=3)
     page = Image.new("RGB", (SIDE, SIDE + CAPTION), WHITE)
     page.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (0, 0))
     pen = ImageDraw.Draw(page)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -15,13 +14,13 @@ from PIL import Image
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.data.examples import Example, Examples
 from lens_adapter.evaluation.metrics import Finding
-from lens_adapter.pictures.overlays import heatmap_overlay, mask_overlay
-from lens_adapter.results import Evaluation
+from lens_adapter.pictures.colors import color_of
+from lens_adapter.pictures.samples import COLORS, HEAT, Sample
+from lens_adapter.results import Evaluation, metric_name
 from lens_adapter.writing import write_text
 
 COUNT = 6  # of each kind
 SIDE = 300  # pixels of a picture on the page, at most
-TRUTH_COLOR = 2  # bluish green; what was found is orange
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>
@@ -29,9 +28,16 @@ body {{ font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 2rem auto; m
 h1 {{ font-size: 1.3rem }} h2 {{ font-size: 1.1rem; margin-top: 2.5rem }} p, small {{ color: #666 }}
 figure {{ margin: 1.2rem 0 }} figcaption {{ margin-bottom: .4rem }} b {{ font-variant-numeric: tabular-nums }}
 div {{ display: flex; gap: 12px; flex-wrap: wrap }} img {{ display: block; border-radius: 4px }}
+div small {{ display: block; margin-bottom: .2rem }} div > span {{ width: {side}px }}
+i {{ display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .4em }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
+table {{ font-size: 13px }} td, th {{ text-align: right; white-space: nowrap; padding: .2rem .8rem }}
+td, th {{ border-bottom: 1px solid #ddd }}
+th:first-child {{ text-align: left }}
+section {{ overflow-x: auto }}
 </style></head><body>
 <h1>{title}</h1><p>{heading}</p>
-<p>Each row: what is named, what was found, the heatmap with its keypoints.</p>
+<section>{table}</section>
 {sections}
 </body></html>
 """
@@ -57,7 +63,11 @@ def save_gallery(
         rows = [_row(finding, examples[finding.index], adapter, evaluation) for finding in findings]
         sections.append(f"<h2>{title}</h2>\n" + "\n".join(rows))
     page = _PAGE.format(
-        title="Best, median and worst", heading=escape(evaluation.heading()), sections="\n".join(sections)
+        title="Best, median and worst",
+        heading=escape(evaluation.heading()),
+        table=_table(evaluation),
+        sections="\n".join(sections),
+        side=SIDE,
     )
     write_text(file, page)
 
@@ -89,22 +99,39 @@ def _row(finding: Finding, example: Example, adapter: LensAdapter, evaluation: E
     out = adapter.segment(
         example.image, example.prompt, mask_threshold=evaluation.mask_threshold, score_threshold=threshold
     )
-    image = example.image.copy()
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    points = out.keypoints[0] * torch.tensor([image.width / example.image.width, image.height / example.image.height])
-    style: dict[str, Any] = {"fade": 0.6, "fill": 0.3}
-    truth = mask_overlay(image, torch.from_numpy(example.mask)[None], colors=[TRUTH_COLOR], **style)
-    found = mask_overlay(image, out.masks, **style)
-    heat = heatmap_overlay(image, out.heatmaps[0], points)
+    sample = Sample(
+        image=example.image,
+        prompt=example.prompt,
+        truth=torch.from_numpy(example.mask),
+        mask=out.masks[0],
+        heatmap=out.heatmaps[0],
+        keypoints=out.keypoints[0],
+    )
     facts = [f"IoU <b>{finding.judged(threshold).iou:.2f}</b>", f"score <b>{finding.score:.2f}</b>"]
     facts += ["empty mask"] if finding.refused(threshold) else []
     facts += [escape(text) for text in (finding.subset, example.id) if text]
     pictures = "".join(
-        f'<img src="{_as_text(picture)}" alt="{name}" width="{picture.width}" height="{picture.height}">'
-        for name, picture in (("truth", truth), ("found", found), ("heatmap", heat))
+        f"<span><small>{_swatch(name)}{name}</small>"
+        f'<img src="{_as_text(picture)}" alt="{name}" width="{picture.width}" height="{picture.height}"></span>'
+        for name, picture in sample.pictures(SIDE).items()
     )
     caption = f"{escape(example.prompt)}<br><small>{' · '.join(facts)}</small>"
     return f"<figure><figcaption>{caption}</figcaption><div>{pictures}</div></figure>"
+
+
+def _swatch(name: str) -> str:
+    return f'<i style="background: rgb{color_of(COLORS[name])}"></i>' if name != HEAT else ""
+
+
+def _table(evaluation: Evaluation) -> str:
+    """Every figure with its interval, a row per metric and a column per subset."""
+    subsets = list(evaluation.figures)
+    metrics = dict.fromkeys(metric for row in evaluation.figures.values() for metric in row)
+    rows = ["".join(f"<th>{escape(subset)}</th>" for subset in ["", *subsets])]
+    for metric in metrics:
+        cells = "".join(f"<td>{evaluation.figures[subset].get(metric, '')}</td>" for subset in subsets)
+        rows.append(f"<th>{escape(metric_name(metric))}</th>{cells}")
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
 def _as_text(picture: Image.Image) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from matplotlib.backends.backend_agg import RendererAgg
@@ -11,8 +11,12 @@ from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 from PIL import Image, ImageDraw
 
-from lens_adapter.pictures.colors import HAIRLINE, INK, RGB, WHITE
+from lens_adapter.pictures.colors import HAIRLINE, INK, RGB, WHITE, ink_on
 from lens_adapter.pictures.outlines import Box
+
+# In units: how wide a line is, and how much its casing shows at each side; the radii of a ring, from outside.
+LINE, CASING = 1.8, 0.9
+RING = (4.6, 4.1, 2.7)
 
 
 class Canvas:
@@ -30,16 +34,32 @@ class Canvas:
         self._layer = RendererAgg(picture.width, picture.height, 72)
         self._upright = Affine2D().scale(1, -1).translate(0, picture.height)
 
-    def outline(self, points: np.ndarray, color: RGB) -> None:
-        """A closed line through (P, 2) x, y in pixels, on a white one that sets it off from any ground."""
-        path = Path(points, closed=True)
-        for width, stroke in ((4.4, (*WHITE, 225)), (2.2, (*color, 255))):
-            self._draw(path, stroke=stroke, width=width * self.unit)
+    def outline(self, points: np.ndarray, color: RGB, shown: np.ndarray | None = None) -> None:
+        """A closed line in a casing that sets it off from any ground.
 
-    def ring(self, x: float, y: float, color: RGB) -> None:
-        """A small disc in a white ring with a dark hair around it."""
-        for radius, fill in ((4.7, (*INK, 150)), (4.2, (*WHITE, 255)), (2.7, (*color, 255))):
-            self._draw(Path.circle((x, y), max(radius * self.unit, 1.2)), fill=fill)
+        Args:
+            points: (P, 2), x then y in pixels; the first one is also the last.
+            color: of the line.
+            shown: bool (P,): the line is drawn from these points to the next ones only; None: from all.
+        """
+        path = Path(points, closed=True)
+        if shown is not None and not shown.all():
+            path = Path(points, np.where(np.append(False, shown[:-1]), Path.LINETO, Path.MOVETO))
+        for stroke, more in ((*ink_on(color), 225), CASING), ((*color, 255), 0.0):
+            self._draw(path, stroke=stroke, width=LINE + 2 * more)
+
+    def leader(self, ends: tuple[float, float, float, float], color: RGB) -> None:
+        """A straight line from x, y to x, y with a dot at its end, in a casing."""
+        x0, y0, x1, y1 = ends
+        for stroke, more in ((*ink_on(color), 225), CASING), ((*color, 255), 0.0):
+            self._draw(Path([(x0, y0), (x1, y1)]), stroke=stroke, width=LINE + 2 * more)
+            self._draw(Path.circle((x1, y1), (1.5 * LINE + more) * self.unit), fill=stroke)
+
+    def ring(self, x: float, y: float, color: RGB, most: float = inf) -> None:
+        """A small disc in a white ring with a dark hair around it, of a radius of at most `most` pixels."""
+        scale = min(self.unit, max(most, 1.2) / RING[0])
+        for radius, ink in zip(RING, ((*INK, 150), (*WHITE, 255), (*color, 255)), strict=True):
+            self._draw(Path.circle((x, y), max(radius * scale, 0.8)), fill=ink)
 
     def chip(self, box: Box, color: RGB) -> None:
         """A filled box with round corners."""
@@ -48,9 +68,10 @@ class Canvas:
         self._draw(round_box(left, top, right - left, bottom - top, 1), fill=(*color, 255))
 
     def _draw(self, path: Path, *, stroke: RGB | None = None, width: float = 0.0, fill: RGB | None = None) -> None:
-        """RGBs are red, green, blue and opacity, 0 to 255."""
+        """RGBs are red, green, blue and opacity, 0 to 255; `width` in units."""
         pen = self._layer.new_gc()
-        pen.set_linewidth(width)
+        pen.set_linewidth(max(width * self.unit, 1.0) if width else 0.0)
+        pen.set_capstyle("butt")
         pen.set_joinstyle("round")
         if stroke is not None:
             pen.set_foreground(_shares(stroke), isRGBA=True)

@@ -13,7 +13,8 @@ from torch import Tensor
 from lens_adapter.pictures.colors import color_of, ink_on
 from lens_adapter.pictures.overlays import labelled_overlay
 
-HTML_WIDTH = 640  # pixels
+# Pixels of the longer side of a picture: larger ones are made so small, smaller ones up to so large.
+MOST, LEAST = 640, 320
 _CELL = 'style="text-align: left; padding: 2px 16px 2px 0"'
 
 
@@ -24,10 +25,11 @@ def results_html(
     prompts: Sequence[str],
     scores: Sequence[float],
     found: Sequence[bool],
+    parts: Sequence[Tensor] | None = None,
 ) -> str:
-    """The overlay, at most `HTML_WIDTH` pixels wide, and a table of all prompts.
+    """The overlay, drawn at the size at which it is shown, and a table of all prompts.
 
-    Its text has the colors of the page around it, light or dark.
+    The table's text has the colors of the page around it, light or dark.
 
     Args:
         image: RGB; None: the table alone.
@@ -39,7 +41,10 @@ def results_html(
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     if image is None:
         return table
-    return f"<div>{_html_picture(labelled_overlay(image, masks, keypoints, prompts, scores, found))}{table}</div>"
+    shown = _at_shown_size(image)
+    points = [each * (shown.width / image.width) for each in keypoints]
+    overlay = labelled_overlay(shown, masks, points, prompts, scores, found, parts=parts)
+    return f"<div>{_html_picture(overlay)}{table}</div>"
 
 
 def grounded_html(text: str, spans: Sequence[tuple[tuple[int, int] | None, int]], results: str) -> str:
@@ -63,10 +68,19 @@ def grounded_html(text: str, spans: Sequence[tuple[tuple[int, int] | None, int]]
 
 
 def _html_picture(picture: Image.Image) -> str:
-    width = min(picture.width, HTML_WIDTH)
     buffer = BytesIO()
-    picture.resize((width, max(1, round(width * picture.height / picture.width)))).save(buffer, "PNG")
+    picture.save(buffer, "PNG")
     return f'<img alt="masks" src="data:image/png;base64,{b64encode(buffer.getvalue()).decode("ascii")}"/>'
+
+
+def _at_shown_size(image: Image.Image) -> Image.Image:
+    """Small pictures are enlarged pixel by pixel, as they are."""
+    longer = max(image.size)
+    if longer <= MOST:
+        times = max(1, LEAST // longer)
+        return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    zoom = MOST / longer
+    return image.resize((max(1, round(image.width * zoom)), max(1, round(image.height * zoom))))
 
 
 def _html_row(index: int, mask: Tensor, keypoints: Tensor, prompt: str, score: float, found: bool) -> str:
@@ -74,6 +88,9 @@ def _html_row(index: int, mask: Tensor, keypoints: Tensor, prompt: str, score: f
     area = f"{int(mask.sum()):,} px ({mask.float().mean().item():.1%})" if mask.any() else "empty"
     named = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in points[:3]) or "none"
     more = f" and {len(points) - 3} more" if len(points) > 3 else ""
-    swatch = f'<span style="color: rgb{color_of(index)}">&#9632;</span>'
+    box = (
+        f"display: inline-block; width: 0.9em; height: 0.9em; border: 1px solid #888; background: rgb{color_of(index)}"
+    )
+    swatch = f'<span style="{box}"></span>'
     cells = (swatch, escape(prompt), f"{score:.2f}", area if found else "absent", named + more)
     return "<tr>" + "".join(f"<td {_CELL}>{cell}</td>" for cell in cells) + "</tr>"

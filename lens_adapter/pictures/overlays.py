@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from math import sqrt
+from collections.abc import Sequence
+from math import inf, sqrt
 from typing import Any
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lens_adapter.pictures.colors import PALETTE, RGB, WHITE, color_of, ink_on
+from lens_adapter.pictures.colors import PALETTE, WHITE, color_of, ink_on
 from lens_adapter.pictures.drawing import Canvas, stencil, to_image
-from lens_adapter.pictures.outlines import Box, bounding_box, outlines
-from lens_adapter.pictures.text import font, shortened
+from lens_adapter.pictures.labels import place_labels
+from lens_adapter.pictures.outlines import in_turn, outlines
 
+FILL = 0.18  # opacity of a mask's color: what is under it stays to be seen
+DASH = 9  # units; of outlines that run along each other
 KEYPOINT = PALETTE[1]  # on a heatmap: the one hue that magma lacks
 
 
@@ -28,9 +28,7 @@ def labelled_overlay(
     prompts: Sequence[str],
     scores: Sequence[float],
     found: Sequence[bool],
-    *,
-    colors: Sequence[int] | None = None,
-    parts: Sequence[Tensor] | None = None,
+    **style: Any,
 ) -> Image.Image:
     """An RGB image with the masks of N prompts, their outlines, their keypoints, and a label for each.
 
@@ -38,18 +36,21 @@ def labelled_overlay(
     no pixels all the same. It is shortened to fit; an image too small to be read under labels gets none.
 
     Args:
-        image: (H, W), what is drawn on.
-        masks: bool (N, H, W).
+        image: what is drawn on.
+        masks: bool (N, h, w), spread over the whole image.
         keypoints: N times (K_i, 2), x then y, in pixels.
         prompts: N texts.
         scores: N numbers in [0, 1].
         found: N times, whether the prompt names something in the image.
-        colors: as for `mask_overlay`.
-        parts: as for `mask_overlay`.
+        style: as for `mask_overlay`.
     """
-    canvas = _painted(image, masks, keypoints, colors=colors, parts=parts)
-    shapes = masks.detach().cpu().numpy()
-    labels = list(_place_labels(shapes, prompts, scores, found, colors or range(len(prompts))))
+    canvas = _painted(image, masks, keypoints, **style)
+    points = [each.detach().float().cpu().numpy() for each in keypoints]
+    shapes, colors = masks.detach().cpu().numpy(), style.get("colors") or range(len(prompts))
+    labels = place_labels(image.size, shapes, points, prompts, scores, found, colors)
+    for label in labels:
+        if label.leader is not None:
+            canvas.leader(label.leader, label.color)
     for label in labels:
         canvas.chip(label.box, label.color)
     picture = canvas.drawn()
@@ -83,27 +84,35 @@ def _painted(
     *,
     colors: Sequence[int] | None = None,
     fade: float = 0.0,
-    fill: float = 0.45,
+    fill: float = FILL,
     unit: float | None = None,
     parts: Sequence[Tensor] | None = None,
 ) -> Canvas:
     colors = colors or range(max(len(masks), len(keypoints)))
-    shapes = list(zip(colors, masks.detach().cpu().numpy(), strict=False))
-    picture = image
+    shapes = masks.detach().cpu().numpy()
+    picture = image.copy()
     if fade:
         pale = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, WHITE), fade)
-        picture = Image.composite(image, pale, stencil(masks.any(0).cpu().numpy(), image.size))
-    for index, mask in shapes:
-        color = Image.new("RGB", image.size, color_of(index))
-        picture = Image.composite(color, picture, stencil(mask, image.size, opacity=fill))
+        picture = Image.composite(image, pale, stencil(np.asarray(shapes.any(0)), image.size))
+    # Every pixel gets one color, that of the smallest mask it is in: colors laid over each other would be none.
+    free = np.ones(shapes.shape[1:], bool)
+    by_area = np.argsort(shapes.sum((1, 2)), kind="stable").tolist()
+    for index in by_area if fill else ():
+        picture.paste(color_of(colors[index]), mask=stencil(shapes[index] & free, image.size, opacity=fill))
+        free &= ~shapes[index]
     canvas = Canvas(picture, unit)
-    zoom = np.divide(image.size, masks.shape[:0:-1])
-    for index, outlined in zip(colors, masks[:, None] if parts is None else parts, strict=False):
-        for outline in chain.from_iterable(map(outlines, outlined.detach().cpu().numpy())):
-            canvas.outline(outline * zoom, color_of(index))
-    for index, points in zip(colors, keypoints, strict=False):
+    zoom = np.divide(image.size, shapes.shape[:0:-1])
+    outlined = masks[:, None] if parts is None else parts
+    lines = [[line * zoom for part in each.detach().cpu().numpy() for line in outlines(part)] for each in outlined]
+    shown = in_turn(lines, image.size, DASH * canvas.unit, max(zoom))
+    for index in reversed(by_area):
+        for line, turns in zip(lines[index], shown[index], strict=True):
+            canvas.outline(line, color_of(colors[index]), turns)
+    # A keypoint does not hide a thing that is hardly larger than itself.
+    sides = [sqrt(shape.mean() * image.width * image.height) or inf for shape in shapes]
+    for index, points in enumerate(keypoints):
         for x, y in points.tolist():
-            canvas.ring(x, y, color_of(index))
+            canvas.ring(x, y, color_of(colors[index]), most=0.2 * sides[index] if sides else inf)
     return canvas
 
 
@@ -122,44 +131,8 @@ def heatmap_overlay(
     heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)
     glow = matplotlib.colormaps["magma"](heat, bytes=True)[..., :3]  # uint8 (H, W, 3)
     grey = np.asarray(image.convert("L"), np.float32)[..., None]
-    alpha = (0.6 + 0.3 * heat)[..., None]
+    alpha = (0.5 + 0.4 * heat)[..., None]
     canvas = Canvas(to_image(grey * (1 - alpha) + glow * alpha), unit)
     for x, y in [] if keypoints is None else keypoints.tolist():
         canvas.ring(x, y, KEYPOINT)
     return canvas.drawn()
-
-
-@dataclass(frozen=True)
-class _Label:
-    text: str
-    face: ImageFont.FreeTypeFont
-    color: RGB
-    box: Box
-
-
-def _place_labels(
-    masks: np.ndarray, prompts: Sequence[str], scores: Sequence[float], found: Sequence[bool], colors: Sequence[int]
-) -> Iterator[_Label]:
-    """A label per prompt: beside its mask, clear of the labels before it, over as little of any mask as may be."""
-    height, width = masks.shape[1:]
-    size = round(max(9, min(0.024 * sqrt(width * height), 0.1 * height)))
-    pad, tall = 0.45 * size, round(1.6 * size)
-    cover = np.asarray(masks.any(0), np.float32)  # (H, W), what it costs to hide a pixel
-    for mask, prompt, score, named, color in zip(masks, prompts, scores, found, colors, strict=True):
-        face = font(size, bold=True, text=prompt)
-        ending = f"{score:.2f}" + (" absent" if not named else "" if mask.any() else " empty")
-        start = shortened(prompt, face, width - 4 * pad - face.getlength("  " + ending))
-        text = f"{start}  {ending}" if start else ending
-        wide = round(face.getlength(text) + 2 * pad)
-        if wide > width or 7 * tall > height:
-            continue
-        left, top, right, bottom = bounding_box(mask)
-        columns = np.clip([left, right - wide], pad, max(width - wide - pad, 0)).astype(int)
-        wanted = np.array([top - tall - pad, bottom + pad, top + pad])
-        rows = np.concatenate([wanted, np.arange(pad, height - tall, tall / 2)]).clip(0, height - tall).astype(int)
-        away = np.abs(rows[:, None] - wanted).min(1, keepdims=True) / height  # (rows, 1)
-        hidden = np.array([[cover[y : y + tall, x : x + wide].mean() for x in columns] for y in rows])
-        row, column = np.unravel_index(np.argmin(hidden + 3 * away), hidden.shape)
-        x, y = int(columns[column]), int(rows[row])
-        cover[y : y + tall, x : x + wide] = 100  # more than any distance
-        yield _Label(text, face, color_of(color), (x, y, x + wide, y + tall))

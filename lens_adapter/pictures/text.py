@@ -12,10 +12,23 @@ from PIL import ImageFont
 
 def font(size: int, *, bold: bool = False, text: str = "") -> ImageFont.FreeTypeFont:
     """DejaVu Sans as matplotlib ships it; for a text that it lacks letters for, a font of the system that has them."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    usual = str(Path(matplotlib.get_data_path(), "fonts", "ttf", name))
-    lacking = frozenset(letter for letter in text if letter.isprintable() and not _has(usual, letter))
+    usual = _usual(bold)
+    lacking = _lacking(usual, text)
     return _open_font((_font_with(lacking) if lacking else None) or usual, size)
+
+
+def can_write(text: str) -> bool:
+    """Whether there is a font here with all letters of `text`."""
+    lacking = _lacking(_usual(bold=True), text)
+    return not lacking or _font_with(lacking) is not None
+
+
+def _usual(bold: bool) -> str:
+    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"))
+
+
+def _lacking(file: str, text: str) -> frozenset[str]:
+    return frozenset(letter for letter in text if letter.isprintable() and not _has(file, letter))
 
 
 @cache

@@ -19,7 +19,7 @@ from lens_adapter.evaluation import Calibration, Finding, Overlap, choose_score_
 from lens_adapter.evaluation.metrics import METRICS
 from lens_adapter.hub.card import CARD_FILE, is_generated, write_model_card
 from lens_adapter.hub.publishing import is_written_by_hand, remote_card
-from lens_adapter.pictures.contact_sheet import Panel, contact_sheet
+from lens_adapter.pictures.samples import Sample, sample_grid
 from lens_adapter.sam.square import logit
 from lens_adapter.segmentation import LensPrediction
 from lens_adapter.training.cache.read import FeatureBatch, caches_in, collate_features
@@ -371,7 +371,7 @@ class LensTrainer(Trainer):
 
 
 class SampleGrids(TrainerCallback):
-    """Every `sample_grid_steps` steps, a page of some validation samples: heatmap, keypoints, mask and IoU."""
+    """Every `sample_grid_steps` steps, a page of some validation samples: truth, mask, heatmap, keypoints and IoU."""
 
     def __init__(self, adapter: LensAdapter, dataset: Any):
         self.adapter = adapter
@@ -382,16 +382,24 @@ class SampleGrids(TrainerCallback):
             return
         count = len(self.dataset)
         picked = np.linspace(0, count - 1, min(count, GRID_SAMPLES)).round().astype(int).tolist()
-        page = contact_sheet([self._panel(index) for index in picked], title=f"Step {state.global_step}")
+        page = sample_grid([self._sample(index) for index in picked], title=f"Step {state.global_step}")
         file = Path(args.output_dir, "samples", f"step-{state.global_step:06}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         write_picture(file, page)
 
-    def _panel(self, index: int) -> Panel:
-        sample = self.dataset[index]
-        out = self.adapter.segment(sample.image, [sample.prompt])
-        panel: Panel = out.to_panel(ious=[overlap(out.masks[0].numpy(), sample.mask, sample.ignore).iou])
-        return panel
+    def _sample(self, index: int) -> Sample:
+        example = self.dataset[index]
+        out = self.adapter.segment(example.image, [example.prompt])
+        iou = overlap(out.masks[0].numpy(), example.mask, example.ignore).iou
+        return Sample(
+            image=out.image,
+            prompt=example.prompt,
+            truth=torch.from_numpy(example.mask),
+            mask=out.masks[0],
+            heatmap=out.heatmaps[0],
+            keypoints=out.keypoints[0],
+            caption=f"IoU {iou:.2f}   score {out.scores[0]:.2f}{'' if out.found[0] else '   absent'}",
+        )
 
 
 def _findings(predictions: Any) -> list[Finding]:

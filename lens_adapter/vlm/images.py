@@ -115,32 +115,32 @@ def load_image(image: ImageInput) -> Image.Image:
     turn nothing.
 
     Args:
-        image: a PIL image, a path, a file's bytes, a data URI, a numpy array (H, W, 3) uint8, or a torch tensor
-            (3, H, W) uint8; all RGB.
+        image: a PIL image, a path, a file's bytes, a data URI, a numpy array (H, W, 3), or a torch tensor (3, H, W);
+            all RGB. Arrays and tensors are uint8, or floats from 0 to 1 (white).
 
     Returns:
         A PIL image of mode RGB. The one given is left as it was.
 
     Raises:
         InputError: the file is missing, no image of `PICTURE_FORMATS`, or damaged; the image is empty, or a file or PIL
-            image of more than `MOST_PIXELS`; a type, shape or dtype that is none of the above; a URL of the web.
+            image of more than `MOST_PIXELS`; a type, shape or dtype that is none of the above; floats beyond 0 and 1,
+            infinite or none; a URL of the web.
     """
     if isinstance(image, np.ndarray):
-        _require_rgb(
-            image, image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8, "numpy array (H, W, 3)"
-        )
-        return Image.fromarray(np.ascontiguousarray(image))
+        known = image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating)
+        _require_rgb(image, known and image.ndim == 3 and image.shape[2] == 3, "numpy array (H, W, 3)")
+        return Image.fromarray(_levels(image))
     if isinstance(image, Tensor):
-        _require_rgb(
-            image, image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8, "torch tensor (3, H, W)"
-        )
-        return Image.fromarray(np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy()))
+        known = image.dtype == torch.uint8 or image.is_floating_point()
+        _require_rgb(image, known and image.ndim == 3 and image.shape[0] == 3, "torch tensor (3, H, W)")
+        pixels = (image if image.dtype == torch.uint8 else image.float()).detach().cpu()  # numpy has no bfloat16
+        return Image.fromarray(_levels(pixels.permute(1, 2, 0).numpy()))
     if isinstance(image, Image.Image):
         return _as_shown(image)
     if not isinstance(image, PictureFile):
         raise InputError(
             "An image must be a PIL image, a path, a file's bytes, a data URI, a numpy array (H, W, 3) or a torch "
-            f"tensor (3, H, W) of dtype uint8; got {type(image).__name__}."
+            f"tensor (3, H, W) of dtype uint8, or of floats from 0 to 1; got {type(image).__name__}."
         )
     with open_image(image) as opened:
         return _as_shown(opened)
@@ -211,9 +211,22 @@ def _register_heif(name: str) -> None:
 def _require_rgb(array: np.ndarray | Tensor, good: bool, expected: str) -> None:
     if not good or 0 in array.shape:
         raise InputError(
-            f"Expected a {expected} of RGB values, dtype uint8, with at least one pixel; "
+            f"Expected a {expected} of RGB values, dtype uint8 or floats from 0 to 1, with at least one pixel; "
             f"got shape {tuple(array.shape)} and dtype {array.dtype}."
         )
+
+
+def _levels(pixels: np.ndarray) -> np.ndarray:
+    """uint8 as it is; floats from 0 to 1 -> uint8."""
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= 1):  # nor where one of them is no number
+        raise InputError(
+            f"An image of floats must have values from 0 (black) to 1 (white); got {low:g} to {high:g}. Divide by 255 "
+            "what goes up to that, and undo a processor's normalization."
+        )
+    return (pixels * 255).round().astype(np.uint8)
 
 
 def _name(image: Image.Image) -> str:

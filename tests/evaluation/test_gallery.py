@@ -38,6 +38,10 @@ def test_the_gallery_is_one_file(tmp_path):
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.images)
     assert not {"script", "link", "iframe"} & set(page.tags) and "http" not in re.sub('base64,[^"]*', "", text)
     assert "the <b>thing</b> & number" in page.text  # escaped
+    for title in ("truth", "found", "heatmap and keypoints"):  # above every picture
+        assert page.text.count(title) == text.count("<figure>")
+    for subset, row in result.figures.items():
+        assert subset in page.text and all(str(figure) in page.text for figure in row.values())
     assert "Named although absent" in page.text
 
 

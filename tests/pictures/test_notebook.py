@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lens_adapter.pictures.notebook import HTML_WIDTH
+from lens_adapter.output import SHOWN_IN_A_NOTEBOOK, LensOutputs
+from lens_adapter.pictures.colors import color_of
+from lens_adapter.pictures.notebook import LEAST, MOST
 from tests.tiny.outputs import painted_output, pixels
 
 
@@ -28,13 +30,40 @@ def test_a_notebook_shows_the_overlay_and_a_table():
     ]
     assert cells[6:] == ["a &amp; b", "0.90", "empty", "(1, 2), (3, 4), (5, 6) and 2 more"]
     assert "<script" not in page and ET.fromstring(page).tag == "div"
-    (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    shown = Image.open(BytesIO(b64decode(data)))
-    assert shown.format == "PNG" and shown.size == (HTML_WIDTH, round(HTML_WIDTH / 3))
-    small = output.plot().resize(shown.size)
-    assert np.abs(pixels(shown.convert("RGB")) - pixels(small)).max() == 0
+    (shown,) = pictures_of(page)
+    assert shown.format == "PNG" and shown.size == (MOST, round(MOST / 3))
     output.image = None
     assert output._repr_html_().startswith("<table>")
+
+
+def pictures_of(page: str) -> list[Image.Image]:
+    return [Image.open(BytesIO(b64decode(data))) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+
+
+def test_a_notebook_draws_at_the_size_at_which_it_shows():
+    large, small = (painted_output(*size, prompts=1) for size in ((2400, 1800), (32, 24)))
+    for output, size in ((large, (MOST, MOST * 3 // 4)), (small, (LEAST, LEAST * 3 // 4))):
+        (shown,) = pictures_of(output._repr_html_())
+        assert shown.size == size
+        # As the same thing drawn at that size from the start: no line is blurred, no label lost.
+        same = pixels(painted_output(*size, prompts=1).plot())
+        assert np.abs(pixels(shown.convert("RGB")) - same).mean() < 1
+
+
+def test_the_colors_of_masks_labels_and_tables_are_the_same():
+    output = painted_output(600, 400, prompts=3)
+    page = output._repr_html_()
+    (shown,) = pictures_of(page)
+    for index in range(3):
+        assert f"background: rgb{color_of(index)}" in page
+        assert (pixels(shown.convert("RGB")) == color_of(index)).all(-1).sum() > 200
+
+
+def test_a_notebook_shows_a_list_of_outputs():
+    outputs = LensOutputs(painted_output(32, 24, prompts=1) for _ in range(SHOWN_IN_A_NOTEBOOK + 2))
+    page = outputs._repr_html_()
+    assert len(pictures_of(page)) == SHOWN_IN_A_NOTEBOOK and "and 2 more" in page
+    assert ET.fromstring(page).tag == "div" and "more" not in LensOutputs(outputs[:2])._repr_html_()
 
 
 def test_a_notebook_says_what_is_absent():

@@ -129,10 +129,16 @@ def test_no_pixels(size):
         (np.zeros((4, 4, 4), np.uint8), r"got shape \(4, 4, 4\)"),
         (np.zeros((3, 4, 4), np.uint8), r"got shape \(3, 4, 4\)"),
         (np.zeros((1, 4, 4, 3), np.uint8), r"got shape \(1, 4, 4, 3\)"),
-        (np.zeros((4, 4, 3), np.float32), "uint8.*got .* dtype float32"),
+        (np.zeros((4, 4, 3), np.int32), "uint8 or floats from 0 to 1.*got .* dtype int32"),
+        (np.full((4, 4, 3), 255.0), r"from 0 \(black\) to 1 \(white\); got 255 to 255.*Divide by 255"),
+        (np.full((4, 4, 3), -0.1), "got -0.1 to -0.1"),
+        (np.full((4, 4, 3), np.nan), "got nan to nan"),
+        (np.full((4, 4, 3), np.inf, np.float32), "got inf to inf"),
+        (torch.full((3, 4, 4), 1.5), "got 1.5 to 1.5.*normalization"),
+        (np.zeros((4, 4), np.float32), r"\(H, W, 3\).*got shape \(4, 4\)"),
         (np.zeros((0, 4, 3), np.uint8), r"at least one pixel; got shape \(0, 4, 3\)"),
         (torch.zeros(4, 4, 3, dtype=torch.uint8), r"\(3, H, W\).*got shape \(4, 4, 3\)"),
-        (torch.zeros(3, 4, 4), r"uint8.*got .* dtype torch\.float32"),
+        (torch.zeros(3, 4, 4, dtype=torch.long), r"uint8.*got .* dtype torch\.int64"),
         (torch.zeros(3, 4, 0, dtype=torch.uint8), r"at least one pixel; got shape \(3, 4, 0\)"),
         (b"\x89PNG", "image of 4 bytes cannot be read as an image"),
         (None, "got NoneType"),
@@ -142,6 +148,21 @@ def test_no_pixels(size):
 def test_what_is_no_image(given, message):
     with pytest.raises(InputError, match=message):
         load_image(given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_floats_from_0_to_1_are_levels(dtype):
+    levels = torch.tensor([0.0, 0.25, 0.5, 1.0]).to(dtype).repeat(3, 2, 1)  # (3, 2, 4)
+    assert pixels(load_image(levels))[0, :, 0].tolist() == [0, 64, 128, 255]
+    if dtype != torch.bfloat16:
+        array = levels.permute(1, 2, 0).numpy()
+        assert (pixels(load_image(array)) == pixels(load_image(levels))).all()
+
+
+def test_uint8_as_floats_is_the_same_picture():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    assert (pixels(load_image(levels / 255)) == levels).all()
+    assert (pixels(load_image((levels / 255).astype(np.float32))) == levels).all()
 
 
 def test_missing_files(tmp_path):
