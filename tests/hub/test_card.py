@@ -129,7 +129,10 @@ def test_our_own_card_is_written_anew_and_keeps_its_license(tmp_path):
     assert "up to 7" in text and ModelCard(text).data.license == "mit"
 
 
-HOSTILE = '<script>alert(1)</script> [x](http://evil) ![y](http://evil/p.png) `a` ``b`` | c\n# Title\n---\nlicense: mine\n```\n"""'
+HOSTILE = (
+    "<script>alert(1)</script> [x](http://evil) ![y](http://evil/p.png) `a` ``b`` | c\n"
+    '# Title\n---\nlicense: mine\n```\n"""'
+)
 
 
 def test_strings_of_a_config_are_no_markup():
