@@ -130,8 +130,8 @@ def test_our_own_card_is_written_anew_and_keeps_its_license(tmp_path):
 
 
 HOSTILE = (
-    "<script>alert(1)</script> [x](http://evil) ![y](http://evil/p.png) `a` ``b`` | c\n# Title\n---\nlicense: mine\n"
-    '```\n"""'
+    "<script>alert(1)</script> [x](http://evil) ![y](http://evil/p.png) `a` ``b`` | c\n"
+    '# Title\n---\nlicense: mine\n```\n"""'
 )
 
 
