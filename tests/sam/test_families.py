@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from lens_adapter import LensConfig
@@ -63,6 +64,9 @@ def their_own(family: str, **prompts: list) -> tuple[Tensor, Tensor, list[Tensor
     padded = not FAMILIES[family].squashed
     inputs = processor(images=IMAGES, return_tensors="pt", **({} if padded else prompts))
     if padded:  # whose processor takes no prompts with different numbers of clicks about one image
+        # By its authors' rule: 4.57's processor, which resizes so, reports the original sizes instead.
+        square = [ResizeLongestSide.get_preprocess_shape(*size, 64) for size in SIZES]
+        inputs["reshaped_input_sizes"] = torch.tensor(square)
         scale = (inputs["reshaped_input_sizes"] / inputs["original_sizes"]).flip(-1).float()
         if "input_points" in prompts:
             clicks = [[[*one, *[(0, 0)] * (2 - len(one))] for one in image] for image in prompts["input_points"]]
