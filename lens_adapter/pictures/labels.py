@@ -156,8 +156,8 @@ def _around(cells: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """For every place of a window of `rows` x `columns` cells: the mean of what it and the cells around it hold."""
     sums = np.pad(np.pad(cells, 1).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     high, wide = rows + 2, columns + 2
-    found: np.ndarray = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
-    return found / (rows * columns)
+    inside: np.ndarray = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    return inside / (rows * columns)
 
 
 def _distance(cells: np.ndarray) -> np.ndarray:
@@ -168,4 +168,4 @@ def _distance(cells: np.ndarray) -> np.ndarray:
         before = np.minimum.accumulate(away - steps, axis) + steps
         after = np.flip(np.minimum.accumulate(np.flip(away + steps, axis), axis), axis) - steps
         away = np.minimum(before, after)
-    return away
+    return np.asarray(away)
