@@ -92,9 +92,9 @@ def plan(config: Mapping[str, Any]) -> Start:
         raise LensConfigError("resume goes on with a run and overwrite deletes it; give one of them.")
     if not config.get("resume"):
         if (there or ended or head) and not config.get("overwrite"):
-            what = f"a training already ({len(there)} checkpoints)" if there or record else "a head already"
+            what = "holds a training already" if there or record else "holds a head already"
             raise LensConfigError(
-                f"{folder} holds {what}. Go on with it by --resume, delete it by --overwrite, or name another "
+                f"{folder} {what} ({len(there)} checkpoints). Go on with it by --resume, delete it by --overwrite, or name another "
                 "output_dir."
             )
         return Start()
