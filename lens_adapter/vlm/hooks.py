@@ -19,7 +19,9 @@ from lens_adapter.signals import LensSignals
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, tap_attention
 from lens_adapter.vlm.cross import behind_image, image_states
+from lens_adapter.vlm.registers import add_hook, remove_hooks
 from lens_adapter.vlm.replica import replicated
+from lens_adapter.vlm.state import undone
 from lens_adapter.vlm.threads import ThreadHook, compiled_code_rests
 
 Query = Literal["last", "all"] | Sequence[int]
@@ -159,19 +161,23 @@ class _Recorder:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """With the hooks of this recorder on the model, in this thread."""
-        anatomy = self.anatomy
-        with ExitStack() as stack:
+        anatomy, tapped = self.anatomy, self.anatomy.layers[self.tap_layer]
+        modules = dict.fromkeys([*anatomy.path, anatomy.decoder, tapped])
 
-            def hook(register: Callable[..., Any], function: Callable[..., Any], **options: Any) -> None:
-                stack.callback(register(ThreadHook(function), **options).remove)
+        def hook(module: nn.Module, kind: str, function: Callable[..., Any], **options: bool) -> None:
+            add_hook(module, kind, ThreadHook(function, self), **options)
 
+        def remove() -> None:
+            for module in modules:
+                remove_hooks(module, self)
+
+        with undone(remove), ExitStack() as stack:
             for module in anatomy.path:
-                hook(module.register_forward_pre_hook, self._note, with_kwargs=True)
-                hook(module.register_forward_hook, self._forget, always_call=True)
-            hook(anatomy.decoder.register_forward_pre_hook, self._begin)
-            hook(anatomy.decoder.register_forward_hook, self._end, always_call=True)
-            tapped = anatomy.layers[self.tap_layer]
-            hook(tapped.register_forward_pre_hook, self._record_hidden, with_kwargs=True)
+                hook(module, "forward_pre_hook", self._note, with_kwargs=True)
+                hook(module, "forward_hook", self._forget, always_call=True)
+            hook(anatomy.decoder, "forward_pre_hook", self._begin)
+            hook(anatomy.decoder, "forward_hook", self._end, always_call=True)
+            hook(tapped, "forward_pre_hook", self._record_hidden, with_kwargs=True)
             for layer in dict.fromkeys(self.layers):
                 stack.enter_context(tap_attention(anatomy.attentions[layer], self._record_rows(layer)))
             yield
