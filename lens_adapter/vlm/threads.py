@@ -108,10 +108,10 @@ def _settle_stance() -> None:
     """The process's stance is ours while a context is open, and then as it was before the first one."""
     with _stance_lock:
         now = eval_frame._stance
-        is_ours = isinstance(now.stance, _EagerHere)
-        if _resting and not is_ours:
-            here = _EagerHere(now.stance)
+        stance: Any = now.stance
+        if _resting and not isinstance(stance, _EagerHere):
+            here: Any = _EagerHere(stance)
             here.before = now
-            eval_frame._set_stance(replace(now, stance=here))  # type: ignore[arg-type]  # a text that is no literal
-        elif is_ours and not _resting:
-            eval_frame._set_stance(now.stance.before)  # type: ignore[attr-defined]  # as just seen
+            eval_frame._set_stance(replace(now, stance=here))
+        elif not _resting and isinstance(stance, _EagerHere):
+            eval_frame._set_stance(stance.before)
