@@ -16,7 +16,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
 from lens_adapter.output import LensOutput
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.images import load_image
@@ -175,11 +175,15 @@ def find_phrases(text: str, wanted: Wanted = None) -> Iterator[tuple[str, Span |
     if wanted is None:
         yield from ((text[start:end], (start, end)) for start, end in _noun_phrases(text))
         return
+    if not isinstance(wanted, str | re.Pattern | Sequence):
+        raise InputError(f"phrases must be a name, a regular expression or a list of them; got {brief(wanted)}.")
     for name in [wanted] if isinstance(wanted, str | re.Pattern) else wanted:
         if isinstance(name, re.Pattern):
             yield from ((match[0], match.span()) for match in name.finditer(text) if match[0].strip())
         elif not isinstance(name, str) or not name.strip():
-            raise InputError(f"A phrase must be a text that names something or a regular expression; got {name!r}.")
+            raise InputError(
+                f"A phrase must be a text that names something or a regular expression; got {brief(name)}."
+            )
         else:
             found = re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
             places: list[Span | None] = [match.span() for match in found]

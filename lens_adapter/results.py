@@ -112,9 +112,10 @@ class Evaluation:
         for name, text in {**needed, **{name: text for name, text in optional.items() if text is not None}}.items():
             if not _is_text(text):
                 return f"{brief(text)} as the name of the {name}"
-        texts = [self.dataset, self.versions, self.benchmark or {}]
-        if wrong := [item for part in texts for item in part.items() if not _is_text(item[0]) or _not_text(item[1])]:
-            return f"{brief(dict(wrong))}"
+        texts = [self.dataset, self.versions, self.benchmark if isinstance(self.benchmark, Mapping) else {}]
+        entries = [item for part in texts for item in part.items()]
+        if odd := [item for item in entries if not _is_text(item[0]) or _not_text(item[1])]:
+            return f"{brief(odd[0])}"
         for name, count in {"prompts": self.prompts, "images": self.images}.items():
             if type(count) is not int or not 0 <= count < 2**63:
                 return f"{brief(count)} {name}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lens_adapter.errors import LensError
+from lens_adapter.errors import InputError, LensError, brief
 from lens_adapter.finite import is_finite
 
 
@@ -19,6 +20,21 @@ def require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
     if len(got) != len(shape) or any(want is not None and want != have for want, have in zip(shape, got, strict=True)):
         wanted = tuple("any" if want is None else want for want in shape)
         raise LensError(f"{name}: expected a tensor of shape {wanted}, got {got}.")
+
+
+def whole_numbers(name: str, value: Any) -> tuple[int, ...]:
+    """A list of whole numbers (a tuple, a range, an array, a tensor) as a tuple of Python's.
+
+    Raises:
+        InputError: it is something else; names it.
+    """
+    try:
+        numbers = list(value)
+        if isinstance(value, str | bytes | Mapping) or any(isinstance(number, bool) for number in numbers):
+            raise TypeError
+        return tuple(index(number) for number in numbers)
+    except TypeError as error:
+        raise InputError(f"{name} must be a list of whole numbers; got {brief(value)}.") from error
 
 
 # What `capture` yields is filled by the first forward inside; a context without one raises.

@@ -57,7 +57,7 @@ def _wrong(index: Mapping[str, Any]) -> str:
     key, size, counts, shards = (index.get(name) for name in ("key", "shard_size", "counts", "shards"))
     if not isinstance(key, dict) or not isinstance(counts, dict) or not isinstance(shards, dict):
         return f"the key {brief(key)}, the counts {brief(counts)} and the shards {brief(shards)}"
-    if not _is_count(size) or size < 1:
+    if type(size) is not int or not 1 <= size < 2**53:
         return f"the shard_size {brief(size)}"
     if wrong := [kind for kind in KINDS if not _is_count(counts.get(kind)) or counts[kind] > _MOST * size]:
         return f"{brief(counts.get(wrong[0]))} {wrong[0]} in shards of {size}"

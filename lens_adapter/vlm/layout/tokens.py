@@ -18,8 +18,8 @@ from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
 
-from lens_adapter.errors import InputError, UnsupportedModelError
-from lens_adapter.signals import TokenLayout
+from lens_adapter.errors import InputError, UnsupportedModelError, brief
+from lens_adapter.signals import TokenLayout, whole_numbers
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES, Layout
 from lens_adapter.vlm.inputs import build_inputs
@@ -60,7 +60,7 @@ def token_layouts(
     if processor is None or image_sizes is None or not measurable:
         frames = [[WHOLE] * len(image.windows) for image in images]
     else:
-        sizes = [(int(height), int(width)) for height, width in image_sizes]
+        sizes = _sizes_of(image_sizes)
         measured = [_measure(processor, known.from_text, read, size) for size in sizes]
         counts = [one.pictures for one in measured]
         if sum(counts) != len(images):
@@ -83,6 +83,15 @@ def token_layouts(
     return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
 
 
+def _sizes_of(image_sizes: Any) -> list[tuple[int, int]]:
+    if isinstance(image_sizes, str | bytes) or not hasattr(image_sizes, "__iter__"):
+        raise InputError(f"image_sizes: expected a list of (H, W), got {brief(image_sizes)}.")
+    sizes = [whole_numbers("image_sizes: each (H, W)", size) for size in image_sizes]
+    if wrong := [size for size in sizes if len(size) != 2 or not 1 <= min(size) <= max(size) <= _LARGEST_SIDE]:
+        raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {brief(wrong[0])}.")
+    return [(height, width) for height, width in sizes]
+
+
 @dataclass(frozen=True)
 class _Measured:
     """What a processor makes of images of one size.
@@ -102,6 +111,7 @@ class _Measured:
     paddings: list[Tensor]
 
 
+_LARGEST_SIDE = 2**16  # pixels: processors are asked what they make of a picture of that size
 MAX_CACHED = 1024  # image sizes per processor
 FEW = 8  # values of padding; where there are more, it is none
 
@@ -111,8 +121,6 @@ _cache: WeakKeyDictionary[Any, dict[Any, _Measured]] = WeakKeyDictionary()
 
 def _measure(processor: Any, from_text: bool, read: partial[list[ImageTokens]], size: tuple[int, int]) -> _Measured:
     """Measure the frames of an image's windows, once per processor setting and image size."""
-    if min(size) < 1:
-        raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {size}.")
     image_processor = getattr(processor, "image_processor", processor)
     # A whole processor's settings beside its image processor's and tokenizer's: patch sizes and the like.
     own = [item for item in vars(processor).items() if isinstance(item[1], (int, str))] if from_text else []
