@@ -216,11 +216,15 @@ def find_phrases(text: str, wanted: Wanted = None) -> Iterator[tuple[str, Span |
     if wanted is None:
         yield from ((text[start:end], (start, end)) for start, end in _noun_phrases(text))
         return
+    if not isinstance(wanted, str | re.Pattern | Sequence):
+        raise InputError(f"phrases must be a name, a regular expression or a list of them; got {brief(wanted)}.")
     for name in [wanted] if isinstance(wanted, str | re.Pattern) else wanted:
         if isinstance(name, re.Pattern):
             yield from ((match[0], match.span()) for match in name.finditer(text) if match[0].strip())
         elif not isinstance(name, str) or not name.strip():
-            raise InputError(f"A phrase must be a text that names something or a regular expression; got {name!r}.")
+            raise InputError(
+                f"A phrase must be a text that names something or a regular expression; got {brief(name)}."
+            )
         else:
             found = re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
             places: list[Span | None] = [match.span() for match in found]

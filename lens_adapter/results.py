@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import yaml
 from huggingface_hub import EvalResult
 
 from lens_adapter.checkpoint import files_digest, weight_files
-from lens_adapter.errors import CheckpointMismatchError, InputError
+from lens_adapter.errors import CheckpointMismatchError, InputError, brief, only_our_errors
 from lens_adapter.writing import write_text
 
 logger = logging.getLogger(__name__)
@@ -90,24 +90,51 @@ class Evaluation:
     findings: Sequence[Any] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        names, counts = (self.protocol, self.dataset.get("name")), (self.prompts, self.images)
-        if self.head_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", str(self.head_sha256)):
-            raise InputError(f"Expected a SHA-256 in hexadecimal as head_sha256; got {self.head_sha256!r}.")
-        figures = [figure for row in self.figures.values() for figure in row.values()]
-        intervals = [figure.interval for figure in figures if figure.interval is not None]
-        numbers = [figure.value for figure in figures] + [end for ends in intervals for end in ends]
-        numbers += self._thresholds().values()
-        named = all(isinstance(name, str) for name in names) and all(isinstance(count, int) for count in counts)
-        measured = bool(figures) and all(len(ends) == 2 for ends in intervals)
-        if not (named and measured and all(isinstance(n, int | float) and isfinite(n) for n in numbers)):
+        if wrong := self._wrong():
             raise InputError(
-                "Expected names of protocol and data set, counts of prompts and images, and at least one figure, all "
-                f"of them finite numbers; got {names}, {counts} and {dict(self.figures)}."
+                "Expected texts as names of protocol, data set and models, counts of prompts and images, and at least "
+                f"one figure, all of them finite numbers; got {wrong}."
             )
+        if self.head_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", str(self.head_sha256)):
+            raise InputError(f"Expected a SHA-256 in hexadecimal as head_sha256; got {brief(self.head_sha256)}.")
         if self.benchmark is not None:
             self._benchmark_entry(self.benchmark)
 
+    def _wrong(self) -> str:
+        """What is no record, in words; empty where all is well."""
+        if not all(isinstance(part, Mapping) for part in (self.dataset, self.figures, self.versions)):
+            return f"the data set {brief(self.dataset)} and the figures {brief(self.figures)}"
+        needed = {"protocol": self.protocol, "data set": self.dataset.get("name")}
+        optional = {name: self.dataset.get(name) for name in ("split", "revision")}
+        optional |= {name: getattr(self, name) for name in ("base_model", "base_model_revision", "adapter")}
+        for name, text in {**needed, **{name: text for name, text in optional.items() if text is not None}}.items():
+            if not _is_text(text):
+                return f"{brief(text)} as the name of the {name}"
+        texts = [self.dataset, self.versions, self.benchmark if isinstance(self.benchmark, Mapping) else {}]
+        entries = [item for part in texts for item in part.items()]
+        if odd := [item for item in entries if not _is_text(item[0]) or _not_text(item[1])]:
+            return f"{brief(odd[0])}"
+        for name, count in {"prompts": self.prompts, "images": self.images}.items():
+            if type(count) is not int or not 0 <= count < 2**63:
+                return f"{brief(count)} {name}"
+        numbers: dict[str, Any] = dict(self._thresholds())
+        for subset, row in self.figures.items():
+            if not isinstance(row, Mapping):
+                return f"the figures {brief(row)}"
+            for metric, figure in row.items():
+                if not (_is_text(subset) and _is_text(metric) and isinstance(figure, Figure)):
+                    return f"the figure {brief(figure)} as the {brief(metric)} of {brief(subset)}"
+                ends = () if figure.interval is None else figure.interval
+                if not isinstance(ends, tuple) or len(ends) not in (0, 2):
+                    return f"the interval {brief(ends)}"
+                numbers |= {f"{subset}, {metric} {k}": number for k, number in enumerate((figure.value, *ends))}
+        if len(numbers) == len(self._thresholds()):
+            return "no figure"
+        wrong = [f"{brief(number)} ({brief(name)})" for name, number in numbers.items() if not _is_finite(number)]
+        return ", ".join(wrong[:3])
+
     @classmethod
+    @only_our_errors
     def from_dict(cls, content: Any) -> Evaluation:
         """The record that `to_dict` gave. What it has beside the attributes above is dropped with a warning.
 
@@ -125,24 +152,32 @@ class Evaluation:
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 "Expected a record with protocol, dataset, prompts, images and figures, as `lens-adapter evaluate "
-                f"--json` writes it; got {type(error).__name__}: {error}."
+                f"--json` writes it; got {type(error).__name__}: {brief(str(error), 200)}."
             ) from error
         if unknown := sorted(set(content) - set(known)):
-            logger.warning("Dropped from the record of an evaluation, as they mean nothing here: %s.", unknown)
+            logger.warning(
+                "Dropped from the record of an evaluation, as they mean nothing here: %s.", brief(unknown, 200)
+            )
         return made
 
     @classmethod
+    @only_our_errors
     def load(cls, file: str | Path) -> Evaluation:
         """Read what `save` or `lens-adapter evaluate --json` wrote.
 
         Raises:
             InputError: the file cannot be read, or is none.
         """
+        from lens_adapter.data.files import require_regular
+
         try:
+            require_regular(Path(file))
             content = json.loads(Path(file).read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"The file {str(file)!r} cannot be read: {error.strerror}.") from error
-        except ValueError as error:  # no JSON, or no text
+            raise InputError(f"The file {brief(str(file), 300)} cannot be read: {error.strerror}.") from error
+        except InputError:
+            raise
+        except (ValueError, RecursionError) as error:  # no JSON, or no text, or too deep a nesting
             raise InputError(
                 f"{file} is no JSON: {error}. Expected what `lens-adapter evaluate --json` writes."
             ) from error
@@ -236,7 +271,7 @@ class Evaluation:
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"The benchmark of the results on {self.dataset['name']} must hold id and task_id of a benchmark of "
-                f"the Hub, and subset and metric of a figure that was measured; got {benchmark} ({error})."
+                f"the Hub, and subset and metric of a figure that was measured; got {brief(benchmark, 200)}."
             ) from error
         if revision := self.dataset.get("revision"):
             dataset["revision"] = revision
@@ -305,6 +340,7 @@ def require_about(results: Sequence[Any], digest: str, head: str) -> None:
             )
 
 
+@only_our_errors
 def load_results(folder: Path) -> list[Evaluation]:
     """The results in `folder` that are about the weights beside them; others are left out, with a warning.
 
@@ -320,8 +356,12 @@ def load_results(folder: Path) -> list[Evaluation]:
             logger.warning("%s is about other weights than those beside it: its results are left out.", file)
             return []
         records = [Evaluation.from_dict(record) for record in content["records"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is damaged ({error}). Delete it and hand the results over again.") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # what others wrote breaks in whatever way comes first
+        raise InputError(
+            f"{file} is damaged ({brief(str(error), 300)}). Delete it and hand the results over again."
+        ) from error
     if not any(record.head_sha256 for record in records):
         return records
     digest = folder_digest(folder)
@@ -351,6 +391,21 @@ def weights_digest(folder: Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that a file can hold, which one with half of a letter is not."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _not_text(value: Any) -> bool:
+    return value is not None and not _is_text(value)
+
+
+def _is_finite(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # False of NaN; and an integer may be larger than any float
 
 
 def _json(content: Mapping[str, Any]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lens_adapter.errors import LensError
+from lens_adapter.errors import InputError, LensError, brief
 from lens_adapter.finite import is_finite
 
 
@@ -41,6 +42,21 @@ def _brief(value: Any) -> str:
         return f"{'(['[isinstance(value, list)]}{', '.join(first + more)}{')]'[isinstance(value, list)]}"
     plain = isinstance(value, _Brief | str | int | float | torch.dtype | torch.device | None)
     return repr(value) if plain else type(value).__name__
+
+
+def whole_numbers(name: str, value: Any) -> tuple[int, ...]:
+    """A list of whole numbers (a tuple, a range, an array, a tensor) as a tuple of Python's.
+
+    Raises:
+        InputError: it is something else; names it.
+    """
+    try:
+        numbers = list(value)
+        if isinstance(value, str | bytes | Mapping) or any(isinstance(number, bool) for number in numbers):
+            raise TypeError
+        return tuple(index(number) for number in numbers)
+    except TypeError as error:
+        raise InputError(f"{name} must be a list of whole numbers; got {brief(value)}.") from error
 
 
 # What `capture` yields is filled by the first forward inside; a context without one raises.

@@ -12,7 +12,7 @@ from lens_adapter.data.files import read_json, require_folder, within
 from lens_adapter.data.ids import by_id, entry_of, id_of, same_ids
 from lens_adapter.data.masks import annotation_regions, is_crowd
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, only_our_errors
 
 
 def readable(name: str) -> str:
@@ -21,6 +21,7 @@ def readable(name: str) -> str:
     return f"the {words[1]} of the {words[0]}" if len(words) == 2 else words[0]
 
 
+@only_our_errors
 def read_coco(
     annotations: str | Path,
     images: str | Path,

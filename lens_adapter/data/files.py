@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,6 +18,7 @@ logger = logging.get_logger(__name__)
 def read_text(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
     """The text of a file in the first of `encodings` that fits."""
     try:
+        require_regular(path)
         raw = path.read_bytes()
     except (OSError, ValueError) as error:  # a name with letters that no name can have
         raise InputError(f"The file {brief(str(path), 300)} cannot be read: {_why(error)}.") from error
@@ -27,6 +28,17 @@ def read_text(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
         except UnicodeDecodeError:
             continue
     raise InputError(f"The file {str(path)!r} must be text in {' or '.join(encodings)}. Save it anew in the first.")
+
+
+def require_regular(path: Path) -> None:
+    """Refuse a pipe, a socket or a device, which may never end. Whether there is anything is not asked.
+
+    Raises:
+        InputError: it is one.
+        OSError, ValueError: it cannot be asked for.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{brief(str(path), 300)} is a pipe or a device; expected a file.")
 
 
 def read_json(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> Any:
@@ -51,19 +63,25 @@ def within(folder: Path, name: Any) -> Path:
 
 def is_file(path: Path) -> bool:
     """Whether there is a file; False, too, where no file can have that name."""
+    return _is(path.is_file)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; False, too, where no folder can have that name."""
+    return _is(path.is_dir)
+
+
+def _is(kind: Callable[[], bool]) -> bool:
     try:
-        return path.is_file()
+        return kind()
     except (OSError, ValueError):
         return False
 
 
 def require_folder(path: Path, what: str) -> Path:
     """`path` if it is a folder; `what` says in the error what it should hold."""
-    try:
-        if path.is_dir():
-            return path
-    except (OSError, ValueError):  # no folder can have that name
-        pass
+    if is_folder(path):
+        return path
     raise InputError(f"Expected a folder with {what} at {brief(str(path), 300)}; there is none.")
 
 

@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from lens_adapter.data.breakage import OnError, collect
-from lens_adapter.data.files import as_label, is_file, read_text, within
+from lens_adapter.data.files import as_label, is_file, read_text, require_regular, within
 from lens_adapter.data.masks import Region
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError, brief
+from lens_adapter.errors import InputError, brief, only_our_errors
 
 _KEYS = frozenset({"image", "prompt", "prompts", "mask", "masks", "ignore", "id", "subset"})
 
 
+@only_our_errors
 def read_folder(folder: str | Path, on_error: OnError = "raise") -> list[Record]:
     """A record per line of prompts.jsonl. Lines are checked now, and that files are there; pictures are read later.
 
@@ -54,11 +55,13 @@ def read_folder(folder: str | Path, on_error: OnError = "raise") -> list[Record]
     return collect(listing, entries, lambda line: _fields(Path(folder), line), on_error)
 
 
+@only_our_errors
 def digest_folder(folder: str | Path) -> str:
     """Changes with prompts.jsonl and with every file in images/ and masks/; reads them all, but decodes none."""
     digest, root = hashlib.sha256(), Path(folder)
     inside = [file for part in ("images", "masks") for file in sorted((root / part).rglob("*")) if file.is_file()]
     for path in [root / "prompts.jsonl", *inside]:
+        require_regular(path)
         with path.open("rb") as file:
             digest.update(
                 f"{path.relative_to(root).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
@@ -70,9 +73,9 @@ def _fields(folder: Path, line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:  # also a number of too many digits, and too deep a nesting
-        raise InputError(f"Expected a JSON object, got {line[:60]!r} ({error}).") from error
+        raise InputError(f"Expected a JSON object, got {brief(line, 60)} ({error}).") from error
     if not isinstance(entry, dict) or not _KEYS.issuperset(entry) or "image" not in entry:
-        raise InputError(f"Expected a JSON object with image and some of {sorted(_KEYS)}, got {line[:60]!r}.")
+        raise InputError(f"Expected a JSON object with image and some of {sorted(_KEYS)}, got {brief(line, 60)}.")
     prompts = _listed(entry, "prompt", "prompts", 1)
     masks = _listed(entry, "mask", "masks", len(prompts))
     return {

@@ -25,7 +25,7 @@ from lens_adapter.data.reason_seg import read_reason_seg
 from lens_adapter.data.records import Record
 from lens_adapter.data.refer import read_refer
 from lens_adapter.data.semantic import LabelMaps, read_classes
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief, only_our_errors
 
 
 def _reason_seg(folder: str, split: str | None = None, on_error: OnError = "raise") -> Sequence[Record]:
@@ -70,6 +70,7 @@ class DataSource:
     options: Mapping[str, Any]
 
     @classmethod
+    @only_our_errors
     def of(cls, source: str | Path | Mapping[str, Any]) -> DataSource:
         """Of the path of a plain folder, or of a mapping with `path`, `format` and the options of that format.
 
@@ -86,19 +87,24 @@ class DataSource:
         options = dict(source) if isinstance(source, Mapping) else {"path": source}
         path, form = options.pop("path", None), options.pop("format", "folder")
         if not isinstance(path, str | Path) or not str(path):
-            raise InputError(f"Data need a path: a text, or a mapping with `path` and `format`; got {source!r}.")
-        if form not in FORMATS:
-            raise InputError(f"There is no data format {form!r}; expected one of {', '.join(FORMATS)}.")
+            raise InputError(
+                f"Data need a path: a text, or a mapping with `path` and `format`; got {brief(source, 200)}."
+            )
+        if not isinstance(form, str) or form not in FORMATS:
+            raise InputError(f"There is no data format {brief(form)}; expected one of {', '.join(FORMATS)}.")
         _, *known = inspect.signature(FORMATS[form]).parameters.values()
         names = [entry.name for entry in known]
         unknown = sorted(set(options) - set(names), key=str)
         missing = [entry.name for entry in known if entry.default is entry.empty and entry.name not in options]
         if unknown or missing:
-            problem = f"has no option {', '.join(map(str, unknown))}" if unknown else f"needs {', '.join(missing)} too"
+            problem = (
+                f"has no option {', '.join(map(str, unknown))[:200]}" if unknown else f"needs {', '.join(missing)} too"
+            )
             raise InputError(f"The data format {form!r} {problem}; its options are {', '.join(names)}.")
         texts = {key: str(options[key]) for key in ("split", "revision") if options.get(key) is not None}
         return cls(str(path), form, options | texts)  # YAML takes the split 2017 for a number
 
+    @only_our_errors
     def records(self) -> Sequence[Record]:
         """What the format's reader makes of it."""
         return FORMATS[self.format](self.path, **self.options)
@@ -107,6 +113,7 @@ class DataSource:
         """One per prompt; pictures are read when asked for."""
         return Examples(self.records(), self.options.get("on_error", "raise"))
 
+    @only_our_errors
     def describe(self) -> dict[str, str | None]:
         """Its "name", "split" and "revision", for the record of an evaluation; a folder goes by its last name."""
         given = {key: entry.default for key, entry in inspect.signature(FORMATS[self.format]).parameters.items()}

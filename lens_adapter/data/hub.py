@@ -16,7 +16,7 @@ import numpy as np
 from lens_adapter.data.breakage import OnError, collect
 from lens_adapter.data.files import as_label
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError, brief
+from lens_adapter.errors import InputError, brief, only_our_errors
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ SCHEMAS = {
 }
 
 
+@only_our_errors
 def read_hub(rows: Any, columns: Columns | str, on_error: OnError = "raise") -> list[Record]:
     """A record per row. Texts are read now, images and masks when asked for.
 
@@ -92,6 +93,7 @@ def read_hub(rows: Any, columns: Columns | str, on_error: OnError = "raise") -> 
     )
 
 
+@only_our_errors
 def load_hub(
     repository: str,
     split: str,

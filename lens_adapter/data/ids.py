@@ -8,7 +8,7 @@ from typing import Any
 
 from lens_adapter.data.breakage import Breakage, OnError, reason
 from lens_adapter.data.files import as_label
-from lens_adapter.errors import BrokenRecordError, InputError
+from lens_adapter.errors import BrokenRecordError, InputError, brief
 
 
 def id_of(value: Any) -> str:
@@ -21,7 +21,7 @@ def id_of(value: Any) -> str:
         return str(value)
     name = as_label(value, "An id")
     if not name:
-        raise InputError(f"An id must be a text or a whole number, got {value!r}.")
+        raise InputError(f"An id must be a text or a whole number, got {brief(value)}.")
     return name
 
 
@@ -34,7 +34,7 @@ def same_ids(entries: list[Any], what: str) -> dict[int, str]:
         except Exception:  # no entry, or one without an id: refused where it is used
             continue
     return {
-        index: f"The id {name!r} is that of {what} {' and '.join(map(str, found))} (counted from 0): which is meant?"
+        index: f"The id {brief(name)} is that of {what} {' and '.join(map(str, found[:5]))} (from 0): which is it?"
         for name, found in places.items()
         if len(found) > 1
         for index in found
@@ -71,4 +71,4 @@ def entry_of(entries: Mapping[str, dict[str, Any]], name: Any, what: str, where:
     try:
         return entries[id_of(name)]
     except KeyError:
-        raise InputError(f"Its {what} {name!r} is not in {where}.") from None
+        raise InputError(f"Its {what} {brief(name)} is not in {where}.") from None

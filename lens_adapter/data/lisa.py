@@ -12,7 +12,7 @@ from lens_adapter.data.reason_seg import read_reason_seg
 from lens_adapter.data.records import Record
 from lens_adapter.data.refer import read_refer
 from lens_adapter.data.semantic import LabelMaps, read_classes
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief, only_our_errors
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ _REFER = ("refcoco", "refcoco+", "refcocog", "refclef", "grefcoco")
 LISA_DATASETS = (*_LABEL_MAPS, *_COCO, *_REFER, "reason_seg")
 
 
+@only_our_errors
 def read_lisa(
     root: str | Path,
     name: str,
@@ -79,6 +80,8 @@ def read_lisa(
     COCO-Stuff's classes with a hyphen ("wall-brick") are not asked for: LISA leaves them out.
     """
     root = Path(root)
+    if not isinstance(name, str) or name not in LISA_DATASETS:
+        raise InputError(f"LISA has no data set {brief(name)}; expected one of {', '.join(LISA_DATASETS)}.")
     if name in _LABEL_MAPS:
         return _label_maps(root, name, split, classes)
     if name in _COCO:
@@ -86,9 +89,7 @@ def read_lisa(
         return read_coco(root / annotations.format(split=split), root / images, on_error=on_error)
     if name in _REFER:
         return read_refer(root / "refer_seg", name, split, on_error=on_error)
-    if name == "reason_seg":
-        return read_reason_seg(root / "reason_seg" / "ReasonSeg" / split, on_error)
-    raise InputError(f"LISA has no data set {name!r}; expected one of {', '.join(LISA_DATASETS)}.")
+    return read_reason_seg(root / "reason_seg" / "ReasonSeg" / split, on_error)
 
 
 def _label_maps(root: Path, name: str, split: str, classes: str | Path | Sequence[str] | None) -> LabelMaps:

@@ -100,7 +100,7 @@ def decode(region: Region, shown: ShownSize) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # what was written by others breaks in whatever way comes first
-        raise InputError(f"The mask {brief(region)} is malformed: {error!r}.") from error
+        raise InputError(f"The mask {brief(region)} is malformed: {brief(error, 300)}.") from error
 
 
 def _decode(region: Region, shown: ShownSize) -> np.ndarray:
@@ -181,7 +181,7 @@ def annotation_regions(annotation: dict[str, Any], image: dict[str, Any]) -> lis
     """
     segmentation = annotation["segmentation"]
     if segmentation is None or not len(segmentation):
-        raise InputError(f"The annotation {annotation.get('id')!r} has no segmentation.")
+        raise InputError(f"The annotation {brief(annotation.get('id'))} has no segmentation.")
     if isinstance(segmentation, dict):
         return [segmentation]
     size = (image["height"], image["width"])

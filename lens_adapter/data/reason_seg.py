@@ -24,7 +24,7 @@ from lens_adapter.data.files import as_flag, listed, read_json, require_folder, 
 from lens_adapter.data.masks import read_levels
 from lens_adapter.data.records import Record
 from lens_adapter.data.shapes import NoPixelError, Size, draw_circle, draw_outlined
-from lens_adapter.errors import InputError, brief
+from lens_adapter.errors import InputError, brief, only_our_errors
 from lens_adapter.vlm.images import picture_suffixes
 
 _IGNORED, _TARGET = 255, 1
@@ -94,6 +94,7 @@ def _paint(shapes: tuple[_Shape, ...], size: Size) -> np.ndarray:
     return canvas
 
 
+@only_our_errors
 def read_reason_seg(folder: str | Path, on_error: OnError = "raise") -> list[Record]:
     """A record per image with all its texts, which name the same; subset "long" (sentences) or "short".
 
@@ -136,7 +137,7 @@ def _fields(folder: Path, stem: str, files: tuple[list[Path], list[Path]]) -> di
     except InputError as error:
         raise InputError(f"{path.name}: {error}") from error
     except Exception as error:  # what others wrote breaks in whatever way comes first
-        raise InputError(f"{path.name} is not as ReasonSeg writes it: {error!r}.") from error
+        raise InputError(f"{path.name} is not as ReasonSeg writes it: {brief(error, 300)}.") from error
     return {
         "image": image,
         "prompts": [text.strip() if isinstance(text, str) else text for text in texts],

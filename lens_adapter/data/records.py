@@ -144,5 +144,5 @@ class Record:
             else:
                 yield source if isinstance(source, Image.Image) else load_image(source)
         except Exception as error:  # what others wrote breaks in whatever way comes first
-            said = str(error) if isinstance(error, InputError) else f"It is malformed: {error!r}."
+            said = str(error) if isinstance(error, InputError) else f"It is malformed: {brief(error, 300)}."
             raise BrokenRecordError(f"{self.id[:100]}: {said}" if self.id else said, self.file, self.index) from error

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from lens_adapter.data.breakage import OnError, collect
-from lens_adapter.data.files import as_label, is_file, read_json, require_folder, within
+from lens_adapter.data.files import as_label, is_file, is_folder, read_json, require_folder, within
 from lens_adapter.data.ids import by_id, entry_of, id_of
 from lens_adapter.data.masks import annotation_regions, is_crowd
 from lens_adapter.data.plain_pickle import read_plain_pickle
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief, only_our_errors
 
 _COCO = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 _CLEF = ("images/saiapr_tc-12",)
@@ -33,6 +33,7 @@ _DATASETS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+@only_our_errors
 def read_refer(
     root: str | Path,
     dataset: str = "refcoco",
@@ -57,8 +58,8 @@ def read_refer(
     Returns:
         Records whose `subset` is "no_target", "one_target" or "several_targets" for gRefCOCO, else their split.
     """
-    if dataset not in _DATASETS:
-        raise InputError(f"There is no REFER data set {dataset!r}; expected one of {', '.join(_DATASETS)}.")
+    if not isinstance(dataset, str) or dataset not in _DATASETS:
+        raise InputError(f"There is no REFER data set {brief(dataset)}; expected one of {', '.join(_DATASETS)}.")
     usual_split_by, places = _DATASETS[dataset]
     file = _references_file(Path(root) / dataset, split_by or usual_split_by)
     references = read_json(file) if file.suffix == ".json" else read_plain_pickle(file)
@@ -99,7 +100,7 @@ def _references_file(folder: Path, split_by: str) -> Path:
 
 
 def _image_folder(root: Path, places: tuple[str, ...]) -> Path:
-    return next((root / place for place in places if (root / place).is_dir()), root / places[0])
+    return next((root / place for place in places if is_folder(root / place)), root / places[0])
 
 
 def _in_split(reference: Any, split: str) -> bool:

@@ -17,7 +17,7 @@ from lens_adapter.data.files import listed, read_json, read_text, require_folder
 from lens_adapter.data.masks import read_levels
 from lens_adapter.data.records import Record
 from lens_adapter.data.shapes import Size
-from lens_adapter.errors import BrokenRecordError, InputError, brief
+from lens_adapter.errors import BrokenRecordError, InputError, brief, only_our_errors
 from lens_adapter.vlm.images import picture_suffixes
 
 
@@ -63,6 +63,7 @@ class LabelMaps(Sequence[Record]):
             cannot be read, or holds a value beyond the classes.
     """
 
+    @only_our_errors
     def __init__(
         self,
         images: str | Path,
@@ -142,6 +143,7 @@ class LabelMaps(Sequence[Record]):
         return self.classes[position]
 
 
+@only_our_errors
 def read_classes(path: str | Path) -> list[str]:
     """Names of classes, in the order of the file: the first of its synonyms each.
 
@@ -154,7 +156,9 @@ def read_classes(path: str | Path) -> list[str]:
         try:
             names = [entry["readable"] for entry in found["labels"]] if isinstance(found, dict) else list(found)
         except Exception as error:  # whatever else the file holds
-            raise InputError(f"{str(path)!r} names no classes: {error!r}. Expected a list of names.") from error
+            raise InputError(
+                f"{str(path)!r} names no classes: {brief(error, 300)}. Expected a list of names."
+            ) from error
     else:
         lines = [line for line in read_text(path).splitlines() if line.strip()]
         table = [line.split("\t")[-1] for line in lines if "\t" in line][1:]

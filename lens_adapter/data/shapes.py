@@ -19,6 +19,7 @@ Size = tuple[int, int]  # (H, W)
 
 _NUMBERS = (Real, np.generic, list, tuple, np.ndarray)  # or rows of them
 _FAR = 4  # sides of the image beyond which a polygon's corner is no longer taken for a pixel
+_LONGEST = 200  # half perimeters of the image that all outlines together may have: drawing takes memory for each pixel
 _MARGIN = 2  # pixels before the image, cut off again, for corners there: below 0 Pillow rounds the other way
 
 
@@ -32,6 +33,7 @@ def draw_outlined(points: Sequence[Sequence[float]], size: Size) -> np.ndarray:
     This is how labelling tools with OpenCV below draw (`polylines` and `fillPoly`).
     """
     corners = _corners(points, size).astype(int)
+    _require_short([corners], size)
     left, top = np.where(corners.min(0) < 0, _MARGIN, 0).tolist()
     drawing = Image.new("1", (size[1] + left, size[0] + top))  # no larger: what is beyond is cut off anyway
     outline = [(x + left, y + top) for x, y in corners.tolist()]
@@ -93,6 +95,7 @@ def fill_polygons(polygons: Any, size: Size) -> np.ndarray:
         raise InputError(f"Expected polygons as lists of numbers, got {brief(polygons)}.")
     one = flat or all(len(part) == 2 for part in polygons)  # a list of points is one polygon too
     parts = [_corners(part, size) for part in ([polygons] if one else polygons)]
+    _require_short(parts, size)
     areal = [part.ravel().tolist() for part in parts if len(part) >= 3]  # lines and points hold no pixel
     if not areal:
         raise InputError(f"Expected polygons with at least 3 corners, got {brief(polygons)}.")
@@ -121,6 +124,16 @@ def fill_runs(counts: Any, size: Size) -> np.ndarray:
         )
     inside = np.arange(len(runs)) % 2 == 1
     return np.ascontiguousarray(np.repeat(inside, runs).reshape(size, order="F"))
+
+
+def _require_short(parts: Sequence[np.ndarray], size: Size) -> None:
+    """Refuse outlines that go to and fro so often that to draw them takes gigabytes, or hours."""
+    steps = [np.abs(np.diff(part, axis=0, append=part[:1])).max(axis=1).sum() for part in parts]
+    if (length := float(sum(steps))) > _LONGEST * sum(size):
+        raise InputError(
+            f"Polygons have outlines of {length:.0f} pixels on an image of {size[1]} x {size[0]}; expected at most "
+            f"{_LONGEST * sum(size)}. Corners lie far outside, or in no order."
+        )
 
 
 def _require_outlines(parts: Sequence[np.ndarray], polygons: Any, size: Size) -> None:

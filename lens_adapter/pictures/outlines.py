@@ -8,6 +8,8 @@ from itertools import product
 import numpy as np
 from contourpy import contour_generator
 
+_AT_ONCE = 2**20  # pixels that are looked at together: contourpy takes forty bytes for each
+
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
@@ -25,10 +27,28 @@ def exact_outlines(mask: np.ndarray) -> list[np.ndarray]:
     if not len(rows):
         return []
     top, left = rows[0], columns[0]
-    inner = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.float32), 1)
+    inner = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
     # Index 0 is the padding, whose centre lies half a pixel outside.
     shift = np.array([left - 0.5, top - 0.5])
-    return [np.asarray(line) + shift for line in contour_generator(z=inner).lines(0.5)]
+    step = max(_AT_ONCE // inner.shape[1], 1)
+    pieces = [
+        line + np.array([0, start])
+        for start in range(0, len(inner) - 1, step)
+        for line in contour_generator(z=inner[start : start + step + 1].astype(np.float32)).lines(0.5)
+    ]
+    return [line + shift for line in _joined(pieces)]
+
+
+def _joined(pieces: list[np.ndarray]) -> list[np.ndarray]:
+    """Lines (P, 2) that are closed, or end where another begins, as closed ones."""
+    closed = [line for line in pieces if (line[0] == line[-1]).all()]
+    begins = {tuple(line[0].tolist()): line for line in pieces if not (line[0] == line[-1]).all()}
+    while begins:
+        parts = [begins.pop(next(iter(begins)))]
+        while (end := tuple(parts[-1][-1].tolist())) in begins:
+            parts.append(begins.pop(end)[1:])
+        closed.append(np.concatenate(parts) if len(parts) > 1 else parts[0])
+    return closed
 
 
 def _smooth(line: np.ndarray) -> np.ndarray:

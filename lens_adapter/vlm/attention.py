@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from threading import Thread, current_thread
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PretrainedConfig
 
 from lens_adapter.vlm.anatomy import attention_kernels
+from lens_adapter.vlm.state import undone
 from lens_adapter.vlm.threads import fork_safe_lock
 
 
@@ -63,21 +64,28 @@ def tap_attention(attention: Any, watcher: Watcher) -> Iterator[None]:
     Outputs stay bit-identical, and calls in other threads are not touched. Taps may nest, within a thread or across:
     the outermost one's watcher comes first.
     """
-    thread = current_thread()
-    with _lending:
-        if not isinstance(attention.config, WatchedConfig):
-            attention.config = _view_for(attention)
-        config: Any = attention.config
-        config.watchers.setdefault(thread, []).append(watcher)
-    try:
-        yield
-    finally:
+    thread, tap = current_thread(), partial(watcher)  # a tap of its own, should the same watcher come twice
+
+    def remove() -> None:
         with _lending:
-            config.watchers[thread].remove(watcher)
-            if not config.watchers[thread]:
-                del config.watchers[thread]
-            if not config.watchers and attention.config is config:
+            config = attention.config
+            if not isinstance(config, WatchedConfig):  # not lent yet, or its user has set another meanwhile
+                return
+            taps = config.watchers.get(thread, [])
+            if tap in taps:
+                taps.remove(tap)
+            if not taps:
+                config.watchers.pop(thread, None)
+                config.inside.discard(thread)
+            if not config.watchers:
                 attention.config = config.lender
+
+    with undone(remove):
+        with _lending:
+            if not isinstance(attention.config, WatchedConfig):
+                attention.config = _view_for(attention)
+            attention.config.watchers.setdefault(thread, []).append(tap)
+        yield
 
 
 class WatchedConfig:
@@ -181,8 +189,8 @@ def _watched_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """The registered attention function: the watchers, then the kernel the module meant."""
     config, thread = module.config, current_thread()
-    config.inside.add(thread)  # from here on nothing is different for this thread either
     try:
+        config.inside.add(thread)  # from here on nothing is different for this thread either
         name = module.config._attn_implementation or "eager"
         interface, eager = attention_kernels(module.__class__)
         asks = interface.get_interface if hasattr(interface, "get_interface") else interface.get
@@ -191,7 +199,7 @@ def _watched_attention(
             watcher(call)
         return asks(name, eager)(module, query, key, value, attention_mask, *args, **kwargs)
     finally:
-        config.inside.remove(thread)
+        config.inside.discard(thread)
 
 
 def _rows_of(tensor: Tensor, from_end: Tensor) -> Tensor:

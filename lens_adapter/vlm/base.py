@@ -19,7 +19,7 @@ from transformers import BatchFeature, PreTrainedModel
 
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import InputError
-from lens_adapter.signals import LensSignals, Reading, TokenLayout
+from lens_adapter.signals import LensSignals, Reading, TokenLayout, whole_numbers
 from lens_adapter.vlm.anatomy import Anatomy, find_anatomy, text_config
 from lens_adapter.vlm.hooks import Query, capture, prefill
 from lens_adapter.vlm.inputs import build_inputs
@@ -290,7 +290,7 @@ class FrozenBase:
         return getattr(text_config(self.anatomy.config), "max_position_embeddings", None)
 
     def _layers(self, layers: Sequence[int] | None) -> list[int]:
-        return list(self.config.attention_layers if layers is None else layers)
+        return list(self.config.attention_layers if layers is None else whole_numbers("layers", layers))
 
 
 @one_at_a_time

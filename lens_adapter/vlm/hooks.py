@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import Cache
 
-from lens_adapter.errors import InputError, LensConfigError, LensError, UnsupportedModelError
-from lens_adapter.signals import LensSignals
+from lens_adapter.errors import InputError, LensConfigError, LensError, UnsupportedModelError, brief
+from lens_adapter.signals import LensSignals, whole_numbers
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.attention import AttentionCall, Watcher, attention_rows, tap_attention
 from lens_adapter.vlm.cross import behind_image, image_states
+from lens_adapter.vlm.registers import add_hook, remove_hooks
 from lens_adapter.vlm.replica import replicated
+from lens_adapter.vlm.state import undone
 from lens_adapter.vlm.threads import ThreadHook, compiled_code_rests
 
 Query = Literal["last", "all"] | Sequence[int]
@@ -63,7 +65,7 @@ def capture(
         UnsupportedModelError: a layer whose attention is out of reach.
         LensError: no forward ran inside; or one that did not pass every tap, or holds a chunk of the prompt only.
     """
-    recorder = _Recorder(anatomy, tap_layer, tuple(layers), query)
+    recorder = _Recorder(anatomy, tap_layer, whole_numbers("layers", layers), query)
     # Flex attention is compiled code itself, and none that a tap must see into: it keeps its kernel.
     flex = any(anatomy.attention_implementation(layer) == "flex_attention" for layer in range(len(anatomy.layers)))
     with nullcontext() if flex else compiled_code_rests(), recorder.installed():
@@ -110,7 +112,7 @@ def prefill_replica(
     switches: dict[str, Any] = {"use_cache": False, "output_attentions": False, "output_hidden_states": False}
     if cache is not None:
         switches |= {"use_cache": True, "past_key_values": cache}
-    recorder = _Recorder(private, tap_layer, tuple(layers), query, early_exit=True)
+    recorder = _Recorder(private, tap_layer, whole_numbers("layers", layers), query, early_exit=True)
     with recorder.installed(), suppress(_EarlyExit):
         private.model(**{**inputs, **switches})
     recorder.require_forward()
@@ -128,7 +130,9 @@ class _Recorder:
         self, anatomy: Anatomy, tap_layer: int, layers: tuple[int, ...], query: Query, early_exit: bool = False
     ) -> None:
         self.anatomy, self.tap_layer, self.layers, self.early_exit = anatomy, tap_layer, layers, early_exit
-        self.query = query if isinstance(query, str) else tuple(query)
+        self.query = (
+            query if isinstance(query, str) else whole_numbers('query, where it is not "last" or "all",', query)
+        )
         self.signals = LensSignals()
         self.forwards = 0
         self.current: Any = None  # the `LensSignals` of the forward that is running
@@ -141,7 +145,9 @@ class _Recorder:
         count = len(self.anatomy.layers)
         for name, indices in (("tap_layer", (self.tap_layer,)), ("layers", self.layers)):
             if not all(0 <= index < count for index in indices):
-                raise LensConfigError(f"{name} must be decoder layers from 0 to {count - 1}; got {list(indices)}.")
+                raise LensConfigError(
+                    f"{name} must be decoder layers from 0 to {count - 1}; got {brief(list(indices))}."
+                )
         attentions = self.anatomy.attentions
         if missing := [layer for layer in self.layers if attentions[layer] is None]:
             possible = [layer for layer, attention in enumerate(attentions) if attention is not None]
@@ -153,25 +159,29 @@ class _Recorder:
         if positions and (isinstance(self.query, str) or not self.query or any(index >= 0 for index in self.query)):
             raise InputError(
                 f'query must be "last", "all" or positions counted from the end (-1 is the last token); '
-                f"got {self.query!r}."
+                f"got {brief(self.query)}."
             )
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """With the hooks of this recorder on the model, in this thread."""
-        anatomy = self.anatomy
-        with ExitStack() as stack:
+        anatomy, tapped = self.anatomy, self.anatomy.layers[self.tap_layer]
+        modules = dict.fromkeys([*anatomy.path, anatomy.decoder, tapped])
 
-            def hook(register: Callable[..., Any], function: Callable[..., Any], **options: Any) -> None:
-                stack.callback(register(ThreadHook(function), **options).remove)
+        def hook(module: nn.Module, kind: str, function: Callable[..., Any], **options: bool) -> None:
+            add_hook(module, kind, ThreadHook(function, self), **options)
 
+        def remove() -> None:
+            for module in modules:
+                remove_hooks(module, self)
+
+        with undone(remove), ExitStack() as stack:
             for module in anatomy.path:
-                hook(module.register_forward_pre_hook, self._note, with_kwargs=True)
-                hook(module.register_forward_hook, self._forget, always_call=True)
-            hook(anatomy.decoder.register_forward_pre_hook, self._begin)
-            hook(anatomy.decoder.register_forward_hook, self._end, always_call=True)
-            tapped = anatomy.layers[self.tap_layer]
-            hook(tapped.register_forward_pre_hook, self._record_hidden, with_kwargs=True)
+                hook(module, "forward_pre_hook", self._note, with_kwargs=True)
+                hook(module, "forward_hook", self._forget, always_call=True)
+            hook(anatomy.decoder, "forward_pre_hook", self._begin)
+            hook(anatomy.decoder, "forward_hook", self._end, always_call=True)
+            hook(tapped, "forward_pre_hook", self._record_hidden, with_kwargs=True)
             for layer in dict.fromkeys(self.layers):
                 stack.enter_context(tap_attention(anatomy.attentions[layer], self._record_rows(layer)))
             yield
@@ -238,7 +248,9 @@ class _Recorder:
         attended = every if mask is None else torch.where(mask.to(device).bool(), every, -1).sort(dim=1).values
         wanted = [-1] if self.query == "last" else list(self.query)
         if min(wanted) < -self.total or (attended[:, wanted] < 0).any():
-            raise InputError(f"query asks for the tokens {wanted} from the end; a sample has too few attended tokens.")
+            raise InputError(
+                f"query asks for the tokens {brief(wanted)} from the end; a sample has too few attended tokens."
+            )
         return attended[:, wanted]
 
     def _record_hidden(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

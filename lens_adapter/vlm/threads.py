@@ -4,15 +4,17 @@ that serve one thread at a time, and compiled code that rests in one thread."""
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from threading import Lock, RLock, Thread, current_thread
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._dynamo import eval_frame
+
+from lens_adapter.vlm.state import undone
 
 _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
@@ -53,10 +55,14 @@ class ThreadHook:
     """A hook that acts on forwards of the thread that makes it, and on no other's.
 
     Nor does it enter code that is being compiled: that is another thread's (see `compiled_code_rests`), or will be.
+
+    Args:
+        hook: what it does.
+        owner: whose it is: by that it is found again.
     """
 
-    def __init__(self, hook: Callable[..., Any]) -> None:
-        self.hook, self.thread = hook, current_thread()
+    def __init__(self, hook: Callable[..., Any], owner: object) -> None:
+        self.hook, self.owner, self.thread = hook, owner, current_thread()
 
     def __call__(self, *arguments: Any) -> Any:
         if torch.compiler.is_compiling() or current_thread() is not self.thread:
@@ -68,8 +74,10 @@ class _EagerHere(str):
     """A stance of torch.compile, which is the whole process's: "force_eager" in threads that rest, as it was in all
     others."""
 
+    before: Any  # the stance as it was
+
     def __eq__(self, other: object) -> bool:
-        return other == "force_eager" if current_thread() in _resting else str.__eq__(self, other)
+        return other == "force_eager" if current_thread() in _resting.values() else str.__eq__(self, other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -77,30 +85,33 @@ class _EagerHere(str):
     __hash__ = str.__hash__
 
 
-_resting: Counter[Thread] = Counter()  # how many contexts each thread has open
-_stance = ExitStack()  # entered by the first context that is open, closed by the last, in whatever order they close
+_resting: dict[object, Thread] = {}  # of each context that is open, in whatever order they close
 _stance_lock = fork_safe_lock()
 
 
 @contextmanager
 def compiled_code_rests() -> Iterator[None]:
     """Inside, calls of code that torch.compile made run the Python it was made from, in this thread."""
-    thread = current_thread()
-    with _stance_lock:
-        if not _resting:
-            now = eval_frame._stance
-            here: Any = _EagerHere(now.stance)
-            stance = torch.compiler.set_stance(
-                here, skip_guard_eval_unsafe=now.skip_guard_eval_unsafe, force_backend=now.backend
-            )
-            _stance.enter_context(stance)
-        _resting[thread] += 1
-    try:
+    context = object()
+
+    def close() -> None:
+        _resting.pop(context, None)
+        _settle_stance()
+
+    with undone(close):
+        _resting[context] = current_thread()
+        _settle_stance()
         yield
-    finally:
-        with _stance_lock:
-            _resting[thread] -= 1
-            if not _resting[thread]:
-                del _resting[thread]
-            if not _resting:
-                _stance.close()
+
+
+def _settle_stance() -> None:
+    """The process's stance is ours while a context is open, and then as it was before the first one."""
+    with _stance_lock:
+        now = eval_frame._stance
+        stance: Any = now.stance
+        if _resting and not isinstance(stance, _EagerHere):
+            here: Any = _EagerHere(stance)
+            here.before = now
+            eval_frame._set_stance(replace(now, stance=here))
+        elif not _resting and isinstance(stance, _EagerHere):
+            eval_frame._set_stance(stance.before)

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from pycocotools import mask as coco
 
 from lens_adapter.data.masks import ShownSize, decode
-from lens_adapter.data.shapes import draw_outlined
+from lens_adapter.data.shapes import draw_outlined, fill_polygons
 from lens_adapter.errors import InputError
 from tests.data.formats import box, corners, runs, write_levels
 
@@ -304,3 +304,13 @@ def test_what_is_damaged_is_refused(name):
     with pytest.raises(InputError, match=reason) as caught:
         decode(region, SHOWN)
     assert len(str(caught.value)) < 500
+
+
+def test_outlines_to_and_fro_far_outside_the_picture_are_refused_before_they_are_drawn():
+    size = (400, 600)
+    far = [((-2300 if k % 2 else 2300), 2300 - k) for k in range(1000)]
+    for draw in (draw_outlined, fill_polygons):
+        with pytest.raises(InputError, match=r"outlines of 4\d{6} pixels on an image of 600 x 400"):
+            draw(far, size)
+    square = [(-2300, -2300), (2300, -2300), (2300, 2300), (-2300, 2300)]
+    assert draw_outlined(square, size).all() and fill_polygons(square, size).all()

@@ -80,6 +80,11 @@ class CachedFeatures(Dataset[Features]):
             self.store.verify(*((distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)))
         self.key: dict[str, Any] = self.store.index["key"]
         constants = [self.store.index["shards"][name]["layer_constants"] for name in self.store.names("samples")]
+        if not constants or len(self.store.index.get("image_of", ())) != len(self):
+            raise StaleFeaturesError(
+                f"{folder} holds features of no example, or does not say of which pictures. Have them made anew in "
+                "another folder."
+            )
         if other := next((one for one in constants if one != constants[0]), None):
             raise StaleFeaturesError(
                 f"{folder}: layers were called with {constants[0]} for some samples and {other} for others, which "

@@ -22,13 +22,12 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from lens_adapter.data.files import read_json
+from lens_adapter.data.files import is_file
 from lens_adapter.errors import StaleFeaturesError
+from lens_adapter.training.cache.index import FORMAT, KINDS, read_facts, read_index
 from lens_adapter.writing import written_aside
 
 INDEX = "index.json"
-FORMAT = 1
-KINDS = ("samples", "images")
 
 
 class FeatureStore:
@@ -47,16 +46,10 @@ class FeatureStore:
     def reload(self) -> None:
         """Read what the folder holds by now."""
         file = self.folder / INDEX
-        if not file.is_file():
+        if not is_file(file):
             return
-        self.index = read_json(file)
-        if self.index.get("format") != FORMAT:
-            raise StaleFeaturesError(
-                f"{file}: expected features in the format {FORMAT}, got {self.index.get('format')!r}. Have them made "
-                "anew in another folder, or read them with the version of lens_adapter that wrote them."
-            )
-        facts = {file.stem: read_json(file) for file in self.folder.glob("*-*.json")}
-        self.index["shards"] |= {f"{stem}.safetensors": fact for stem, fact in facts.items()}
+        self.index = read_index(file)
+        self.index["shards"] |= dict(read_facts(file) for file in self.folder.glob("*-*.json"))
 
     def begin(self, **index: Any) -> None:
         """Write the index of what is to come: `key`, `shard_size`, `counts` and whatever else is to be kept."""

@@ -16,8 +16,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from lens_adapter.errors import InputError, UnsupportedModelError
-from lens_adapter.signals import TokenLayout
+from lens_adapter.errors import InputError, UnsupportedModelError, brief
+from lens_adapter.signals import TokenLayout, whole_numbers
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES, Layout
 from lens_adapter.vlm.inputs import build_inputs
@@ -60,7 +60,7 @@ def token_layouts(
     if processor is None or image_sizes is None or not measurable:
         frames = [[WHOLE] * len(image.windows) for image in images]
     else:
-        sizes = [_positive(int(height), int(width)) for height, width in image_sizes]
+        sizes = _sizes_of(image_sizes)
 
         def show(picture: Image) -> list[ImageTokens]:
             return read(_preprocess(processor, picture, known.from_text))
@@ -76,6 +76,17 @@ def token_layouts(
         runs = _token_runs(require_tensor(inputs, "input_ids"), anatomy.image_token_id, lengths)
     return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
 
+
+def _sizes_of(image_sizes: Any) -> list[Size]:
+    if isinstance(image_sizes, str | bytes) or not hasattr(image_sizes, "__iter__"):
+        raise InputError(f"image_sizes: expected a list of (H, W), got {brief(image_sizes)}.")
+    sizes = [whole_numbers("image_sizes: each (H, W)", size) for size in image_sizes]
+    if wrong := [size for size in sizes if len(size) != 2 or not 1 <= min(size) <= max(size) <= _LARGEST_SIDE]:
+        raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {brief(wrong[0])}.")
+    return [(height, width) for height, width in sizes]
+
+
+_LARGEST_SIDE = 2**16  # pixels: processors are asked what they make of a picture of that size
 
 # {image processor: {(its settings, family, the family's values): what is known of its sizes}}
 _cache: WeakKeyDictionary[Any, dict[Any, Sizes]] = WeakKeyDictionary()
@@ -111,12 +122,6 @@ def _placed(
     for parts in zip(whole, sizes, measured, strict=True):
         require_same(*parts)
     return [(image, one.frames) for image, one in zip(whole, measured, strict=True)]
-
-
-def _positive(height: int, width: int) -> Size:
-    if min(height, width) < 1:
-        raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {(height, width)}.")
-    return height, width
 
 
 def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:
