@@ -94,8 +94,8 @@ def plan(config: Mapping[str, Any]) -> Start:
         if (there or ended or head) and not config.get("overwrite"):
             what = "holds a training already" if there or record else "holds a head already"
             raise LensConfigError(
-                f"{folder} {what} ({len(there)} checkpoints). Go on with it by --resume, delete it by --overwrite, or name another "
-                "output_dir."
+                f"{folder} {what} ({len(there)} checkpoints). Go on with it by --resume, delete it by --overwrite, or "
+                "name another output_dir."
             )
         return Start()
     if not there and not record and not head:
