@@ -138,8 +138,15 @@ class LensOutput:
         return labelled_overlay(self._picture(), *self._results(), parts=parts)
 
     def save(self, path: str | Path) -> None:
-        """Write `plot()` to `path`; the format follows the suffix."""
-        self.plot().save(path)
+        """Write `plot()` to `path`, whole or not at all; the format follows the suffix.
+
+        Raises:
+            InputError: the suffix is of no picture, or the file cannot be written.
+        """
+        from lens_adapter.pictures.saving import picture_format, save_picture
+
+        picture_format(path)  # better refused before it is drawn
+        save_picture(self.plot(), path)
 
     def to_panel(
         self, *, ious: Sequence[float | None] | None = None, question: str | None = None, answer: str | None = None

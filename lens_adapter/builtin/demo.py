@@ -21,6 +21,7 @@ from lens_adapter.builtin.world import Scene, sample_scene
 from lens_adapter.evaluation import overlap
 from lens_adapter.output import LensOutput
 from lens_adapter.pictures.contact_sheet import contact_sheet
+from lens_adapter.pictures.saving import save_picture
 from lens_adapter.vlm.images import load_image
 from lens_adapter.vlm.inputs import unread_words
 
@@ -174,11 +175,12 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
         out.to_panel(ious=values, question=request.question.replace(" ?", "?"), answer=answer)
         for out, values, request, answer in zip(outputs, ious, requests, after, strict=True)
     ]
-    contact_sheet(
+    sheet = contact_sheet(
         panels,
         title="A frozen vision-language model points",
         subtitle=f"Shipped tiny LLaVA (never trained on masks) + LENS head “{head}” + tiny SAM",
-    ).save(output)
+    )
+    save_picture(sheet, output)
     return Demonstration(requests, outputs, ious, before, after, seconds)
 
 

@@ -10,6 +10,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO
 
+from lens_adapter.writing import written_aside
+
 STDOUT = "-"
 
 
@@ -34,7 +36,11 @@ class Result:
         if self.text:
             say(self.text, sys.stdout)
         if file is not None:
-            Path(file).write_text(document + "\n", encoding="utf-8")
+            if Path(file).exists() and not Path(file).is_file():  # a device, which is not to be replaced
+                Path(file).write_text(document + "\n", encoding="utf-8")
+            else:
+                with written_aside(file) as aside:
+                    aside.write_text(document + "\n", encoding="utf-8")
             note(f"Wrote {file}")
 
 

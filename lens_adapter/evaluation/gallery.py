@@ -17,6 +17,7 @@ from lens_adapter.data.examples import Example, Examples
 from lens_adapter.evaluation.metrics import Finding
 from lens_adapter.pictures.overlays import heatmap_overlay, mask_overlay
 from lens_adapter.results import Evaluation
+from lens_adapter.writing import written_aside
 
 COUNT = 6  # of each kind
 SIDE = 300  # pixels of a picture on the page, at most
@@ -58,7 +59,8 @@ def save_gallery(
     page = _PAGE.format(
         title="Best, median and worst", heading=escape(evaluation.heading()), sections="\n".join(sections)
     )
-    Path(file).write_text(page, encoding="utf-8")
+    with written_aside(file) as aside:
+        aside.write_text(page, encoding="utf-8")
 
 
 def choose(findings: Sequence[Finding], score_threshold: float, count: int) -> dict[str, list[Finding]]:
