@@ -233,16 +233,12 @@ class LensOutput:
             InputError: no format has that suffix; nothing can be written there.
             LensError: there is no image.
         """
-        import PIL.Image
+        from lens_adapter.pictures.saving import picture_format, save_picture
 
-        file = Path(path)
-        PIL.Image.init()
-        if (kind := PIL.Image.registered_extensions().get(file.suffix.lower())) not in PIL.Image.SAVE:
-            raise InputError(f"A picture's format follows its suffix, .png say; got {brief(str(path))}.")
+        picture_format(path)  # better refused before it is drawn
         picture = self.plot(prompts=prompts, heatmap=heatmap)
-        _make_folder(file.parent)
-        with written_aside(file) as aside, aside.open("wb") as opened:
-            picture.save(opened, kind)
+        _make_folder(Path(path).parent)
+        save_picture(picture, path)
 
     def save_masks(self, folder: str | Path) -> list[Path]:
         """Write each mask as a PNG of the image's size, 255 inside and 0 outside, into `folder`, which is made.

@@ -7,12 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
-from typing import TYPE_CHECKING
 
 from lens_adapter.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @contextmanager
@@ -54,21 +50,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="\n")
-
-
-def write_picture(path: str | os.PathLike[str], picture: Image) -> None:
-    """Write a picture, whole or not at all; its format follows the suffix of `path`.
-
-    Raises:
-        InputError: nothing can be written there, or no format has such a suffix.
-    """
-    from PIL import Image as formats  # seldom needed
-
-    known, suffix = formats.registered_extensions(), Path(path).suffix.lower()
-    if suffix not in known:
-        raise InputError(f"The suffix of {os.fspath(path)} must be that of a picture, such as .png; got {suffix!r}.")
-    with written_aside(path) as aside:
-        picture.save(aside, known[suffix])
 
 
 def new_file_mode() -> int:

@@ -16,6 +16,8 @@ import gc
 import linecache
 import os
 import random
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -220,10 +223,36 @@ def _holds_a_lock(frame: FrameType) -> bool:
     return linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith(_LOCKED)
 
 
+def run_commands(count: int, seed: int) -> dict[str, int]:
+    """Interrupt `count` processes of the command line at random moments; how many ended with 130 and no traceback.
+
+    The moments begin where the package has been imported: before, Python itself is interrupted.
+    """
+    chance, found = random.Random(seed), Counter[str](interrupts=0, other_endings=0)
+    code = "import sys\nfrom lens_adapter.cli import main\nprint('begun', flush=True)\nsys.exit(main())"
+    with TemporaryDirectory() as folder:
+        while found.total() < count:
+            # -u: what it prints comes at once.
+            words = [sys.executable, "-u", "-c", code, "demo", "-o", f"{folder}/sheet.png"]
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            assert process.stdout is not None and process.stdout.readline() == "begun\n"
+            time.sleep(chance.uniform(0, 8))
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=300)
+            if process.returncode == 0 and "Traceback" not in said:  # it was done before
+                continue
+            good = process.returncode == 130 and "Traceback" not in said and said.endswith("interrupted\n")
+            found["interrupts" if good else "other_endings"] += 1
+            if not good:
+                print(f"exit code {process.returncode}: {said[-2000:]}", file=sys.stderr)
+    return dict(found)
+
+
 if __name__ == "__main__":
     os.environ["TQDM_DISABLE"] = "1"
     sys.setswitchinterval(1e-5)
     torch.set_num_threads(1)
     started = time.perf_counter()
     print(run(*(int(word) for word in [*sys.argv[1:], "2000", "0"][:2])))
+    print(run_commands(20, 0))
     print(f"{time.perf_counter() - started:.0f} seconds")

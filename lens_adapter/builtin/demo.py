@@ -21,9 +21,9 @@ from lens_adapter.builtin.world import Scene, sample_scene
 from lens_adapter.evaluation import overlap
 from lens_adapter.output import LensOutput
 from lens_adapter.pictures.contact_sheet import contact_sheet
+from lens_adapter.pictures.saving import save_picture
 from lens_adapter.vlm.images import load_image
 from lens_adapter.vlm.inputs import unread_words
-from lens_adapter.writing import write_picture
 
 PICTURE_SIZE = 480
 ONLY_ITS_WORLD = (
@@ -175,12 +175,12 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
         out.to_panel(ious=values, question=request.question.replace(" ?", "?"), answer=answer)
         for out, values, request, answer in zip(outputs, ious, requests, after, strict=True)
     ]
-    page = contact_sheet(
+    sheet = contact_sheet(
         panels,
         title="A frozen vision-language model points",
         subtitle=f"Shipped tiny LLaVA (never trained on masks) + LENS head “{head}” + tiny SAM",
     )
-    write_picture(output, page)
+    save_picture(sheet, output)
     return Demonstration(requests, outputs, ious, before, after, seconds)
 
 

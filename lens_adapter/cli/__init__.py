@@ -6,23 +6,22 @@ A room per command: it adds its parser and runs it. What is heavy to import wait
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 
 from lens_adapter import __version__
-from lens_adapter.cli import annotate, app, demo, env, evaluate, fit, probe, push, segment, train
-from lens_adapter.cli.result import say
-from lens_adapter.errors import LensError, one_line
 
-_COMMANDS = (demo, segment, annotate, fit, train, evaluate, probe, push, app, env)
+INTERRUPTED = 130  # the exit code, as of any program that Ctrl-C ends
 _EPILOG = """\
 The first thing to try, offline, with the models that ship with the package:
   lens-adapter demo
 
 `lens-adapter COMMAND --help` says what a command does, with examples. Results go
 to stdout (for machines with --json), progress and notes to stderr. Exit code: 0,
-1 (it failed; stderr says why), 2 (the command line was not understood).
+1 (it failed; stderr says why), 2 (the command line was not understood), 130
+(interrupted).
 """
 
 
@@ -30,19 +29,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0, or 1 where it failed for a reason that a user can do something about, said in one line. A
-        command line that is not understood ends the process with 2; any other error is ours, and is raised.
+        The exit code: 0; 1 where it failed for a reason that a user can do something about, said in one line; or
+        `INTERRUPTED`. A command line that is not understood ends the process with 2; any other error is ours, and is
+        raised.
     """
+    try:
+        return _run(arguments)
+    except BaseException as error:
+        if not _was_interrupted(error):
+            raise
+        print("lens-adapter: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        if arguments is None:  # a process of its own, which is ending: a second Ctrl-C would only spoil that
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    from lens_adapter.cli.result import say
+    from lens_adapter.errors import LensError, one_line
+
     args = _parser().parse_args(arguments)
     try:
         with redirect_stdout(sys.stderr):  # what libraries print meanwhile is no result
             result = args.run(args)
         if result is not None:
             result.report(args.json)
-    except KeyboardInterrupt:
-        print(f"lens-adapter {args.command}: interrupted", file=sys.stderr)
-        return 1
     except Exception as error:
+        if _was_interrupted(error):
+            raise
         if not isinstance(error, LensError | OSError) and not isinstance(error, _foreseen()):
             raise
         say(f"lens-adapter {args.command}: {one_line(error)}", sys.stderr)
@@ -50,7 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, or what a library made of that."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _parser() -> argparse.ArgumentParser:
+    # Here, where an interrupt is met, and not above.
+    from lens_adapter.cli import annotate, app, demo, env, evaluate, fit, probe, push, segment, train
+
     parser = argparse.ArgumentParser(
         prog="lens-adapter",
         description="Segmentation for a frozen vision-language model: LENS heads as adapters.",
@@ -59,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in _COMMANDS:
+    for room in (demo, segment, annotate, fit, train, evaluate, probe, push, app, env):
         room.add_to(commands)
     return parser
 

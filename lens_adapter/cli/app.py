@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import socket
 
 from lens_adapter.cli.arguments import (
     BUILTIN,
@@ -11,10 +13,10 @@ from lens_adapter.cli.arguments import (
     add_command,
     add_device_options,
     add_sam_option,
-    count,
+    port,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
-from lens_adapter.errors import LensError
+from lens_adapter.errors import InputError, LensError
 
 TEACH = "lens-teach"
 
@@ -49,8 +51,29 @@ def add_to(commands: Commands) -> None:
     add_sam_option(parser, " that draws what is clicked")
     add_device_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines, too; default: %(default)s")
-    parser.add_argument("--port", type=count, metavar="N", help="default: the first free one from 7860")
+    parser.add_argument(
+        "--port", type=port, metavar="N", help="default: the first free one from 7860; 0: any that is free"
+    )
     parser.add_argument("--share", action="store_true", help="also through a public link of gradio's")
+
+
+def _free_port(host: str, number: int | None) -> int | None:
+    """The port to serve at, which is free now; None: not chosen.
+
+    Raises:
+        InputError: the page cannot be served there.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, number or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            if os.name == "posix":  # as servers do: a port that was left a moment ago is free
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return None if number is None else int(probe.getsockname()[1])
+    except (OSError, UnicodeError) as error:  # a name of a host that is too long
+        at = f"--host {host}" if number is None else f"--port {number} of --host {host}"
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"The page cannot be served at {at}: {why}. Choose another.") from error
 
 
 def run(args: argparse.Namespace) -> None:
@@ -71,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 
     sam = args.sam or (BUILTIN if args.model == BUILTIN else "vit_b")
     LensConfig(sam=sam)  # a name that cannot be used is said now
-    device = checked_device(args.device)
+    device, number = checked_device(args.device), _free_port(args.host, args.port)
     head = None if name is None else head_by_name(name)  # before anything large is loaded
     model, processor = base_by_name(args.model, args.dtype, device)
     if head is None:
@@ -80,4 +103,4 @@ def run(args: argparse.Namespace) -> None:
         asked = builtin.QUESTIONS if args.model == BUILTIN else {}
         teacher = None if folder is None else Teacher(adapter, folder, sam=sam, publishes=local, **asked)
         with ended_by_signals(), visitors_folder():
-            launch(build_page(adapter, teacher), host=args.host, port=args.port, share=args.share)
+            launch(build_page(adapter, teacher), host=args.host, port=number, share=args.share)

@@ -132,10 +132,13 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 def picture(text: str) -> Path:
     """A file to write a picture to; said to be none before any work is done."""
-    path = Path(text)
-    if path.suffix.lower() not in _picture_suffixes():
-        raise argparse.ArgumentTypeError(f"{text!r} must end like a picture, e.g. in .png or .jpg")
-    return path
+    from lens_adapter.pictures.saving import picture_format
+
+    try:
+        picture_format(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
 
 
 def _json_file(text: str) -> str:
@@ -152,17 +155,17 @@ def _picture_suffixes() -> Iterable[str]:
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    """A whole number of at least 1, and below 2**31."""
+    if not (text.isdecimal() and len(text) <= 10 and 1 <= int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} must be a whole number of at least 1, below 2147483648")
     return int(text)
 
 
-def make_room(*files: Path | str | None) -> None:
-    """Make the folders of files that are going to be written: better to fail now than after the work."""
-    for file in files:
-        if file not in (None, STDOUT):
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
+def port(text: str) -> int:
+    """The number of a port."""
+    if not (text.isdecimal() and len(text) <= 5 and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} must be a port, from 1 to 65535, or 0 for any that is free")
+    return int(text)
 
 
 def require_data(source: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lens_adapter.cli.arguments import Commands, add_command, add_json_option, add_picture_option, make_room
+from lens_adapter.cli.arguments import Commands, add_command, add_json_option, add_picture_option
+from lens_adapter.cli.outputs import require_files
 from lens_adapter.cli.result import Result, note
 
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> Result:
         args.parser.error("--image and --prompt go together")
     from lens_adapter.builtin.demo import run_demo
 
-    make_room(args.output, args.json)
+    require_files({"--output": args.output, "--json": args.json}, args.image)
     shown = run_demo(args.image, args.prompt, args.output, args.head)
     note(f"Wrote {args.output}")
     return Result(str(shown), {"head": args.head, "picture": str(args.output), **shown.to_dict()})

@@ -11,6 +11,7 @@ from typing import Any
 
 from lens_adapter import __version__
 from lens_adapter.cli.arguments import Commands, add_command, add_json_option
+from lens_adapter.cli.outputs import require_files
 from lens_adapter.cli.result import Result
 
 _PACKAGES = (
@@ -37,6 +38,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
+    require_files({"--json": args.json})
     facts = _facts()
     lines = [f"{key} {', '.join(value) if isinstance(value, list) else value}" for key, value in facts.items()]
     return Result("\n".join(lines), facts)

@@ -14,11 +14,11 @@ from lens_adapter.cli.arguments import (
     add_device_options,
     add_json_option,
     count,
-    make_room,
     require_data,
     require_name,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
+from lens_adapter.cli.outputs import require_files
 from lens_adapter.cli.result import Result, figures, note
 
 SCENES = 1000  # of the published figures
@@ -70,7 +70,7 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Result | None:
     if any([args.model, args.adapter, args.data, args.gallery]) if args.builtin else not (args.model and args.data):
         args.parser.error("give --builtin alone, or all of --model, --adapter and --data")
-    make_room(args.json, args.gallery)
+    require_files({"--json": args.json, "--gallery": args.gallery}, args.data, args.model, args.adapter)
     if not args.builtin:
         return _evaluate_head(args)
     from lens_adapter.builtin.figures import evaluate_builtin

@@ -14,9 +14,9 @@ from lens_adapter.cli.arguments import (
     add_json_option,
     add_sam_option,
     count,
-    make_room,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device
+from lens_adapter.cli.outputs import require_files, require_folder_for
 from lens_adapter.cli.result import Result, note
 
 UNKNOWN = (
@@ -61,6 +61,8 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
+    require_folder_for("--output", args.output, args.data, args.model)
+    require_files({"--json": args.json}, args.data, args.model)
     from lens_adapter import LensAdapter, LensConfig, builtin
     from lens_adapter.data.formats import DataSource
 
@@ -72,7 +74,6 @@ def run(args: argparse.Namespace) -> Result:
         fields["prompt_template"] = args.template
     LensConfig(**fields)  # a name or a template that cannot be used is said now
     device = checked_device(args.device)
-    make_room(args.json)
     model, processor = base_by_name(args.model, args.dtype, device)
     adapter = LensAdapter.from_model(model, processor, load_sam=False, **fields)
     report = adapter.fit(data, count=args.examples)

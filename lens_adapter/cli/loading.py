@@ -21,8 +21,9 @@ def checked_device(name: str | None) -> str:
     if name == "auto":  # accelerate spreads the model over what there is
         return name
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        if torch.empty(0, device=name).is_meta:
+            raise RuntimeError("It holds no numbers.")
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
         raise InputError(f"--device {name} cannot be used here; try cpu. {_first_line(error)}") from error
     return name
 

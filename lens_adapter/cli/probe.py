@@ -14,12 +14,12 @@ from lens_adapter.cli.arguments import (
     add_json_option,
     add_picture_option,
     count,
-    make_room,
     require_data,
     require_name,
 )
 from lens_adapter.cli.fit import UNKNOWN
 from lens_adapter.cli.loading import base_by_name, checked_device
+from lens_adapter.cli.outputs import require_files
 from lens_adapter.cli.result import Result, note
 
 
@@ -68,11 +68,11 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Result:
     require_data(args.data)
     require_name("--model", args.model)
+    require_files({"--output": args.output, "--json": args.json}, args.data, args.model)
     from lens_adapter.evaluation.probing import probe
 
     data, template = _labelled(args)  # before anything large is loaded
     device = checked_device(args.device)
-    make_room(args.output, args.json)
     base = base_by_name(args.model, args.dtype, device)
     result = probe(*base, data, count=args.examples, prompt_template=template)
     result.save(args.output)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lens_adapter.cli.arguments import Commands, add_command, add_json_option, make_room
+from lens_adapter.cli.arguments import Commands, add_command, add_json_option
+from lens_adapter.cli.outputs import require_files
 from lens_adapter.cli.result import Result, note
 from lens_adapter.errors import InputError
 
@@ -54,12 +55,12 @@ def run(args: argparse.Namespace) -> Result:
             raise InputError(f"The file {str(file)!r} cannot be read: there is none.")
     if not (args.folder / "config.json").is_file():
         raise InputError(f"{args.folder} must be a folder with config.json and model.safetensors; it holds no head.")
+    require_files({"--json": args.json}, args.folder, args.results)
     from lens_adapter.adapter import LensAdapter
     from lens_adapter.hub.card import is_hub_id
     from lens_adapter.hub.publishing import files_to_publish, publish
     from lens_adapter.results import RESULTS_FILE, Evaluation, save_results
 
-    make_room(args.json)
     results = [Evaluation.load(file) for file in args.results]
     kept = files_to_publish(args.folder)
     adapter = LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about what does not fit

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any, TextIO
 
 from lens_adapter.writing import write_text
@@ -35,7 +36,10 @@ class Result:
         if self.text:
             say(self.text, sys.stdout)
         if file is not None:
-            write_text(file, document + "\n")
+            if Path(file).exists() and not Path(file).is_file():  # a device, which is not to be replaced
+                Path(file).write_text(document + "\n", encoding="utf-8")
+            else:
+                write_text(file, document + "\n")
             note(f"Wrote {file}")
 
 

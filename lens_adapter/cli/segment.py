@@ -14,11 +14,11 @@ from lens_adapter.cli.arguments import (
     add_json_option,
     add_model_options,
     add_picture_option,
-    make_room,
     require_name,
     require_prompts,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
+from lens_adapter.cli.outputs import require_files
 from lens_adapter.cli.result import Result, note
 from lens_adapter.errors import InputError
 
@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> Result:
     require_name("--adapter", args.adapter)
     if not args.image.is_file():
         raise InputError(f"There is no image file {str(args.image)!r}.")
-    make_room(args.output, args.json)
+    require_files({"--output": args.output, "--json": args.json}, args.image, args.model, args.adapter)
+    import numpy as np
+
     from lens_adapter.builtin.demo import ONLY_ITS_WORLD
     from lens_adapter.vlm.images import load_image
 
@@ -71,7 +73,8 @@ def run(args: argparse.Namespace) -> Result:
     out.save(args.output)
     note(f"Wrote {args.output}")
     lines = [
-        f"{prompt}\tscore {score:.2f}\t" + (f"{mask.float().mean().item():.1%} of the image" if found else "absent")
+        f"{prompt}\tscore {score:.2f}\t"
+        + (f"{np.count_nonzero(mask) / mask.numel():.1%} of the image" if found else "absent")
         for prompt, score, found, mask in zip(out.prompts, out.scores.tolist(), out.found, out.masks, strict=True)
     ]
     if out.instances is not None:

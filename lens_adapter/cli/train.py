@@ -12,11 +12,11 @@ from lens_adapter.cli.arguments import (
     add_data_option,
     add_json_option,
     add_pairs_option,
-    make_room,
     require_data,
     require_name,
 )
 from lens_adapter.cli.loading import base_by_name, head_folder
+from lens_adapter.cli.outputs import require_files, require_folder_for
 from lens_adapter.cli.result import Result, figures, note
 
 _EXAMPLES = """\
@@ -106,7 +106,6 @@ def run(args: argparse.Namespace) -> Result | None:
     from lens_adapter.training.configuration import read_config
     from lens_adapter.training.run_folder import claimed, plan
 
-    make_room(args.json)
     keys = ("model", "adapter", "data", "validation", "dtype", "features", "features_dtype", "resume", "overwrite")
     flags = {key: getattr(args, key) for key in keys}
     head = args.head | ({"sam": args.sam} if args.sam else {})
@@ -118,6 +117,9 @@ def run(args: argparse.Namespace) -> Result | None:
     for key in ("model", "adapter"):
         require_name(f"--{key}", config.get(key))
     output = config["training"]["output_dir"]
+    read = [config.get(key) for key in ("model", "adapter", "data", "validation")]
+    require_folder_for("--output", output, *read)
+    require_files({"--json": args.json}, args.config, *read)
     start = plan(config)  # all this, before anything heavy is imported
     if Path(output).is_dir():
         with claimed(output):

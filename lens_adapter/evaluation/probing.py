@@ -32,8 +32,8 @@ from lens_adapter.config import LensConfig
 from lens_adapter.data.formats import DataSource
 from lens_adapter.errors import InputError, LensError
 from lens_adapter.fitting import Labelled
+from lens_adapter.pictures.saving import save_picture
 from lens_adapter.vlm.base import FrozenBase
-from lens_adapter.writing import write_picture
 
 _LEAST = 1e-12  # what no attention is divided by less than
 
@@ -128,8 +128,12 @@ class ProbeResult:
         return _draw(self)
 
     def save(self, path: str | Path) -> None:
-        """Write `plot()` to `path`; the format follows the suffix."""
-        write_picture(path, self.plot())
+        """Write `plot()` to `path`, whole or not at all; the format follows the suffix.
+
+        Raises:
+            InputError: the suffix is of no picture, or the file cannot be written.
+        """
+        save_picture(self.plot(), path)
 
 
 def probe(

@@ -20,6 +20,7 @@ from lens_adapter.evaluation.metrics import METRICS
 from lens_adapter.hub.card import CARD_FILE, is_generated, write_model_card
 from lens_adapter.hub.publishing import is_written_by_hand, remote_card
 from lens_adapter.pictures.samples import Sample, sample_grid
+from lens_adapter.pictures.saving import save_picture
 from lens_adapter.sam.square import logit
 from lens_adapter.segmentation import LensPrediction
 from lens_adapter.training.cache.read import FeatureBatch, caches_in, collate_features
@@ -27,7 +28,7 @@ from lens_adapter.training.collate import Batch, LensCollator
 from lens_adapter.training.losses import lens_losses
 from lens_adapter.training.record import training_record
 from lens_adapter.training.tuning import TUNINGS, DecoderTuning
-from lens_adapter.writing import write_picture, write_text
+from lens_adapter.writing import write_text
 
 GRID_SAMPLES = 6
 # Switches of transformers' that a head on a frozen base can do nothing with: what would fail late, or do nothing.
@@ -385,7 +386,7 @@ class SampleGrids(TrainerCallback):
         page = sample_grid([self._sample(index) for index in picked], title=f"Step {state.global_step}")
         file = Path(args.output_dir, "samples", f"step-{state.global_step:06}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(file, page)
+        save_picture(page, file)
 
     def _sample(self, index: int) -> Sample:
         example = self.dataset[index]

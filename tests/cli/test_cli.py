@@ -13,6 +13,7 @@ import torch
 import lens_adapter
 from lens_adapter import LensAdapter
 from lens_adapter.cli import _parser, main
+from tests.attacks_by_interrupt import run_commands
 from tests.cli.calls import example_lines, helped, segment
 
 COMMANDS = ("demo", "segment", "annotate", "train", "evaluate", "probe", "push", "app", "env")
@@ -112,6 +113,12 @@ def test_as_a_module():
         (["push", "head"], "REPO_ID"),
         (["app", "--model", "m", "--share"], "--model needs --adapter"),
         (["app", "--port", "http"], "--port"),
+        (["app", "--port", "65536"], "--port"),
+        (["app", "--port", "-1"], "--port"),
+        (["app", "--port", "9" * 5000], "--port"),
+        (["demo", "-o", "sheet.psd"], "must end like a picture"),  # which Pillow reads and does not write
+        (["demo", "-o", "sheet.xbm"], "must end like a picture"),  # which knows no color
+        (["evaluate", "--builtin", "--scenes", "9" * 5000], "at least 1"),
         (["probe", "--data", "folder"], "--model"),
         (["probe", "--model", "builtin", "--examples", "0"], "at least 1"),
         (["probe", "--model", "builtin", "-o", "layers.txt"], "must end like a picture"),
@@ -138,8 +145,25 @@ def test_an_interrupted_command_says_so_in_one_line(folders, tmp_path, capsys, m
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LensAdapter, "segment", interrupted)
-    assert segment(folders, "-o", str(tmp_path / "out.png")) == 1
-    assert capsys.readouterr().err.endswith("lens-adapter segment: interrupted\n")
+    assert segment(folders, "-o", str(tmp_path / "out.png")) == 130
+    assert capsys.readouterr().err.endswith("lens-adapter: interrupted\n")
+
+
+def test_an_interrupt_that_a_library_made_another_error_of_is_one(folders, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Failed to import a part") from error
+
+    monkeypatch.setattr(LensAdapter, "segment", interrupted)
+    assert segment(folders, "-o", str(tmp_path / "out.png")) == 130
+    assert capsys.readouterr().err.endswith("lens-adapter: interrupted\n")
+
+
+def test_a_process_is_interrupted_without_a_traceback():
+    found = run_commands(2, seed=0)
+    assert found == {"interrupts": 2, "other_endings": 0}
 
 
 def test_memory_that_does_not_suffice_is_said_in_one_line(folders, tmp_path, capsys, monkeypatch):

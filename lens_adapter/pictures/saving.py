@@ -1,0 +1,58 @@
+"""Pictures as files: whole or not at all, in the format that the name says."""
+
+from __future__ import annotations
+
+from functools import cache
+from io import BytesIO
+from os import PathLike, fspath
+from pathlib import Path
+
+from PIL import Image
+
+from lens_adapter.errors import InputError, brief
+from lens_adapter.writing import written_aside
+
+
+def picture_format(path: str | PathLike[str]) -> str:
+    """Pillow's name of the format that a file's suffix stands for, one that it can write.
+
+    Raises:
+        InputError: there is none.
+    """
+    Image.init()
+    kind = Image.registered_extensions().get(Path(path).suffix.lower())
+    if kind is None or not _can_be_written(kind):
+        raise InputError(
+            f"{brief(fspath(path), 300)} must end like a picture that can be written, e.g. in .png or .jpg."
+        )
+    return kind
+
+
+@cache
+def _can_be_written(kind: str) -> bool:
+    """Some formats are only read here, some know no color, and some need a program that is not there."""
+    try:
+        Image.new("RGB", (8, 8)).save(BytesIO(), kind)
+    except Exception:  # as each of Pillow's writers says it
+        return False
+    return True
+
+
+def save_picture(picture: Image.Image, path: str | PathLike[str]) -> None:
+    """Write a picture to `path`; what is there is kept until all of the new one is.
+
+    Raises:
+        InputError: the suffix is of no picture, the picture does not go into that format, or nothing can be written
+            there.
+    """
+    kind = picture_format(path)
+    with written_aside(path) as aside:
+        try:
+            picture.save(aside, kind)
+        except OSError as error:
+            raise InputError(f"{brief(fspath(path), 300)} cannot be written: {error}.") from error
+        except Exception as error:  # such as more pixels along a side than the format has numbers for
+            raise InputError(
+                f"A picture of {picture.width} x {picture.height} pixels cannot be written as {kind}: {error}. Choose "
+                "another format, .png say."
+            ) from error
