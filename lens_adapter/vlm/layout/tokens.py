@@ -22,8 +22,8 @@ from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES, Layout
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.frames import MIN_SIDE, WHOLE, Frame, Line, is_enlarged
-from lens_adapter.vlm.layout.measured import Measured, Show, Sizes, require_same
-from lens_adapter.vlm.layout.rules import Size
+from lens_adapter.vlm.layout.measured import Measured, Show, Sizes, require_measured
+from lens_adapter.vlm.layout.rules import Extent
 from lens_adapter.vlm.layout.single import ImageTokens, require_tensor
 from lens_adapter.vlm.layout.tiled import joined
 
@@ -91,7 +91,7 @@ def _known_sizes(processor: Any, from_text: bool, read: partial[list[ImageTokens
 
 
 def _placed(
-    images: Sequence[ImageTokens], sizes: Sequence[Size], known: Sizes, show: Show
+    images: Sequence[ImageTokens], sizes: Sequence[Extent], known: Sizes, show: Show
 ) -> list[tuple[ImageTokens, list[Frame]]]:
     """Which of `images`, pictures or tiles, make an image of each size, joined, and the frames of their windows."""
     told: list[Measured | None] = [None] * len(sizes)
@@ -109,11 +109,11 @@ def _placed(
     ends = list(accumulate(counts, initial=0))
     whole = [joined(images[start:end]) for start, end in pairwise(ends)]
     for parts in zip(whole, sizes, measured, strict=True):
-        require_same(*parts)
+        require_measured(*parts)
     return [(image, one.frames) for image, one in zip(whole, measured, strict=True)]
 
 
-def _positive(height: int, width: int) -> Size:
+def _positive(height: int, width: int) -> Extent:
     if min(height, width) < 1:
         raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {(height, width)}.")
     return height, width
