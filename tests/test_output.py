@@ -246,7 +246,7 @@ def test_save_makes_its_folder_and_asks_for_a_suffix(tmp_path):
     output.save(tmp_path / "new" / "folder" / "overlay.JPG", prompts=1)
     assert Image.open(tmp_path / "new" / "folder" / "overlay.JPG").format == "JPEG"
     for name in ("overlay", "overlay.txt"):
-        with pytest.raises(InputError, match="follows its suffix"):
+        with pytest.raises(InputError, match="must end like a picture"):
             output.save(tmp_path / "other" / name)
     assert not (tmp_path / "other").exists()
 

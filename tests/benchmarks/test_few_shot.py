@@ -31,18 +31,24 @@ def test_a_readout_is_as_good_as_was_asked_for(results):
 
 
 def test_the_page_says_what_was_measured(results):
-    beside = json.loads((ROOT / "results" / "builtin.json").read_text())
     page = (ROOT / "docs" / "first-head.md").read_text()
-    assert few_shot.with_table(page, results, beside) == page
+    assert few_shot.with_table(page, *few_shot.records()) == page
     shown = f"{results['curve']['50']['giou.all']['mean']:.2f} with 50 examples"
     assert shown in (ROOT / "README.md").read_text()
 
 
 def test_it_can_be_measured_again(tmp_path):
     file = tmp_path / "few.json"
-    measured = few_shot.measure(2, 1, [10], file)
-    assert json.loads(file.read_text()) == measured and set(measured["beside"]) <= {
-        "best single head",
-        "best four heads",
-    }
+    measured = few_shot.measure(2, 1, [10], ["four random heads"], file)
+    assert json.loads(file.read_text()) == measured and set(measured["beside"]) <= {"four random heads"}
     assert measured["refused_fits"]["10"] in (0, 1)
+    again = few_shot.measure(2, 1, [], ["best single head"], file)
+    assert again["curve"] == measured["curve"] and "best single head" in again["refused_fits"]
+    with pytest.raises(SystemExit, match="other scenes or draws"):
+        few_shot.measure(3, 1, [], [], file)
+
+
+def test_good_heads_point_better_than_random_ones(results):
+    beside = {name: found["giou.all"]["mean"] for name, found in results["beside"].items()}
+    assert beside["best single head"] > beside["random single head"]
+    assert beside["best four heads"] > beside["four random heads"]
