@@ -23,7 +23,8 @@ from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lens_adapter.errors import InputError, brief, only_our_errors
+from lens_adapter.errors import InputError, brief
+from lens_adapter.reading import only_our_errors
 
 logger = logging.getLogger(__name__)
 
