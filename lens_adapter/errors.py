@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
-
-_Given = ParamSpec("_Given")
-_Made = TypeVar("_Made")
 
 
 class LensError(ValueError):
@@ -76,23 +70,6 @@ def brief(value: object, most: int = 80) -> str:
     except ValueError:  # a number of more digits than Python writes
         return f"a very large {type(value).__name__}"
     return text if len(text) <= most + 2 else f"{text[:most]}..."
-
-
-def only_our_errors(read: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
-    """For readers of what others wrote, which breaks in whatever way comes first: any error but ours becomes an
-    `InputError` with that as its cause."""
-
-    @wraps(read)
-    def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
-        try:
-            return read(*args, **kwargs)
-        except LensError:
-            raise
-        except Exception as error:
-            said = f"{type(error).__name__}: {brief(str(error), 300)}"
-            raise InputError(f"{read.__qualname__} cannot make sense of what it was given ({said}).") from error
-
-    return call
 
 
 def one_line(error: BaseException) -> str:

@@ -20,7 +20,8 @@ import yaml
 from huggingface_hub import EvalResult
 
 from lens_adapter.checkpoint import files_digest, weight_files
-from lens_adapter.errors import CheckpointMismatchError, InputError, brief, only_our_errors
+from lens_adapter.errors import CheckpointMismatchError, InputError, brief
+from lens_adapter.reading import only_our_errors
 from lens_adapter.writing import write_text
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "lens_adapter"
 # From the bottom up. A room may import from its own level, if that makes no circle, and from levels below.
 LEVELS = (
     ("errors", "builtin.world"),
-    ("finite", "writing", "bounds"),
+    ("finite", "reading", "writing", "bounds"),
     ("checkpoint",),
     (
         "signals",

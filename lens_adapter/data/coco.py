@@ -12,7 +12,8 @@ from lens_adapter.data.files import read_json, require_folder, within
 from lens_adapter.data.ids import by_id, entry_of, id_of, same_ids
 from lens_adapter.data.masks import annotation_regions, is_crowd
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError, only_our_errors
+from lens_adapter.errors import InputError
+from lens_adapter.reading import only_our_errors
 
 
 def readable(name: str) -> str:

@@ -28,7 +28,8 @@ from lens_adapter.data.breakage import OnError, collect
 from lens_adapter.data.files import as_label, is_file, read_text, require_regular, within
 from lens_adapter.data.masks import Region
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError, brief, only_our_errors
+from lens_adapter.errors import InputError, brief
+from lens_adapter.reading import only_our_errors
 
 _KEYS = frozenset({"image", "prompt", "prompts", "mask", "masks", "ignore", "id", "subset"})
 

@@ -25,7 +25,8 @@ from lens_adapter.data.reason_seg import read_reason_seg
 from lens_adapter.data.records import Record
 from lens_adapter.data.refer import read_refer
 from lens_adapter.data.semantic import LabelMaps, read_classes
-from lens_adapter.errors import InputError, brief, only_our_errors
+from lens_adapter.errors import InputError, brief
+from lens_adapter.reading import only_our_errors
 
 
 def _reason_seg(folder: str, split: str | None = None, on_error: OnError = "raise") -> Sequence[Record]:

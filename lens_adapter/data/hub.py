@@ -16,7 +16,8 @@ import numpy as np
 from lens_adapter.data.breakage import OnError, collect
 from lens_adapter.data.files import as_label
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError, brief, only_our_errors
+from lens_adapter.errors import InputError, brief
+from lens_adapter.reading import only_our_errors
 
 
 @dataclass(frozen=True)

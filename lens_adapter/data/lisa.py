@@ -12,7 +12,8 @@ from lens_adapter.data.reason_seg import read_reason_seg
 from lens_adapter.data.records import Record
 from lens_adapter.data.refer import read_refer
 from lens_adapter.data.semantic import LabelMaps, read_classes
-from lens_adapter.errors import InputError, brief, only_our_errors
+from lens_adapter.errors import InputError, brief
+from lens_adapter.reading import only_our_errors
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from lens_adapter.data.files import as_flag, listed, read_json, require_folder, 
 from lens_adapter.data.masks import read_levels
 from lens_adapter.data.records import Record
 from lens_adapter.data.shapes import NoPixelError, Size, draw_circle, draw_outlined
-from lens_adapter.errors import InputError, brief, only_our_errors
+from lens_adapter.errors import InputError, brief
+from lens_adapter.reading import only_our_errors
 from lens_adapter.vlm.images import picture_suffixes
 
 _IGNORED, _TARGET = 255, 1

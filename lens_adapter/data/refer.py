@@ -19,7 +19,8 @@ from lens_adapter.data.ids import by_id, entry_of, id_of
 from lens_adapter.data.masks import annotation_regions, is_crowd
 from lens_adapter.data.plain_pickle import read_plain_pickle
 from lens_adapter.data.records import Record
-from lens_adapter.errors import InputError, brief, only_our_errors
+from lens_adapter.errors import InputError, brief
+from lens_adapter.reading import only_our_errors
 
 _COCO = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 _CLEF = ("images/saiapr_tc-12",)

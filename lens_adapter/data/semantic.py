@@ -17,7 +17,8 @@ from lens_adapter.data.files import listed, read_json, read_text, require_folder
 from lens_adapter.data.masks import read_levels
 from lens_adapter.data.records import Record
 from lens_adapter.data.shapes import Size
-from lens_adapter.errors import BrokenRecordError, InputError, brief, only_our_errors
+from lens_adapter.errors import BrokenRecordError, InputError, brief
+from lens_adapter.reading import only_our_errors
 from lens_adapter.vlm.images import picture_suffixes
 
 

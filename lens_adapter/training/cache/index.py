@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lens_adapter.data.files import read_json
-from lens_adapter.errors import StaleFeaturesError, brief, only_our_errors
+from lens_adapter.errors import StaleFeaturesError, brief
+from lens_adapter.reading import only_our_errors
 
 FORMAT = 1
 KINDS = ("samples", "images")
