@@ -22,7 +22,7 @@ class Steps:
         self.reading = self.read()
         self.prompts = self.point()
         self.embedding = self.encode()
-        self.logits, _ = self.decode()
+        self.logits, *_ = self.decode()
 
     def process(self) -> BatchFeature:
         return self.adapter.base.build_inputs([self.image], PROMPTS[:1])
