@@ -12,11 +12,12 @@ import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
 
-from tests.attacks import heads, saves
+from tests.attacks import heads, interrupts, readers, saves
 from tests.attacks.registry import ATTACKS
 
-__all__ = ["heads", "saves"]  # imported to be registered
+__all__ = ["heads", "interrupts", "readers", "saves"]  # imported to be registered
 
 
 def main() -> int:

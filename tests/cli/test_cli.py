@@ -13,7 +13,7 @@ import torch
 import lens_adapter
 from lens_adapter import LensAdapter
 from lens_adapter.cli import _parser, main
-from tests.attacks_by_interrupt import run_commands
+from tests.attacks.interrupts import run_commands
 from tests.cli.calls import example_lines, helped, segment
 
 COMMANDS = ("demo", "segment", "annotate", "train", "evaluate", "probe", "push", "app", "env")

@@ -9,7 +9,7 @@ import pytest
 from lens_adapter.data.examples import Examples
 from lens_adapter.data.masks import ShownSize, decode
 from lens_adapter.errors import InputError
-from tests.attacks_on_readers import BOX, CONTENTS, LIVE, LOOP, ODD, altered, hub, run
+from tests.attacks.readers import BOX, CONTENTS, LIVE, LOOP, ODD, altered, hub, run
 from tests.data.formats import write_image, write_levels
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from lens_adapter.vlm.registers import add_hook, remove_hooks
 from lens_adapter.vlm.state import evaluation_mode, undone
 from lens_adapter.vlm.threads import ThreadHook
-from tests.attacks_by_interrupt import run
+from tests.attacks.interrupts import run
 from tests.tiny.adapters import hooks_in, ready_inputs, tiny_trio
 
 

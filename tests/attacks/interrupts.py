@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment: nothing of ours stays on the base. `python -m tests.attacks_by_interrupt [COUNT] [SEED]`.
+"""Ctrl-C at any moment: nothing of ours stays on the base.
 
 Two kinds of interrupts, each at a random moment of a random work:
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import linecache
-import os
 import random
 import signal
 import subprocess
@@ -36,6 +35,7 @@ import lens_adapter
 from lens_adapter.data.records import Example
 from lens_adapter.errors import FitError, LensError
 from lens_adapter.vlm import attention, registers, threads
+from tests.attacks.registry import Outcome, attack
 from tests.tiny.adapters import GREEDY, hooks_in, marks_on, ready_inputs, tiny_adapter, tiny_trio
 from tests.tiny.sam import noise_image
 
@@ -248,11 +248,22 @@ def run_commands(count: int, seed: int) -> dict[str, int]:
     return dict(found)
 
 
-if __name__ == "__main__":
-    os.environ["TQDM_DISABLE"] = "1"
-    sys.setswitchinterval(1e-5)
+@attack("interrupts", 2000)
+def attack_interrupts(seed: int, count: int) -> Outcome:
+    """Works on a base are interrupted at random moments: no hook stays, and it answers bit for bit as before"""
+    threads, interval = torch.get_num_threads(), sys.getswitchinterval()
     torch.set_num_threads(1)
-    started = time.perf_counter()
-    print(run(*(int(word) for word in [*sys.argv[1:], "2000", "0"][:2])))
-    print(run_commands(20, 0))
-    print(f"{time.perf_counter() - started:.0f} seconds")
+    sys.setswitchinterval(1e-5)
+    try:
+        found = run(count, seed)
+    finally:
+        torch.set_num_threads(threads)
+        sys.setswitchinterval(interval)
+    return Outcome(found["interrupts"], 0, found["other_errors"], found["hangs"], found["left"])
+
+
+@attack("commands", 20)
+def attack_commands(seed: int, count: int) -> Outcome:
+    """Processes of the command line get Ctrl-C at random moments: 130, and no traceback"""
+    found = run_commands(count, seed)
+    return Outcome(sum(found.values()), 0, found["other_endings"])

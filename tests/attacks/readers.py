@@ -1,4 +1,4 @@
-"""Readers of data, results and caches against what others wrote. `python -m tests.attacks_on_readers [COUNT] [SEED]`.
+"""Readers of data, results and caches against what others wrote.
 
 Of every input a reader makes records, or an error of ours: nothing else comes out of it, and it comes to an end.
 """
@@ -14,7 +14,6 @@ import random
 import resource
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from lens_adapter.data.semantic import LabelMaps, read_classes
 from lens_adapter.errors import LensError
 from lens_adapter.results import Evaluation, load_results
 from lens_adapter.training.cache.read import CachedFeatures
+from tests.attacks.registry import Outcome, attack
 from tests.data.formats import annotation, box, corners, instances, picture, reference, runs, write_image, write_levels
 
 MEMORY = 2**30  # bytes more than before: an input that asks for more is met with a MemoryError
@@ -481,10 +481,6 @@ def run(count: int, seed: int) -> dict[str, int]:
                     print(f"{name}, input {turn}: no end", file=sys.stderr)
                 except Exception as error:
                     found["foreign"] += 1
-                    if "-v" in sys.argv:
-                        import traceback
-
-                        traceback.print_exc()
                     print(f"{name}, input {turn}: {error!r}"[:400], file=sys.stderr)
         finally:
             os.chdir(here)
@@ -493,7 +489,8 @@ def run(count: int, seed: int) -> dict[str, int]:
     return dict(found)
 
 
-if __name__ == "__main__":
-    started = time.perf_counter()
-    print(run(*(int(word) for word in [*sys.argv[1:], "5000", "0"][:2])))
-    print(f"{time.perf_counter() - started:.0f} seconds")
+@attack("readers", 5000)
+def attack_readers(seed: int, count: int) -> Outcome:
+    """Every reader of data, results and caches is given what others might have written"""
+    found = run(count, seed)
+    return Outcome(found["inputs"], found["refused"], found["foreign"], found["hangs"])
