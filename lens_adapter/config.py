@@ -363,6 +363,8 @@ class LensConfig(PretrainedConfig):
                 "with AutoModelForImageTextToText if it is a base, and name a head's folder or repository here."
             )
         ours = {key: kwargs.pop(key) for key in inspect.signature(cls.__init__).parameters if key in kwargs}
+        if (named := config_dict.get("attn_implementation")) is not None:  # transformers 4 puts its own in that place
+            ours["_attn_implementation"] = named
         return super().from_dict({**config_dict, **ours}, **kwargs)
 
     @classmethod
