@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "lens_adapter"
 LEVELS = (
     ("errors", "builtin.world"),
     ("finite", "writing", "bounds"),
-    ("checkpoint",),
+    ("checkpoint", "variants"),
     ("signals", "vlm.architectures", "vlm.layout.single", "vlm.layout.tiled", "vlm.anatomy"),
     ("config",),
     ("vlm", "head", "sam", "instances"),
