@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from lens_adapter.errors import LensConfigError, brief
@@ -165,3 +166,21 @@ def _counts(key: str, *things: str) -> bool:
     if not any(word in (thing, f"{thing}s") for word in words for thing in things):
         return False
     return not {"size", "dim", "index", "idx", "window", "vocab", "period", "width", "id"} & {*words}
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text that a message or a card can repeat."""
+    return isinstance(value, str) and len(value) <= MOST_LETTERS
+
+
+def is_int(value: Any) -> bool:
+    """Whether it is a whole number, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_real(value: Any) -> bool:
+    """Whether it is a finite number, and no bool."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float is as large as
+        return False

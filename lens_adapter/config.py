@@ -1,12 +1,10 @@
-"""`LensConfig`: the only place where a default stands."""
+"""`LensConfig`: the only place where a default stands; but for SAM's dimensions, which are in `variants`."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import re
-from copy import deepcopy
-from math import isfinite
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -17,10 +15,13 @@ from transformers.utils import logging
 from lens_adapter import bounds
 from lens_adapter.checkpoint import located
 from lens_adapter.errors import InputError, LensConfigError, brief
-from lens_adapter.sam.families import complete_family, family_of, require_same_family
+from lens_adapter.sam.families import family_of, require_same_family
+from lens_adapter.variants import BUILTIN_SAM, SAM_VARIANTS, complete_sam
 
 if TYPE_CHECKING:
     from lens_adapter.vlm.anatomy import Anatomy
+
+__all__ = ["BUILTIN_SAM", "SAM_VARIANTS", "LensConfig", "Thresholds"]
 
 logger = logging.get_logger(__name__)
 
@@ -30,92 +31,6 @@ ROUTING_QUESTION = (
 )
 
 PRESENCE_QUESTION = "Is there {prompt} in this image? Answer yes or no."
-
-# Dimensions of segment-anything's image encoders and decoders, as published with their weights.
-_SAM_COMMON = {
-    "image_size": 1024,  # pixels of the padded square the image encoder sees
-    "patch_size": 16,
-    "window_size": 14,
-    "relative_position": True,
-    "out_channels": 256,  # width of the image embedding, of every prompt and of the mask decoder
-    "decoder_depth": 2,
-    "decoder_num_heads": 8,
-    "decoder_mlp_dim": 2048,
-    "mask_in_channels": 16,
-    "iou_head_dim": 256,
-    "pixel_mean": [123.675, 116.28, 103.53],
-    "pixel_std": [58.395, 57.12, 57.375],
-}
-SAM_VARIANTS: dict[str, dict[str, Any]] = {
-    "vit_b": {
-        **_SAM_COMMON,
-        "embed_dim": 768,
-        "depth": 12,
-        "num_heads": 12,
-        "mlp_ratio": 4.0,
-        "global_attention_layers": [2, 5, 8, 11],
-        "weights": "facebook/sam-vit-base",
-    },
-    "vit_l": {
-        **_SAM_COMMON,
-        "embed_dim": 1024,
-        "depth": 24,
-        "num_heads": 16,
-        "mlp_ratio": 4.0,
-        "global_attention_layers": [5, 11, 17, 23],
-        "weights": "facebook/sam-vit-large",
-    },
-    "vit_h": {
-        **_SAM_COMMON,
-        "embed_dim": 1280,
-        "depth": 32,
-        "num_heads": 16,
-        "mlp_ratio": 4.0,
-        "global_attention_layers": [7, 15, 23, 31],
-        "weights": "facebook/sam-vit-huge",
-    },
-    # SlimSAM (arXiv 2312.05284): vit_b with 50 % and 77 % of its image encoder pruned away.
-    "slimsam_50": {
-        **_SAM_COMMON,
-        "embed_dim": 384,
-        "depth": 12,
-        "num_heads": 12,
-        "mlp_ratio": 4.0,
-        "global_attention_layers": [2, 5, 8, 11],
-        "weights": "nielsr/slimsam-50-uniform",
-    },
-    "slimsam_77": {
-        **_SAM_COMMON,
-        "embed_dim": 168,
-        "depth": 12,
-        "num_heads": 12,
-        "mlp_ratio": 696 / 168,
-        "global_attention_layers": [2, 5, 8, 11],
-        "weights": "nielsr/slimsam-77-uniform",
-    },
-}
-
-# The tiny SAM that ships with the package, in `lens_adapter/builtin/sam`.
-BUILTIN_SAM: dict[str, Any] = {
-    "image_size": 192,
-    "patch_size": 8,
-    "window_size": 8,
-    "relative_position": False,
-    "out_channels": 64,
-    "decoder_depth": 2,
-    "decoder_num_heads": 4,
-    "decoder_mlp_dim": 128,
-    "mask_in_channels": 8,
-    "iou_head_dim": 64,
-    "pixel_mean": _SAM_COMMON["pixel_mean"],
-    "pixel_std": _SAM_COMMON["pixel_std"],
-    "embed_dim": 128,
-    "depth": 4,
-    "num_heads": 4,
-    "mlp_ratio": 2.0,
-    "global_attention_layers": [3],
-    "weights": "builtin",
-}
 
 
 class Thresholds(NamedTuple):
@@ -240,7 +155,7 @@ class LensConfig(PretrainedConfig):
         self.prompt_template = prompt_template
         self.routing_question = routing_question
         self.presence_question = presence_question
-        self.sam = _complete_sam(sam)
+        self.sam = complete_sam(sam)
         self.base_model_name_or_path = base_model_name_or_path
         self.base_model_revision = base_model_revision
         self.base_config = base_config
@@ -371,10 +286,12 @@ class LensConfig(PretrainedConfig):
             )
         ours = {key: kwargs.pop(key) for key in inspect.signature(cls.__init__).parameters if key in kwargs}
         if "sam" in config_dict:
-            saved = _complete_sam(config_dict["sam"], read=False)
+            saved = complete_sam(config_dict["sam"], read=False)
             config_dict = {**config_dict, "sam": saved}
             if "sam" in ours:
-                require_same_family(saved, _complete_sam(ours["sam"]))
+                require_same_family(saved, complete_sam(ours["sam"]))
+        if (named := config_dict.get("attn_implementation")) is not None:  # transformers 4 puts its own in that place
+            ours["_attn_implementation"] = named
         return super().from_dict({**config_dict, **ours}, **kwargs)
 
     @classmethod
@@ -424,7 +341,7 @@ class LensConfig(PretrainedConfig):
         return carried
 
     def _is_a_head(self, pair: Any) -> bool:
-        whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_int, pair))
+        whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(map(bounds.is_int, pair))
         return whole and 0 <= pair[0] < self.num_hidden_layers and 0 <= pair[1] < self.heads_of(pair[0])
 
     def _check(self) -> None:
@@ -435,21 +352,21 @@ class LensConfig(PretrainedConfig):
         require("fusion", self.fusion in ("mirror", "lite", "readout"), '"mirror", "lite" or "readout"')
         for key, most in _MOST.items():
             value = getattr(self, key)
-            require(key, _is_int(value) and 1 <= value <= most, f"an integer of at least 1 and at most {most}")
+            require(key, bounds.is_int(value) and 1 <= value <= most, f"an integer of at least 1 and at most {most}")
         heads = self.num_attention_heads  # of a layer whose attention cannot be read: 0
-        each = isinstance(heads, list) and len(heads) == self.num_hidden_layers and all(map(_is_int, heads))
+        each = isinstance(heads, list) and len(heads) == self.num_hidden_layers and all(map(bounds.is_int, heads))
         require(
             "num_attention_heads",
             each and min(heads) >= 0 and 1 <= max(heads) <= bounds.MOST_HEADS
             if isinstance(heads, list)
-            else _is_int(heads) and 1 <= heads <= bounds.MOST_HEADS,
+            else bounds.is_int(heads) and 1 <= heads <= bounds.MOST_HEADS,
             f"an integer of 1 to {bounds.MOST_HEADS}, or a list of such, one for each layer of the base",
         )
         if self.tap_layer is None:
             self.tap_layer = self.num_hidden_layers // 2
         require(
             "tap_layer",
-            _is_int(self.tap_layer) and 0 <= self.tap_layer < self.num_hidden_layers,
+            bounds.is_int(self.tap_layer) and 0 <= self.tap_layer < self.num_hidden_layers,
             f"a layer index from 0 to {self.num_hidden_layers - 1}",
         )
         room = self.num_hidden_layers - self.tap_layer
@@ -464,25 +381,27 @@ class LensConfig(PretrainedConfig):
             "attention_layers",
             isinstance(layers, (list, tuple))
             and len(layers) <= self.num_hidden_layers
-            and all(_is_int(k) and 0 <= k < self.num_hidden_layers for k in layers),
+            and all(bounds.is_int(k) and 0 <= k < self.num_hidden_layers for k in layers),
             f"a list of layer indices from 0 to {self.num_hidden_layers - 1}",
         )
         dense = isinstance(self.dense_prompt, bool) and not (self.dense_prompt and self.fusion == "readout")
         require("dense_prompt", dense, 'False, or True with the fusion "mirror" or "lite"')
         radius, most_radius = self.suppression_radius, bounds.MOST_RADIUS
         require(
-            "suppression_radius", _is_real(radius) and 0 <= radius <= most_radius, f">= 0 and <= {most_radius:g} cells"
+            "suppression_radius",
+            bounds.is_real(radius) and 0 <= radius <= most_radius,
+            f">= 0 and <= {most_radius:g} cells",
         )
         for key in ("keypoint_threshold", "mask_threshold", "score_threshold"):
             value = getattr(self, key)
-            require(key, _is_real(value) and 0 <= value < 1, "a number in [0, 1)")
+            require(key, bounds.is_real(value) and 0 <= value < 1, "a number in [0, 1)")
         for key in ("prompt_template", "routing_question", "presence_question"):
             text = getattr(self, key)
             if key == "presence_question" and text is None:
                 continue
-            require(key, _is_text(text) and "{prompt}" in text, "a text that holds {prompt}")
+            require(key, bounds.is_text(text) and "{prompt}" in text, "a text that holds {prompt}")
         for key in ("base_model_name_or_path", "base_model_revision"):
-            require(key, getattr(self, key) is None or _is_text(getattr(self, key)), "a text or None")
+            require(key, getattr(self, key) is None or bounds.is_text(getattr(self, key)), "a text or None")
         digest = self.head_sha256
         require(
             "head_sha256",
@@ -498,7 +417,7 @@ class LensConfig(PretrainedConfig):
             "None or a dict with `heads`, a list of [layer, head] that the base has",
         )
         base = {} if self.base_config is None else self.base_config
-        known = isinstance(base, dict) and _is_text(base.get("model_type", ""))
+        known = isinstance(base, dict) and bounds.is_text(base.get("model_type", ""))
         require("base_config", known, "a dict, whose model_type is a text, or None")
         bounds.require_bounded(base)
         runs = [] if self.training is None else self.training
@@ -568,13 +487,16 @@ _MOST = {
 
 def _require_carried(key: str, value: Any) -> None:
     if key == "architectures":
-        good, allowed = isinstance(value, list) and len(value) < 10 and all(map(_is_text, value)), "a list of names"
+        good, allowed = (
+            isinstance(value, list) and len(value) < 10 and all(map(bounds.is_text, value)),
+            "a list of names",
+        )
     elif key in ("dtype", "torch_dtype"):
         name = str(value).removeprefix("torch.")
         good = isinstance(value, str | torch.dtype) and name in _DTYPES
         allowed = f"one of {_DTYPES}"
     else:
-        good, allowed = _is_text(value), "a text"
+        good, allowed = bounds.is_text(value), "a text"
     if not good:
         raise LensConfigError(f"LensConfig.{key} must be {allowed}; got {brief(value)}.")
 
@@ -584,79 +506,3 @@ def _no_config(source: Any, error: BaseException) -> LensConfigError:
         f"config.json of {brief(str(source), 200)} is none of a LENS head ({type(error).__name__}: "
         f"{brief(str(error), 200)}); expected a JSON object, as `save_pretrained` writes it. Fetch it again."
     )
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= bounds.MOST_LETTERS
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_real(value: Any) -> bool:
-    try:
-        return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-    except OverflowError:  # an integer that no float is as large as
-        return False
-
-
-def _complete_sam(sam: str | dict[str, Any], *, read: bool = True) -> dict[str, Any]:
-    """A variant's name or a partial dict -> every dimension, spelt out and checked; `read`: see `complete_family`."""
-    if not isinstance(sam, (str, dict)):
-        raise LensConfigError(f"LensConfig.sam must be the name of a variant or a dict; got {brief(sam)}.")
-    known_variants = {**SAM_VARIANTS, "builtin": BUILTIN_SAM, "custom": SAM_VARIANTS["vit_b"]}
-    if (family := complete_family(sam, known_variants, read=read)) is not None:
-        return family
-    given = {"variant": sam} if isinstance(sam, str) else dict(sam)
-    variant = given.pop("variant", "custom")
-    if not isinstance(variant, str) or variant not in known_variants:
-        raise LensConfigError(f"LensConfig.sam: variant must be one of {[*known_variants]}; got {brief(variant)}.")
-    base = known_variants[variant]
-    known = {*base, "include_image_encoder"}
-    if unknown := sorted(set(given) - known):
-        raise LensConfigError(f"LensConfig.sam: unknown keys {brief(unknown)}; known: {sorted(known)}.")
-    weights = {"weights": None} if variant == "custom" else {}
-    # A copy: nobody who edits a config may edit the table of variants.
-    full = deepcopy({"variant": variant, "include_image_encoder": False, **base, **weights, **given})
-
-    def require(key: str, good: bool, allowed: str) -> None:
-        if not good:
-            raise LensConfigError(f"LensConfig.sam[{key!r}] must be {allowed}; got {brief(full[key])}.")
-
-    whole = ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "out_channels", "decoder_depth")
-    for key in (*whole, "decoder_num_heads", "decoder_mlp_dim", "mask_in_channels", "iou_head_dim"):
-        most = bounds.MOST_SAM[key]
-        require(key, _is_int(full[key]) and 1 <= full[key] <= most, f"an integer of at least 1 and at most {most}")
-    require(
-        "image_size", full["image_size"] % full["patch_size"] == 0, f"a multiple of patch_size {full['patch_size']}"
-    )
-    most = bounds.MOST_SAM_CELLS
-    require("image_size", full["image_size"] <= most * full["patch_size"], f"at most {most} times patch_size")
-    require("num_heads", full["embed_dim"] % full["num_heads"] == 0, f"a divisor of embed_dim {full['embed_dim']}")
-    require("out_channels", full["out_channels"] % 8 == 0, "a multiple of 8")
-    # SAM's cross-attention runs at half the width.
-    half = full["out_channels"] // 2
-    require("decoder_num_heads", half % full["decoder_num_heads"] == 0, f"a divisor of out_channels / 2 = {half}")
-    require("mask_in_channels", full["mask_in_channels"] % 4 == 0, "a multiple of 4")
-    most = bounds.MOST_SAM["window_size"]
-    require("window_size", _is_int(full["window_size"]) and 0 <= full["window_size"] <= most, f"0 (none) to {most}")
-    layers = full["global_attention_layers"]
-    require(
-        "global_attention_layers",
-        isinstance(layers, (list, tuple))
-        and len(layers) <= full["depth"]
-        and all(_is_int(k) and 0 <= k < full["depth"] for k in layers),
-        f"a list of layer indices from 0 to {full['depth'] - 1}",
-    )
-    ratio, most = full["mlp_ratio"], bounds.MOST_SAM["mlp_ratio"]
-    require("mlp_ratio", _is_real(ratio) and 0 < ratio <= most, f"a number above 0, at most {most}")
-    for key in ("pixel_mean", "pixel_std"):
-        value = full[key]
-        three = isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_real(number) for number in value)
-        require(key, three and min(value) >= 0, "three numbers, R G B, of 0 to 255")
-    require("pixel_std", min(full["pixel_std"]) > 0, "three numbers above 0")
-    for key in ("relative_position", "include_image_encoder"):
-        require(key, isinstance(full[key], bool), "True or False")
-    require("weights", full["weights"] is None or _is_text(full["weights"]), "a path, a Hub repository or None")
-    return full

@@ -26,6 +26,7 @@ LEVELS = (
         "sam.families",
         "sam.published",
     ),
+    ("variants",),
     ("config",),
     ("vlm", "head", "sam", "instances"),
     ("output",),

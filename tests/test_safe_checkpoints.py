@@ -213,7 +213,6 @@ def test_published_sizes_are_far_from_the_ends():
         {"rope_scaling": {"rope_type": "nowhere"}},
         {"max_position_embeddings": None, "vocab_size": None},
         {"hidden_act": "boom"},
-        {"layer_types": ["x"] * 4},
         {"model_type": "nothing"},
         {"id2label": {"x": 1}},
         {"model_type": "rwkv"},
