@@ -5,7 +5,7 @@
 
 Twice: tiny pictures from a list, with a segmenter that costs nothing, so that reading, opening, encoding and writing
 are what is seen; and drawn scenes with the model that ships. Each in a process of its own. The resident memory (RSS) is
-read after every batch; the slope is that of a straight line through all of it after the first fifth, in which caches
+read after every batch; the slope is that of a straight line through all of it after the first third, in which caches
 and allocators fill. The adapter's cache of image embeddings, which is bounded (`EmbeddingCache`), is made smaller, so
 that it is full by then.
 """
@@ -32,7 +32,7 @@ from lens_adapter.builtin.world.labelled import labelled_scenes
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ["a dog", "something you can eat"]
-WARM_UP = 0.2
+WARM_UP = 1 / 3
 CACHE_BYTES = 8 * 2**20  # of image embeddings; the default, 64 MiB, would be filled by 256 pictures only
 
 
@@ -109,13 +109,16 @@ def measure(kind: str, pictures: int, folder: Path) -> dict[str, Any]:
         "resident_mib_at_the_end": round(float(taken[-1]) / 2**20, 1),
         "resident_mib_at_most": round(float(taken.max()) / 2**20, 1),
         "slope_bytes_per_picture": round(slope, 1),
+        "resident_mib_by_picture": [
+            [int(counts[k]), round(float(taken[k]) / 2**20, 1)] for k in np.linspace(0, len(counts) - 1, 12).astype(int)
+        ],
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m benchmarks.annotate_memory")
     parser.add_argument("--pictures", type=int, default=10_000, help="of the list")
-    parser.add_argument("--scenes", type=int, default=300, help="for the model that ships")
+    parser.add_argument("--scenes", type=int, default=900, help="for the model that ships")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "annotate_memory.json")
     parser.add_argument("--only", nargs=2, metavar=("KIND", "PICTURES"), help=argparse.SUPPRESS)  # in a process alone
     asked = parser.parse_args(arguments)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from lens_adapter.annotation.folder import Job, pictures_in
@@ -59,13 +60,21 @@ class ShardWriter:
     """An actor: loads everything once, and writes the shards that it is given."""
 
     def __init__(self, cluster_job: ClusterJob):
-        self._job = cluster_job.job()
+        self._cluster_job = cluster_job
+        self._job: Job | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for number in batch["shard"].tolist():
-            if not (self._job.folder / shard_name(number)).exists():  # written by an actor that died before it said so
+        """Numbers of shards -> the same, and why each could not be written ("": it was)."""
+        return {"shard": batch["shard"], "error": np.array([self._write(n) for n in batch["shard"].tolist()], object)}
+
+    def _write(self, number: int) -> str:
+        try:
+            self._job = self._job or self._cluster_job.job()
+            if not (self._job.folder / shard_name(number)).exists():  # else one that died wrote it
                 self._job.write(number)
-        return batch
+        except LensError as error:  # Ray would bring home its text alone, within a traceback
+            return str(error) or type(error).__name__
+        return ""
 
 
 def require_ray() -> Any:
@@ -87,7 +96,12 @@ def look_at(load: Callable[[], Any], judge: Callable[[Any], _Thresholds]) -> tup
     ray = require_ray()
     _start(ray)
     asked = ray.remote(num_cpus=1, num_gpus=_gpus(ray))(_facts).remote(load, judge)
-    facts, thresholds = _answer(ray, lambda: ray.get(asked))
+    try:
+        facts, thresholds = ray.get(asked)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, LensError):
+            raise error.cause from error
+        raise
     return facts, thresholds
 
 
@@ -97,6 +111,9 @@ def write_shards(job: ClusterJob, missing: Sequence[int], actors: int | None) ->
     Args:
         missing: their numbers.
         actors: at most so many; default: one for each GPU, or for each CPU where there is none.
+
+    Raises:
+        InputError: what an actor says of its data, or of a picture or a prompt where errors stop the run.
     """
     ray = require_ray()
     _start(ray)
@@ -113,8 +130,9 @@ def write_shards(job: ClusterJob, missing: Sequence[int], actors: int | None) ->
     )
     total = job.plan["pictures"]
     with tqdm(total=total, initial=total - pictures_in(missing, job.plan), desc="pictures", unit="picture") as bar:
-        rows = iter(written.iter_rows())
-        while (row := _answer(ray, lambda: next(rows, None))) is not None:
+        for row in written.iter_rows():
+            if row["error"]:
+                raise InputError(row["error"])
             bar.update(pictures_in([row["shard"]], job.plan))
 
 
@@ -132,16 +150,3 @@ def _start(ray: Any) -> None:
 
 def _gpus(ray: Any) -> int:
     return 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-
-
-def _answer(ray: Any, ask: Callable[[], Any]) -> Any:
-    """What `ask` returns; an error of ours that it brings from another node is raised as it was there."""
-    try:
-        return ask()
-    except ray.exceptions.RayError as error:
-        found: BaseException | None = error
-        while found is not None and not isinstance(getattr(found, "cause", found), LensError):
-            found = found.__cause__
-        if found is None:
-            raise
-        raise getattr(found, "cause", found) from error
