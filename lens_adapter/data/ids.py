@@ -34,7 +34,8 @@ def same_ids(entries: list[Any], what: str) -> dict[int, str]:
         except Exception:  # no entry, or one without an id: refused where it is used
             continue
     return {
-        index: f"The id {brief(name)} is that of {what} {' and '.join(map(str, found[:5]))} (from 0): which is it?"
+        index: f"The id {brief(name)} is that of {what} {' and '.join(map(str, found[:5]))} (counted from 0): "
+        "which is meant?"
         for name, found in places.items()
         if len(found) > 1
         for index in found

@@ -35,7 +35,8 @@ def read_plain_pickle(path: Path) -> Any:
             raise InputError(f"it has more than {_LARGEST >> 20} megabytes; expected less.")
         raw = path.read_bytes()
         _require_tame(raw)
-        return _plain(_PlainUnpickler(io.BytesIO(raw), encoding="bytes").load(), {})
+        buffered = io.BufferedReader(io.BytesIO(raw))  # of the bare bytes it would ask for each one by one
+        return _plain(_PlainUnpickler(buffered, encoding="bytes").load(), {})
     except InputError as error:
         raise InputError(f"The pickle {brief(str(path), 300)} was refused: {error}") from error
     except OSError as error:
