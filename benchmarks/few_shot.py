@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 from lens_adapter import LensAdapter, LensConfig, builtin, fitting
 from lens_adapter.builtin.exam import Exam, make_exam
-from lens_adapter.builtin.figures import head_figures
+from lens_adapter.builtin.figures import count_instances, findings_of, head_figures, instance_figures
 from lens_adapter.builtin.world.labelled import labelled_scenes
 from lens_adapter.errors import FitError, InputError
-from lens_adapter.evaluation import Finding, overlap
 from lens_adapter.fitting import Seen, reliability
-from lens_adapter.sam.square import logit
+from lens_adapter.output import LensOutput
+from lens_adapter.segmentation import assemble, segment
 from lens_adapter.signals import Reading
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +41,12 @@ DRAWS = 5
 BARS = {"20": 0.66, "50": 0.69, "200": 0.71}  # gIoU of all kinds
 SEVERAL_BAR, REFUSED_BAR, ACCEPTED_BAR = 0.48, 0.85, 0.95  # with 50 examples
 SECONDS_BAR = 5.0  # of fitting 50 examples of 1 024 heads
+FEWER_HEADS: dict[str, dict[str, Any]] = {  # read beside the curve, with 50 examples
+    "best single head": {"heads": 1},
+    "best four heads": {"heads": 4},
+    "random single head": {"heads": 1, "at_random": True},
+    "four random heads": {"heads": 4, "at_random": True},
+}
 BEGIN, END = "<!-- few-shot: begin -->", "<!-- few-shot: end -->"  # in docs/first-head.md
 BESIDE = {  # of results/builtin.json
     "mirror head, trained": "heads.mirror",
@@ -75,26 +81,37 @@ def read_scenes(adapter: LensAdapter, count: int) -> list[Read]:
     return read
 
 
+class ReadAlready:
+    """Stands in for a base: one picture's prompts, read before."""
+
+    def __init__(self, reading: Reading):
+        self.reading = reading
+
+    def runs(self, pictures: Sequence[Any]) -> list[list[int]]:
+        return [list(range(len(pictures)))]
+
+    def read(self, pictures: Sequence[Any], prompts: Sequence[str]) -> Reading:
+        return self.reading
+
+
 @torch.no_grad()
-def findings(adapter: LensAdapter, scenes: Sequence[Read]) -> Iterator[Finding]:
-    """What the adapter finds for every prompt, before any score threshold."""
-    cut = logit(adapter.config.mask_threshold)
+def answers(adapter: LensAdapter, scenes: Sequence[Read]) -> Iterator[tuple[LensOutput, Exam]]:
+    """What `segment` would answer for every scene, with instances, before any score threshold."""
+    thresholds = adapter.config.thresholds(None, 0.0)
     for one in scenes:
-        exam, index = one.exam, torch.zeros(len(one.exam.cases), dtype=torch.long)
-        found = adapter(one.reading, one.embedding, index)
-        size = (exam.picture.height, exam.picture.width)
-        masks = (adapter.decoder.upsample(found.logits, size) > cut).numpy()
-        points = (found.prompts.keypoints.points * torch.tensor(size[::-1])).long()
-        for k, case in enumerate(exam.cases):
-            x, y = points[k, 0].clamp(max=size[0] - 1).tolist()
-            hit = bool(case.truth[y, x])
-            yield Finding(overlap(masks[k], case.truth), float(found.quality[k]), (hit,), case.group)
+        request = (one.exam.picture, one.exam.prompts)
+        base: Any = ReadAlready(one.reading)
+        (drafts,) = segment([request], base, lambda _, of=one: of.embedding, adapter, len(one.exam.prompts))
+        yield assemble(request, drafts, adapter.decoder, thresholds, instances=True), one.exam
 
 
 def judged(adapter: LensAdapter, scenes: Sequence[Read]) -> dict[str, float]:
     """gIoU by kind with nothing refused, and what the score threshold refuses and accepts."""
-    found = list(findings(adapter, scenes))
-    free, strict = head_figures(found, 0.0), head_figures(found, adapter.config.score_threshold)
+    threshold, found, tallies = adapter.config.score_threshold, [], []
+    for out, exam in answers(adapter, scenes):
+        found += findings_of(out, exam)
+        tallies += count_instances(out, exam, threshold)
+    free, strict = head_figures(found, 0.0), head_figures(found, threshold)
     figures = {key: free[key] for key in KEPT if key in free}
     figures |= {key: strict[key] for key in ("no_target_accuracy", "target_accepted") if key in strict}
     present = np.array([one.score for one in found if one.has_target and not one.subset.startswith("held_out")])
@@ -103,7 +120,7 @@ def judged(adapter: LensAdapter, scenes: Sequence[Read]) -> dict[str, float]:
         figures["calibration_error"] = calibration_error(present, absent)
         # The threshold of this one is the test set's own: what could be refused while 95 % of the rest is accepted.
         figures["refused_where_95_percent_are_accepted"] = float((absent < np.quantile(present, 0.05)).mean())
-    return figures | {"first_click_on_target": free["keypoint_on_target"]}
+    return figures | instance_figures(tallies) | {"first_click_on_target": free["keypoint_on_target"]}
 
 
 def calibration_error(present: np.ndarray, absent: np.ndarray) -> float:
@@ -123,15 +140,20 @@ def new_adapter() -> LensAdapter:
     return LensAdapter.from_model(model, processor, fusion="readout", sam="builtin", **builtin.QUESTIONS)
 
 
-def fit_some(adapter: LensAdapter, count: int, draw: int, heads: int | None = None) -> dict[str, Any] | None:
-    """Fit on a draw of examples; with `heads`, on so many of all. None: refused."""
-    usual, fitting.HEADS = fitting.HEADS, heads or fitting.HEADS
+def fit_some(adapter: LensAdapter, count: int, draw: int, heads: int = fitting.HEADS, at_random: bool = False) -> bool:
+    """Fit on a draw of examples, on the best `heads` heads or on random ones. False: refused, the head is as it was."""
+    anatomy, config = adapter.base.anatomy, adapter.config
+    names = [(layer, head) for layer in anatomy.readable for head in range(anatomy.num_heads[layer])]
     try:
-        return adapter.fit(list(labelled_scenes(count, start=1000 * draw))).to_dict()
+        seen = fitting.read_examples(adapter.base, labelled_scenes(count, start=1000 * draw))
+        if at_random:
+            chosen = np.random.default_rng(draw).permutation(len(names))[:heads].tolist()
+            names, seen = [names[k] for k in chosen], [replace(one, logs=one.logs[chosen]) for one in seen]
+        report, fitted, readout = fitting.choose_and_judge(names, config, seen, validation=0.25, heads=heads)
     except (FitError, InputError):
-        return None
-    finally:
-        fitting.HEADS = usual
+        return False
+    adapter.head, config.score_threshold, config.readout = readout, fitted.score_threshold, report.to_dict()
+    return True
 
 
 def seconds_of_fitting(heads: int = 1024, examples: int = 50, side: int = 24) -> float:
@@ -158,52 +180,89 @@ def spread(figures: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
     return {key: {"mean": float(np.mean(v)), "low": min(v), "high": max(v)} for key, v in columns.items()}
 
 
-def measure(scenes: int, draws: int, sizes: Sequence[int], file: Path) -> dict[str, Any]:
+def measure(scenes: int, draws: int, sizes: Sequence[int], beside: Sequence[str], file: Path) -> dict[str, Any]:
+    """Figures of each number of examples and of each reading beside them, into the file; others in it stay."""
     torch.set_num_threads(1)
     adapter = new_adapter()
     results: dict[str, Any] = {"scenes": scenes, "draws": draws, "curve": {}, "refused_fits": {}, "beside": {}}
-    results["seconds_of_fitting_1024_heads_50_examples"] = seconds_of_fitting()
+    if file.exists():
+        before = json.loads(file.read_text())
+        if (before["scenes"], before["draws"]) != (scenes, draws):
+            raise SystemExit(f"{file} holds figures of other scenes or draws. Choose another --json.")
+        results = before
+    results.setdefault("seconds_of_fitting_1024_heads_50_examples", seconds_of_fitting())
     read = read_scenes(adapter, scenes)
-    for name, heads in (*((str(size), None) for size in sizes), ("best single head", 1), ("best four heads", 4)):
-        count = int(name) if heads is None else 50
-        figures = []
-        for draw in tqdm(range(draws if heads is None else min(draws, 2)), desc=f"{name}", mininterval=5):
-            report = fit_some(adapter, count, draw, heads)
-            if report is not None:
-                figures.append({**judged(adapter, read), "held_out_pointing": report["pointing"]})
-        place = results["curve"] if heads is None else results["beside"]
-        results["refused_fits"][name] = (draws if heads is None else min(draws, 2)) - len(figures)
+    for name in (*map(str, sizes), *beside):
+        count = 50 if name in FEWER_HEADS else int(name)
+        fewer, figures = FEWER_HEADS.get(name, {}), []
+        for draw in tqdm(range(draws), desc=name, mininterval=5):
+            if fit_some(adapter, count, draw, **fewer):
+                pointing = adapter.config.readout["pointing"]
+                figures.append({**judged(adapter, read), "held_out_pointing": pointing})
+        results["refused_fits"][name] = draws - len(figures)
         if figures:
-            place[name] = spread(figures)
+            results["beside" if name in FEWER_HEADS else "curve"][name] = spread(figures)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(results, indent=1) + "\n")
     return results
 
 
-def table(results: dict[str, Any], beside: dict[str, float]) -> str:
-    """Markdown: gIoU by kind, a row for each number of examples, then what it is to be read against."""
+def table(results: dict[str, Any], beside: dict[str, float], trained: dict[str, Any]) -> str:
+    """Markdown: gIoU by kind, a row for each number of examples, then what it is to be read against.
+
+    Args:
+        results: as `measure` returns.
+        beside: of results/builtin.json.
+        trained: gIoU by kind, of results/paper_claims.json.
+    """
     kinds = ("all", "attribute", "spatial", "ordinal", "several", "reasoning")
-    lines = [f"| | {' | '.join(kinds)} | absent refused, present accepted |", "|---" * (len(kinds) + 2) + "|"]
+    titles = (*kinds, "absent refused, present accepted", "instances: precision, recall")
+    lines = [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+
+    def pair(found: dict[str, Any], *names: str) -> str:
+        """Two figures, or nothing where they were not measured."""
+        values = [found[name] for name in names if name in found]
+        return ", ".join(f"{value['mean'] if isinstance(value, dict) else value:.2f}" for value in values)
+
+    judged, things = ("no_target_accuracy", "target_accepted"), ("instances.precision", "instances.recall")
     for size in sorted(results["curve"], key=int):
         found = results["curve"][size]
         cells = [f"{found[f'giou.{kind}']['mean']:.3f}" for kind in kinds]
         low, high = found["giou.all"]["low"], found["giou.all"]["high"]
         cells[0] += f" ({low:.3f} to {high:.3f})"
-        refused, accepted = (found[key]["mean"] for key in ("no_target_accuracy", "target_accepted"))
-        lines.append(f"| {size} examples | {' | '.join(cells)} | {refused:.2f}, {accepted:.2f} |")
+        cells += [pair(found, *judged), pair(found, *things)]
+        refused = results["refused_fits"][size]
+        note = f" ({refused} of {results['draws']} draws refused)" if refused else ""
+        lines.append(f"| {size} examples{note} | {' | '.join(cells)} |")
     for name, found in results["beside"].items():
-        cells = [f"{found[f'giou.{kind}']['mean']:.3f}" for kind in kinds]
-        lines.append(f"| {name}, 50 examples | {' | '.join(cells)} | |")
+        cells = [f"{found[f'giou.{kind}']['mean']:.3f}" for kind in kinds] + [
+            pair(found, *judged),
+            pair(found, *things),
+        ]
+        refused = results["refused_fits"][name]
+        note = f" ({refused} of {results['draws']} draws refused)" if refused else ""
+        lines.append(f"| {name}, 50 examples{note} | {' | '.join(cells)} |")
     for title, key in BESIDE.items():
-        cells = [f"{beside[f'{key}.giou.{kind}']:.3f}" for kind in kinds]
-        lines.append(f"| {title} | {' | '.join(cells)} | |")
+        found = {name: beside[f"{key}.{name}"] for name in (*judged, *things) if f"{key}.{name}" in beside}
+        cells = [f"{beside[f'{key}.giou.{kind}']:.3f}" for kind in kinds] + [pair(found, *judged), pair(found, *things)]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    cells = [f"{trained[kind]['mean']:.3f}" for kind in kinds]
+    lines.append(f"| F-LMM style, trained (500 of the scenes) | {' | '.join(cells)} | | |")
     return "\n".join(lines)
 
 
-def with_table(page: str, results: dict[str, Any], beside: dict[str, float]) -> str:
+def with_table(page: str, results: dict[str, Any], beside: dict[str, float], trained: dict[str, Any]) -> str:
     """A page with the table between its marks written anew."""
     before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(results, beside)}\n{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}\n{table(results, beside, trained)}\n{END}{rest.split(END)[1]}"
+
+
+def records() -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
+    """What `table` takes, from the committed records."""
+    few, whole, claims = (
+        json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in ("few_shot", "builtin", "paper_claims")
+    )
+    return few, whole, claims["methods"]["flmm"]["giou"]
 
 
 def draw(results: dict[str, Any], beside: dict[str, float]) -> Figure:
@@ -233,10 +292,9 @@ def draw(results: dict[str, Any], beside: dict[str, float]) -> Figure:
 
 def write_page() -> None:
     """Table and picture of the committed record into the documentation."""
-    results = json.loads((ROOT / "results" / "few_shot.json").read_text())
-    beside = json.loads((ROOT / "results" / "builtin.json").read_text())
+    results, beside, trained = records()
     page = ROOT / "docs" / "first-head.md"
-    page.write_text(with_table(page.read_text(), results, beside))
+    page.write_text(with_table(page.read_text(), results, beside, trained))
     draw(results, beside).savefig(ROOT / "docs" / "few-shot.png", dpi=110)
 
 
@@ -244,13 +302,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=DRAWS)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--beside", choices=FEWER_HEADS, nargs="*", default=list(FEWER_HEADS))
     parser.add_argument("--page", action="store_true", help="only write table and picture of what was measured")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "few_shot.json")
     args = parser.parse_args()
     if args.page:
         return write_page()
-    results = measure(args.scenes, args.draws, args.sizes, args.json)
+    results = measure(args.scenes, args.draws, args.sizes, args.beside, args.json)
     print(json.dumps({key: value["giou.all"] for key, value in results["curve"].items()}, indent=1))
 
 
