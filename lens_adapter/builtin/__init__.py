@@ -1,7 +1,7 @@
 """The models that ship with the package, and the small world of everyday things that they know.
 
-The models are a tiny vision-language model, a tiny SAM and two LENS heads, each an ordinary folder in Hub layout beside
-this file, made by `examples/builtin/`.
+The models are a tiny vision-language model, two tiny SAMs and two LENS heads, each an ordinary folder in Hub layout
+beside this file, made by `examples/builtin/`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
         LONGEST_ANSWER,
         QUESTIONS,
         SAM,
+        SAM2,
         VLM,
         ask,
         load_base,
         load_head,
     )
 
-__all__ = ["FOLDER", "HEADS", "LONGEST_ANSWER", "QUESTIONS", "SAM", "VLM", "ask", "load_base", "load_head"]
+__all__ = ["FOLDER", "HEADS", "LONGEST_ANSWER", "QUESTIONS", "SAM", "SAM2", "VLM", "ask", "load_base", "load_head"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from lens_adapter.vlm.base import FrozenBase
 FOLDER = Path(__file__).parent
 VLM = FOLDER / "vlm"
 SAM = FOLDER / "sam"
+SAM2 = FOLDER / "sam2"  # `sam="builtin-sam2"`
 HEADS = {"mirror": FOLDER / "lens-mirror", "lite": FOLDER / "lens-lite"}
 # In words that the shipped model knows: what its heads were taught to ask, and what a readout asks it, too.
 QUESTIONS = {"prompt_template": "where is {prompt} ?", "presence_question": "is there {prompt} ?"}

@@ -26,6 +26,7 @@ from lens_adapter.sam.published import PUBLISHED, SEGMENT_ANYTHING
 # Of the colors 0 to 255.
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _HALF = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+SHIPPED = "builtin-sam2"  # the tiny SAM 2 that comes with the package
 _PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 _GIVEN = ("family", "variant", "weights", "revision", "include_image_encoder", "pixel_mean", "pixel_std", "config")
 _DERIVED = ("image_size", "patch_size", "out_channels", "squashed")
@@ -146,6 +147,9 @@ def complete_family(
         known = {"weights": published.weights, "family": published.family}
         if published.config is not None:
             known["config"] = published.config
+    elif variant == SHIPPED:
+        kind, config, _ = read_family(folder_of(SHIPPED))
+        known = {"weights": SHIPPED, "family": kind, "config": config}
     elif given.get("family") is None:  # a folder or repository
         known = {"weights": given.pop("variant")}
     full: dict[str, Any] = {"variant": "custom", "weights": None, "revision": None, "include_image_encoder": False}
@@ -204,6 +208,11 @@ def whole_config(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         raise LensConfigError(f"LensConfig.sam: {row.title} needs another package. {error}") from error
     whole: dict[str, Any] = json.loads(json.dumps({name: _cleaned(made[name]) for name in _PARTS}))
     return whole
+
+
+def folder_of(source: str | Path) -> str:
+    """Where weights are: the folder of those that ship, else what was named."""
+    return str(Path(__file__).parents[1] / "builtin" / "sam2") if str(source) == SHIPPED else str(source)
 
 
 def read_family(source: str | Path, **hub_kwargs: Any) -> tuple[str, dict[str, Any], str | None]:

@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskGeneration, PretrainedC
 
 from lens_adapter.errors import CheckpointMismatchError, LensConfigError
 from lens_adapter.sam.decoder import Decoded, MaskDecoder, as_pil, in_float32
-from lens_adapter.sam.families import FAMILIES, read_family
+from lens_adapter.sam.families import FAMILIES, folder_of, read_family
 from lens_adapter.sam.published import SEGMENT_ANYTHING
 from lens_adapter.sam.square import size_in
 
@@ -134,12 +134,12 @@ class FamilyDecoder(MaskDecoder):
             raise self._of_another(source, SEGMENT_ANYTHING)
         if source == self.sam["weights"] and self.sam["revision"] is not None:
             hub_kwargs = {"revision": self.sam["revision"], **hub_kwargs}
-        family, *_ = read_family(source, **hub_kwargs)
+        family, *_ = read_family(folder_of(source), **hub_kwargs)
         if family != self.sam["family"]:
             raise self._of_another(source, FAMILIES[family].title)
         try:
             model, info = AutoModelForMaskGeneration.from_pretrained(
-                str(source),
+                folder_of(source),
                 config=self._config(),
                 use_safetensors=True,
                 trust_remote_code=False,

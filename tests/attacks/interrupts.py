@@ -229,7 +229,9 @@ def run_commands(count: int, seed: int) -> dict[str, int]:
     The moments begin where the package has been imported: before, Python itself is interrupted.
     """
     chance, found = random.Random(seed), Counter[str](interrupts=0, other_endings=0)
-    code = "import sys\nfrom lens_adapter.cli import main\nprint('begun', flush=True)\nsys.exit(main())"
+    # Who is started in the background by a shell has SIGINT ignored, and hands that on.
+    code = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from lens_adapter.cli import main\nprint('begun', flush=True)\nsys.exit(main())"
     with TemporaryDirectory() as folder:
         while found.total() < count:
             # -u: what it prints comes at once.

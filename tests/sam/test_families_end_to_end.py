@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lens_adapter import EmbeddingCache, LensAdapter, LensConfig, LensOutput
+from lens_adapter import EmbeddingCache, LensAdapter, LensConfig, LensOutput, builtin
+from lens_adapter.builtin.exam import make_exam
 from lens_adapter.config import BUILTIN_SAM
 from lens_adapter.errors import CheckpointMismatchError, StaleFeaturesError
 from lens_adapter.sam.families import FAMILIES
@@ -162,3 +163,19 @@ def test_a_head_refuses_another_family_by_name(folders, tmp_path):
     kept = LensAdapter.from_pretrained(tmp_path, sam=LensConfig.from_pretrained(tmp_path).sam)
     assert kept.config.sam["family"] == "sam2"
     assert "family" not in BUILTIN_SAM  # heads of segment-anything are described as they always were
+
+
+def test_the_one_that_ships(tmp_path, monkeypatch):
+    """It is named, not copied, and needs no network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model, processor = builtin.load_base()
+    adapter = LensAdapter.from_model(model, processor, fusion="readout", sam="builtin-sam2", **builtin.QUESTIONS)
+    adapter.fit(count=20)
+    exam = make_exam(3, "validation")
+    out = adapter.segment(exam.picture, exam.prompts)
+    assert out.found.any()
+    adapter.save_pretrained(tmp_path)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 30_000
+    again = LensAdapter.from_pretrained(tmp_path).attach(model, processor)
+    assert again.config.sam["weights"] == "builtin-sam2"
+    assert torch.equal(again.segment(exam.picture, exam.prompts).masks, out.masks)
