@@ -29,7 +29,6 @@ MINI_SAM = {
 }
 LLAMA = {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
-ALL_KINDS = dict(host.KINDS)
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -131,10 +130,9 @@ def test_the_hosts_share_is_measured_for_every_size_and_judged_for_new_ones(foun
     assert all(comparison.goals == {host.NEW: 1.0} for comparison in found["host"])
 
 
-@pytest.mark.parametrize("kind", ALL_KINDS)
-def test_processors_of_the_host_are_whole(kind, monkeypatch):
+@pytest.mark.parametrize("kind", host.KINDS)
+def test_processors_of_the_host_are_whole(stage, kind):
     """Each lays its pictures out by its real sizes; rules tell new ones of them."""
-    monkeypatch.setattr(host, "KINDS", ALL_KINDS)
     laid = host.laid(kind, (240, 322))
     (layout,) = laid.known()
     assert len(layout.positions) >= 88 and layout.boxes[:, 2:].max() <= 1
