@@ -127,7 +127,6 @@ class Stage:
         *,
         goals: Mapping[str, float] | None = None,
         before: Mapping[str, Work] | None = None,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> Comparison:
         """Run every way once to warm up, then all of them in turn, `repeats` times; every other round backwards.
 
@@ -139,13 +138,12 @@ class Stage:
             ways: {name: what is timed}.
             reference: one of these names.
             before: {name: what is done before each run of it, and not timed}.
-            clock: what tells seconds; `time.process_time` counts those of this process, on a CPU that others use, too.
         """
         before, began = before or {}, time.perf_counter()
 
         def seconds(name: str) -> float:
             before.get(name, int)()
-            return self._seconds(ways[name], clock)
+            return self._seconds(ways[name])
 
         warm_up = {name: seconds(name) for name in ways}
         rounds = []
@@ -194,12 +192,12 @@ class Stage:
             },
         }
 
-    def _seconds(self, work: Work, clock: Callable[[], float]) -> float:
+    def _seconds(self, work: Work) -> float:
         self._wait()
-        start = clock()
+        start = time.perf_counter()
         work()
         self._wait()
-        return clock() - start
+        return time.perf_counter() - start
 
     def _wait(self) -> None:
         if self.device == "cuda":

@@ -32,7 +32,7 @@ FEW = 8  # values of padding; where there are more, it is none
 # 336 or 384 pixels, whether a scale was rounded to a float.
 LESSONS: tuple[Extent, ...] = (
     *((251, 382), (381, 247), (241, 253), (127, 311), (341, 123)),
-    *((432, 576), (220, 352)),
+    *((180, 240), (220, 352)),
 )
 ENOUGH = 3  # lessons with as many windows
 # How far a measured edge may lie off, in tokens; and of a large picture, also as a share of the image.
