@@ -16,7 +16,7 @@ from lens_adapter.errors import InputError
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout import measured, tokens
-from lens_adapter.vlm.layout.measured import LESSONS, Measured, Sizes, measure_size
+from lens_adapter.vlm.layout.measured import LESSONS, Measured, Sizes, measure
 from lens_adapter.vlm.layout.rules import apart
 from lens_adapter.vlm.layout.single import ImageTokens, Window, fixed_grid
 from lens_adapter.vlm.layout.tokens import token_layouts
@@ -74,7 +74,7 @@ def test_a_new_size_is_told_without_showing_the_processor_anything_and_as_it_is_
     for size in SIZES:
         (image,) = show(noise_image(size))
         told = sizes.tell(lambda picture: pytest.fail("the processor was shown a picture"), size, image)
-        found = measure_size(show, size)
+        found = measure(show, size)
         assert told.grids == found.grids and told.shapes == found.shapes
         assert max(off for off, _ in apart(told.frames, found.frames, image.windows)) < CLOSE
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lens_adapter.errors import InputError
 from lens_adapter.vlm.layout.frames import NOWHERE, Frame, is_enlarged, measure_frames
-from lens_adapter.vlm.layout.rules import RULES, Extent, Rule, apart, frame_by
+from lens_adapter.vlm.layout.rules import RULES, Rule, Size, apart, frame_by
 from lens_adapter.vlm.layout.single import ImageTokens, Window
 from lens_adapter.vlm.layout.tiled import joined
 
@@ -30,7 +30,7 @@ FEW = 8  # values of padding; where there are more, it is none
 # (H, W) that rules are found by: wide, tall and nearly square ones, odd, so that every way of rounding shows, and of
 # lengths that a ramp of 256 levels tells apart pixel by pixel; and two where it shows, for pictures of a multiple of
 # 336 or 384 pixels, whether a scale was rounded to a float.
-LESSONS: tuple[Extent, ...] = (
+LESSONS: tuple[Size, ...] = (
     *((251, 382), (381, 247), (241, 253), (127, 311), (341, 123)),
     *((180, 240), (220, 352)),
 )
@@ -59,7 +59,7 @@ class Measured:
     paddings: list[Tensor]
 
 
-def measure_size(show: Show, size: Extent) -> Measured:
+def measure(show: Show, size: Size) -> Measured:
     """Show the processor pictures as large as an image of `size`, or a multiple of it where it is tiny.
 
     Raises:
@@ -68,7 +68,7 @@ def measure_size(show: Show, size: Extent) -> Measured:
     return _measure_windows(show, size)[0]
 
 
-def _measure_windows(show: Show, size: Extent) -> tuple[Measured, tuple[Window, ...]]:
+def _measure_windows(show: Show, size: Size) -> tuple[Measured, tuple[Window, ...]]:
     """Also the windows, of a black picture."""
     black: list[ImageTokens] = []
 
@@ -102,7 +102,7 @@ def _around(window: Window, frame: Frame) -> Tensor:
     return (pixels.float().cpu() * 1000).round() / 1000
 
 
-def require_measured(image: ImageTokens, size: Extent, measured: Measured) -> None:
+def require_same(image: ImageTokens, size: Size, measured: Measured) -> None:
     """Refuse an image whose windows are not those that were measured.
 
     Raises:
@@ -147,10 +147,10 @@ class Told:
     """
 
     rules: tuple[Rule, ...]
-    shapes: frozenset[Extent]
+    shapes: frozenset[Size]
     padding: Tensor
 
-    def frame(self, size: Extent, window: Window) -> Frame | None:
+    def frame(self, size: Size, window: Window) -> Frame | None:
         """Of a window of an image of `size`; None: the rules disagree, or the window is not one that they are about."""
         fits = window.shape in self.shapes if len(self.shapes) == 1 else _one_scale(size, window)
         if not self.rules or not fits:
@@ -160,7 +160,7 @@ class Told:
         return first if same else None
 
 
-def _one_scale(size: Extent, window: Window) -> bool:
+def _one_scale(size: Size, window: Window) -> bool:
     """Whether a window may show the whole of an image of `size`, resized evenly and then to whole tokens."""
     for more, less in ((0, 1), (0.5, 0.5), (1, 0)):  # what rounding down, to the nearest, and up has left or added
         scales = [
@@ -182,19 +182,19 @@ class Sizes:
         borne_out: {class of sizes: whether a measurement in it has borne that out}.
     """
 
-    measured: dict[Extent, Measured] = field(default_factory=dict)
+    measured: dict[Size, Measured] = field(default_factory=dict)
     told: dict[int, tuple[Told, ...]] | None = None
     borne_out: dict[tuple[int, int, bool, int], bool] = field(default_factory=dict)
 
-    def measure(self, show: Show, size: Extent) -> Measured:
-        """As the function `measure_size`, once."""
+    def measure(self, show: Show, size: Size) -> Measured:
+        """As the function `measure`, once."""
         if size not in self.measured:
             if len(self.measured) >= MAX_CACHED:
                 self.measured.clear()
-            self.measured[size] = measure_size(show, size)
+            self.measured[size] = measure(show, size)
         return self.measured[size]
 
-    def tell(self, show: Show, size: Extent, image: ImageTokens) -> Measured | None:
+    def tell(self, show: Show, size: Size, image: ImageTokens) -> Measured | None:
         """What is known of an image of `size` with such windows without showing the processor one as large.
 
         None: nothing. The first image of its class of sizes, whose sides lie between the same powers of 2, pays for one
@@ -217,13 +217,13 @@ class Sizes:
         paddings = [one.padding for one in self.told[len(windows)]]
         return Measured(1, [window.grid for window in windows], frames, [window.shape for window in windows], paddings)
 
-    def _frames(self, size: Extent, windows: Sequence[Window]) -> list[Frame] | None:
+    def _frames(self, size: Size, windows: Sequence[Window]) -> list[Frame] | None:
         known = (self.told or {}).get(len(windows), ())
         frames = [one.frame(size, window) for one, window in zip(known, windows, strict=False)]
         whole = [frame for frame in frames if frame is not None]
         return whole if len(whole) == len(windows) else None
 
-    def _is_borne_out(self, show: Show, size: Extent) -> bool:
+    def _is_borne_out(self, show: Show, size: Size) -> bool:
         """Whether what the lessons say about `size` is what is measured there."""
         if is_enlarged(size) or (shown := _try(show, size)) is None:
             return False
@@ -234,7 +234,7 @@ class Sizes:
         return all(off <= EXACT + SHARE * length for off, length in apart(measured.frames, frames, windows))
 
 
-def _in_the_middle(rows: int, columns: int, tall: bool) -> Extent:
+def _in_the_middle(rows: int, columns: int, tall: bool) -> Size:
     """A size whose sides have as many bits, somewhat above the least, and not square."""
     less, more = 9 / 16, 11 / 16
     height, width = (more, less) if tall else (less, more)
@@ -271,11 +271,11 @@ def _simplest(told: Told) -> Told:
     return replace(told, rules=tuple(rule for rule in told.rules if rule.fit == "stretch") or told.rules)
 
 
-def _explains(rule: Rule, size: Extent, window: Window, frame: Frame) -> bool:
+def _explains(rule: Rule, size: Size, window: Window, frame: Frame) -> bool:
     return all(off <= EXACT for off, _ in apart([frame], [frame_by(rule, size, window)], [window]))
 
 
-def _try(show: Show, size: Extent) -> tuple[Measured, tuple[Window, ...]] | None:
+def _try(show: Show, size: Size) -> tuple[Measured, tuple[Window, ...]] | None:
     """As `_measure_windows`, of a size that nobody asked for: None where it cannot be measured."""
     try:
         return _measure_windows(show, size)

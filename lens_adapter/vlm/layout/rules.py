@@ -18,7 +18,7 @@ import torch
 from lens_adapter.vlm.layout.frames import Frame, Line, least_squares, line_between
 from lens_adapter.vlm.layout.single import Cut, Window
 
-Extent = tuple[int, int]  # (rows, columns)
+Size = tuple[int, int]  # (rows, columns)
 Place = tuple[Fraction, Fraction]  # along one axis: how long the resized image is, and where it begins in the picture
 
 
@@ -40,7 +40,7 @@ class Rule:
     floats: bool = False
     anchor: Literal["start", "exact", "floor", "ceil", "image floor", "image ceil"] = "start"
 
-    def places(self, size: Extent, picture: Extent) -> tuple[Place, Place]:
+    def places(self, size: Size, picture: Size) -> tuple[Place, Place]:
         """Where an image of `size` comes to lie in a picture of that size, along y and x."""
         if self.fit == "stretch":
             return (Fraction(picture[0]), Fraction(0)), (Fraction(picture[1]), Fraction(0))
@@ -84,7 +84,7 @@ def _rules() -> Iterator[Rule]:
 RULES = tuple(_rules())
 
 
-def frame_by(rule: Rule, size: Extent, window: Window) -> Frame:
+def frame_by(rule: Rule, size: Size, window: Window) -> Frame:
     """The frame that a window has by a rule, if it shows an image of `size`."""
     cuts = window.cut or tuple(Cut(count, torch.arange(count)) for count in window.shape)
     y, x = (_line(*axis) for axis in zip(rule.places(size, (cuts[0].length, cuts[1].length)), cuts, strict=True))

@@ -22,8 +22,8 @@ from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES, Layout
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.frames import MIN_SIDE, WHOLE, Frame, Line, is_enlarged
-from lens_adapter.vlm.layout.measured import Measured, Show, Sizes, require_measured
-from lens_adapter.vlm.layout.rules import Extent
+from lens_adapter.vlm.layout.measured import Measured, Show, Sizes, require_same
+from lens_adapter.vlm.layout.rules import Size
 from lens_adapter.vlm.layout.single import ImageTokens, require_tensor
 from lens_adapter.vlm.layout.tiled import joined
 
@@ -77,7 +77,7 @@ def token_layouts(
     return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
 
 
-def _sizes_of(image_sizes: Any) -> list[Extent]:
+def _sizes_of(image_sizes: Any) -> list[Size]:
     if isinstance(image_sizes, str | bytes) or not hasattr(image_sizes, "__iter__"):
         raise InputError(f"image_sizes: expected a list of (H, W), got {brief(image_sizes)}.")
     sizes = [whole_numbers("image_sizes: each (H, W)", size) for size in image_sizes]
@@ -102,7 +102,7 @@ def _known_sizes(processor: Any, from_text: bool, read: partial[list[ImageTokens
 
 
 def _placed(
-    images: Sequence[ImageTokens], sizes: Sequence[Extent], known: Sizes, show: Show
+    images: Sequence[ImageTokens], sizes: Sequence[Size], known: Sizes, show: Show
 ) -> list[tuple[ImageTokens, list[Frame]]]:
     """Which of `images`, pictures or tiles, make an image of each size, joined, and the frames of their windows."""
     told: list[Measured | None] = [None] * len(sizes)
@@ -120,7 +120,7 @@ def _placed(
     ends = list(accumulate(counts, initial=0))
     whole = [joined(images[start:end]) for start, end in pairwise(ends)]
     for parts in zip(whole, sizes, measured, strict=True):
-        require_measured(*parts)
+        require_same(*parts)
     return [(image, one.frames) for image, one in zip(whole, measured, strict=True)]
 
 
