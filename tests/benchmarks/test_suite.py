@@ -14,7 +14,7 @@ from benchmarks import __main__ as command
 from benchmarks import bases, memory
 from benchmarks.harness import Comparison, Row, Stage, proportions
 from benchmarks.released import ReleasedPipeline
-from benchmarks.suite import BENCHMARKS, base, compiling, counting, heads, host, images, rivals, sams, whole
+from benchmarks.suite import BENCHMARKS, base, compiling, counting, heads, images, rivals, sams, whole
 from benchmarks.suite.registry import PROMPTS, ask, picture
 from benchmarks.suite.steps import Steps
 from lens_adapter import LensAdapter, config
@@ -60,8 +60,6 @@ def mini() -> Iterator[str]:
             (whole, "COUNTS", (1, 2)),
             (whole, "LAYERS", (4, 5)),
             (whole, "FEW", 4),
-            (host, "SIZES", {0.02: (120, 150), 0.03: (150, 200)}),
-            (host, "KINDS", {"LLaVA-1.5": host._llava, "Qwen2.5-VL": host._qwen}),
             (compiling, "OPTIONS", {"backend": "eager"}),
         ):
             patch.setattr(room, name, value)
@@ -110,34 +108,17 @@ def test_page_and_figures_are_written_again_from_the_records(folder, capsys):
     assert "| [head](#head) | mini, cpu | One prompt: time of lite head |" in text
     assert text.count("| One image, lite head |") == 1
     page.unlink()
-    for name in ("benchmarks.png", "benchmarks-profile.png", "benchmarks-host.png"):
+    for name in ("benchmarks.png", "benchmarks-profile.png"):
         assert (folder / "docs" / name).stat().st_size > 10_000 and name in text
         (folder / "docs" / name).unlink()
     _run(folder, "--render")
     assert page.read_text() == text and not capsys.readouterr().out
-    assert len(list((folder / "docs").glob("benchmarks*.png"))) == 3
+    assert (folder / "docs" / "benchmarks.png").is_file() and (folder / "docs" / "benchmarks-profile.png").is_file()
 
 
 def test_growth_has_places_on_its_axes(found):
     places = {comparison.title: [row.at for row in comparison.rows] for comparison in found["growth"]}
     assert places["lite: image tokens"] == [9, 16] and places["lite: layers of the base"] == [4, 5]
-
-
-def test_the_hosts_share_is_measured_for_every_size_and_judged_for_new_ones(found):
-    assert [comparison.title for comparison in found["host"]] == [
-        f"{kind}: {megapixels} megapixels" for kind in ("LLaVA-1.5", "Qwen2.5-VL") for megapixels in (0.02, 0.03)
-    ]
-    assert all(comparison.goals == {host.NEW: 1.0} for comparison in found["host"])
-
-
-@pytest.mark.parametrize("kind", host.KINDS)
-def test_processors_of_the_host_are_whole(stage, kind):
-    """Each lays its pictures out by its real sizes; rules tell new ones of them."""
-    laid = host.laid(kind, (240, 322))
-    (layout,) = laid.known()
-    assert len(layout.positions) >= 88 and layout.boxes[:, 2:].max() <= 1
-    (beside,) = laid.new()
-    assert len(beside.positions) and laid.beside == (239, 320)
 
 
 def test_peak_memory_is_counted_to_the_byte():
