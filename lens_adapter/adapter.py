@@ -423,10 +423,9 @@ class LensAdapter(PreTrainedModel):
 
         Args:
             inputs: what the processor returned, with the settings that it has. Settings of a call alone
-                (`processor(..., size=...)`) are not known here: where they change the padding, or the shape of pixels
-                or grid to one that such an image cannot have, the inputs are refused. The whole image shown finer or
-                coarser is not; a squashed picture of the same shape as a cropped one cannot be told from it. Change
-                the processor instead.
+                (`processor(..., size=...)`) are not known here: where they change the pixels' shape, the tokens' grid
+                or the padding, the inputs are refused; a squashed picture of the same shape as a cropped one cannot be
+                told from it. Change the processor instead.
             image_sizes: (H, W) of the original images; without them, or without a processor, boxes are fractions of
                 `pixel_values`.
 

@@ -25,7 +25,6 @@ NOWHERE: Line = (1.0, -2.0)  # of a picture that shows next to none of the image
 
 MIN_SIDE = 24  # pixels; a ramp over fewer says little, because interpolation bends its ends
 MAX_SIDE = 16384  # pixels; what no thin image is enlarged beyond
-FEW = 8  # values; a line through fewer is not adjusted any more
 
 
 def measure_frames(show: Callable[[Image.Image], list[Tensor]], size: tuple[int, int]) -> list[Frame]:
@@ -102,7 +101,7 @@ def _measure_axis(
             lit = contrast > 0.98 * _plateau(contrast)  # wholly image, no padding
             level = torch.where(lit, 255 * seen / contrast, torch.nan).nanmedian(1 - axis).values
             fraction = (level / slope + low + 0.5) / length  # nan where a row or column shows no image
-            lines.append(line or line_through(fraction))
+            lines.append(line or _line(fraction))
         ends = np.clip([end for a, b in lines if (a, b) != NOWHERE for end in (b, a + b)], 0, 1) * length
         if not ends.size or ends.max() - ends.min() > (high - low) / 8 or high - low <= 16:
             return lines
@@ -120,14 +119,9 @@ def _between_padding(profile: Tensor) -> Line | None:
     profile = profile / _plateau(profile)
     if max(profile[0], profile[-1]) > 0.5:
         return None
-    if profile.sum() < 3:  # pixels; less never reaches full contrast, and what that is stays unknown
-        return NOWHERE
-    return line_between(profile)
-
-
-def line_between(profile: Tensor) -> Line:
-    """The line along an axis where each pixel shows that much of the image, in [0, 1], and together they show all."""
     thickness = profile.sum()
+    if thickness < 3:  # pixels; less never reaches full contrast, and what that is stays unknown
+        return NOWHERE
     where = (torch.arange(len(profile)) + 0.5) / len(profile)
     scale = (len(profile) / thickness).item()
     return scale, 0.5 - scale * ((profile * where).sum() / thickness).item()
@@ -138,29 +132,11 @@ def _plateau(values: Tensor) -> Tensor:
     return values[values > 0.5 * values.max()].median()
 
 
-def line_through(values: Tensor) -> Line:
-    """The line through values along [0, 1]; nan: there is none.
-
-    By Theil and Sen, whose medians bent ends cannot pull; then, as steps of whole levels pull medians, by least squares
-    through what lies close to that line, away from the ends.
-    """
+def _line(values: Tensor) -> Line:
+    """The line through values along [0, 1], by Theil and Sen: medians, which bent ends cannot pull."""
     x, y = ((torch.arange(len(values)) + 0.5) / len(values))[values.isfinite()], values[values.isfinite()]
     if len(x) < 2:
         return NOWHERE
     first, second = torch.triu_indices(len(x), len(x), offset=1)
     slope = ((y[second] - y[first]) / (x[second] - x[first])).median()
-    offset = (y - slope * x).median()
-    residuals = (y - slope * x - offset).abs()
-    close = residuals <= 4 * residuals.median() + 1e-9
-    ends = max(2, len(x) // 50)
-    close[:ends] = close[-ends:] = False
-    if close.sum() < FEW:
-        return slope.item(), offset.item()
-    return least_squares(x[close], y[close])
-
-
-def least_squares(x: Tensor, y: Tensor) -> Line:
-    """The line nearest to points."""
-    x, y = x.double(), y.double()
-    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
-    return slope.item(), (y.mean() - slope * x.mean()).item()
+    return slope.item(), (y - slope * x).median().item()

@@ -19,19 +19,6 @@ from lens_adapter.errors import InputError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Part of a picture, along one axis.
-
-    Attributes:
-        length: of the picture, in pixels.
-        pixels: long, increasing: which of them the part has.
-    """
-
-    length: int
-    pixels: Tensor
-
-
-@dataclass(frozen=True)
 class Window:
     """A rectangle of preprocessed pixels that a row-major grid of tokens covers.
 
@@ -41,19 +28,12 @@ class Window:
         stride: tokens from one row to the next: more than w where a separator ends each row. Default: w.
         pixels: float (rows, columns), the preprocessed values averaged over channels, at any resolution. None: they
             cannot tell what they show, and it is the whole image.
-        cut: where they are cut out of a larger picture, along y and x. Default: they are all of it.
     """
 
     start: int
     grid: tuple[int, int]
     pixels: Tensor | None
     stride: int | None = None
-    cut: tuple[Cut, Cut] | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns) of its pixels; those of its grid where they cannot tell what they show."""
-        return self.grid if self.pixels is None else (self.pixels.shape[0], self.pixels.shape[1])
 
 
 @dataclass(frozen=True)

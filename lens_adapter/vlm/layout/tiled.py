@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lens_adapter.errors import InputError
-from lens_adapter.vlm.layout.single import Cut, ImageTokens, Window, require_tensor
+from lens_adapter.vlm.layout.single import ImageTokens, Window, require_tensor
 
 
 def any_resolution(
@@ -58,16 +58,12 @@ def any_resolution(
         h, w = kept.shape
         y0, y1, x0, x1 = (round(edge * seen / side) for edge in (top, top + h, left, left + w))
         canvas = _stitched(tiles[1 : 1 + rows * columns], rows)[y0:y1, x0:x1]
-        # What patches do not cover of a tile is missing in between.
-        places = [size * torch.arange(count)[:, None] + torch.arange(seen) for count in (rows, columns)]
-        cut = (Cut(rows * size, places[0].flatten()[y0:y1]), Cut(columns * size, places[1].flatten()[x0:x1]))
         if limit is not None:
             shrink = sqrt(h * w / (int(limit.removeprefix("anyres_max_")) * side**2))
             if shrink > 1.1:
                 h, w = int(h // shrink), int(w // shrink)
-        whole = Window(0, (side, side), tiles[0], cut=(Cut(size, places[0][0]), Cut(size, places[0][0])))
-        fine = Window(side**2, (h, w), canvas, stride=w + 1, cut=cut)
-        images.append(ImageTokens(side**2 + h * (w + 1), (whole, fine)))
+        whole = Window(0, (side, side), tiles[0])
+        images.append(ImageTokens(side**2 + h * (w + 1), (whole, Window(side**2, (h, w), canvas, stride=w + 1))))
     return images
 
 
