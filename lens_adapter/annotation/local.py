@@ -13,7 +13,7 @@ from PIL import Image
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.annotation.rows import Row, error_row, rows_of
-from lens_adapter.annotation.tasks import Task, is_text, opened
+from lens_adapter.annotation.tasks import Task, is_whole_text, opened
 from lens_adapter.errors import (
     CheckpointMismatchError,
     InputError,
@@ -169,4 +169,4 @@ class Annotator:
 
 
 def _says_something(prompt: Any) -> bool:
-    return isinstance(prompt, str) and is_text(prompt) and bool(prompt.strip())
+    return isinstance(prompt, str) and is_whole_text(prompt) and bool(prompt.strip())

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import parquet
 from pycocotools import mask as coco
 
-from lens_adapter.annotation.tasks import is_text
+from lens_adapter.annotation.tasks import is_whole_text
 from lens_adapter.errors import InputError, LensError, brief
 from lens_adapter.output import LensOutput, is_found
 from lens_adapter.writing import written_aside
@@ -70,7 +70,7 @@ def rows_of(image: str, output: LensOutput, score_threshold: float) -> list[Row]
 def error_row(image: str, prompt: Any, error: str, size: tuple[int, int] | None = None) -> Row:
     """A row of what could not be annotated; `size` is (width, height) where the picture could be read."""
     width, height = size or (None, None)
-    prompt = prompt if is_text(prompt) else None if prompt is None else brief(prompt)
+    prompt = prompt if is_whole_text(prompt) else None if prompt is None else brief(prompt)
     empty = dict.fromkeys(SCHEMA.names)
     said = error.encode("utf-8", "backslashreplace").decode()
     return {**empty, "image": image, "width": width, "height": height, "prompt": prompt, "found": False, "error": said}

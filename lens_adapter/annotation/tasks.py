@@ -206,7 +206,7 @@ def task_of(cells: Mapping[str, Any], name: str, folder: Path | None) -> Task:
         image, source = _picture_of(cells.get("image"), folder)
     except InputError as error:
         given = cells.get("image")
-        named = isinstance(given, str) and len(given) < 300 and is_text(given)
+        named = isinstance(given, str) and len(given) < 300 and is_whole_text(given)
         return Task(given if named else name, None, prompts, str(error))  # type: ignore[arg-type]  # is a str
     return Task(image or name, source, prompts)
 
@@ -227,7 +227,7 @@ def _picture_of(value: Any, folder: Path | None) -> tuple[str, Any]:
     """A picture's name ("" if it has none), and what `load_image` takes for it."""
     if isinstance(value, Mapping) and value.get("bytes") is not None:
         path = value.get("path")
-        return path if isinstance(path, str) and is_text(path) else "", value["bytes"]
+        return path if isinstance(path, str) and is_whole_text(path) else "", value["bytes"]
     if isinstance(value, Mapping):
         value, folder = value.get("path"), folder or Path()
     if isinstance(value, str):
@@ -240,7 +240,7 @@ def _picture_of(value: Any, folder: Path | None) -> tuple[str, Any]:
 
 
 def _named(text: str, folder: Path | None) -> tuple[str, Any]:
-    if not text or not is_text(text):
+    if not text or not is_whole_text(text):
         raise InputError(f"Its image must be a path, got {brief(text)}.")
     scheme = text.partition(":")[0].lower()
     if scheme == "data":
@@ -262,7 +262,7 @@ def _named(text: str, folder: Path | None) -> tuple[str, Any]:
         raise InputError(f"The URI {brief(text, 300)} cannot be understood: {error}.") from error
 
 
-def is_text(value: Any) -> bool:
+def is_whole_text(value: Any) -> bool:
     """Whether it is a text that can be written down: Python's may hold halves of letters."""
     try:
         return isinstance(value, str) and value.encode() is not None

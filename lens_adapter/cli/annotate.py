@@ -18,11 +18,11 @@ from lens_adapter.cli.arguments import (
     add_json_option,
     add_model_options,
     count,
-    make_room,
     require_name,
     require_prompts,
 )
 from lens_adapter.cli.loading import checked_device, loaded_adapter
+from lens_adapter.cli.outputs import require_files
 from lens_adapter.cli.result import Result, note
 from lens_adapter.errors import InputError
 
@@ -119,7 +119,7 @@ def _annotate(args: argparse.Namespace) -> Result | None:
     require_prompts(prompts or ())
     require_name("--model", args.model)
     require_name("--adapter", args.adapter)
-    make_room(args.json)
+    require_files({"--json": args.json}, args.data)
     from lens_adapter.annotation.folder import require_free
     from lens_adapter.annotation.inputs import tasks_of
     from lens_adapter.annotation.run import annotate, require_asked
@@ -160,7 +160,7 @@ def _annotate(args: argparse.Namespace) -> Result | None:
 
 
 def _judge_anew(args: argparse.Namespace) -> Result:
-    make_room(args.json)
+    require_files({"--json": args.json}, args.data)
     from lens_adapter.annotation.run import rethreshold
 
     data = _source(args.data) if args.data else None
