@@ -52,6 +52,8 @@ figcaption b { display: block } small { color: var(--soft) }
 td, th { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-top: 1px solid var(--line);
   overflow-wrap: anywhere; min-width: 7rem }
 td:last-child { min-width: 15rem }
+@media (max-width: 640px) { th { display: none } td { display: block; border: 0; padding: 0 }
+  td:first-child { border-top: 1px solid var(--line); padding-top: .5rem; font-weight: 600 } }
 """
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
