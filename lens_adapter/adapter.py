@@ -99,9 +99,8 @@ class LensAdapter(PreTrainedModel):
         # SAM as it was published is named, not copied: a readout's checkpoint is a few kilobytes.
         self._names_sam = config.fusion == "readout" and bool(config.sam["weights"])
         self._sam_is_loaded = True
-        self._untrained: dict[
-            str, Tensor
-        ] = {}  # some weights that a new head began with, until it is known to have others
+        # Some weights that a new head began with, until it is known to have others.
+        self._untrained: dict[str, Tensor] = {}
         if self._names_sam:
             self._keys_to_ignore_on_load_missing = [r"^decoder\."]
         self.post_init()

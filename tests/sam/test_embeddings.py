@@ -126,6 +126,8 @@ def test_what_was_made_without_gradients_serves_with_them(context):
 
 def test_it_is_in_no_copy_pickle_or_checkpoint(tmp_path):
     adapter, _, _ = tiny_trio()
+    adapter.embedding_cache = None
+    adapter.segment(IMAGES[0], "the cat")  # from now on it is not asked whether it was trained
     empty = len(pickle.dumps(adapter))
     adapter.embedding_cache = EmbeddingCache(max_bytes=12345)
     adapter.segment(IMAGES[0], "the cat")

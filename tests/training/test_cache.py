@@ -235,7 +235,7 @@ def test_stopped_and_gone_on_with(tmp_path, folder, monkeypatch):
 
     def stop(store: FeatureStore, name: str, *args: Any, **kwargs: Any) -> None:
         if len(written) == 1:
-            (store.folder / f".{name}.99.tmp").write_bytes(b"half a shard")
+            (store.folder / f".{name}.99.part").write_bytes(b"half a shard")
             (store.folder / name).write_bytes(b"")  # renamed, but the run died before it could say so
             raise KeyboardInterrupt
         written.append(name)
