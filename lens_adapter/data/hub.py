@@ -69,7 +69,7 @@ def read_hub(rows: Any, columns: Columns | str, on_error: OnError = "raise") -> 
     names = _names(rows)
     wanted = [name for name in astuple(columns) if name is not None]
     if missing := [name for name in wanted if name not in names]:
-        raise InputError(f"The rows have no column {', '.join(missing)}; they have {brief(names, 300)}.")
+        raise InputError(f"The rows have no column {', '.join(missing)}; they have {', '.join(map(str, names))[:300]}.")
     rows = undecoded(rows)
     texts = _select(rows, [name for name in (columns.prompts, columns.id, columns.subset) if name])
     cell = {name: _select(rows, [name]) for name in wanted}

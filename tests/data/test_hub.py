@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_said():
 
     cases = {
         "No schema of 'coco' is known": ([REFCOCO], "coco"),
-        "no column answer, segmentation, question_id; they have \\['image', 'text'": ([REASON_SEG], "lmms-lab/RefCOCO"),
+        "no column answer, segmentation, question_id; they have image, text": ([REASON_SEG], "lmms-lab/RefCOCO"),
         r"one split, got those of test, val\. Choose one": (Splits(test=[], val=[]), "lmms-lab/RefCOCO"),
         "at least one row": ([], "lmms-lab/RefCOCO"),
         "a sequence of dicts": ([[1, 2]], "lmms-lab/RefCOCO"),
