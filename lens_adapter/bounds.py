@@ -59,6 +59,7 @@ _SOURCES = {
     *("distributed_config", "tp_plan", "_commit_hash", "_name_or_path", "name_or_path"),
 }
 _IMPLEMENTATION = re.compile(r"_?(\w+_)?implementation(_\w+)?")  # attn_implementation, _experts_implementation_internal
+_DTYPES = {"dtype", "torch_dtype"}
 _QUIET = ("_commit_hash", "_name_or_path", "name_or_path")  # in every config that was loaded; only a record
 
 
@@ -89,6 +90,11 @@ def without_sources(value: Any, name: str = "base_config") -> tuple[Any, list[st
                 "got more."
             )
         if isinstance(part, Mapping):
+            for key in _DTYPES & part.keys():  # transformers writes them anew, wherever they stand
+                if isinstance(part[key], bool | int | float | list | tuple):
+                    raise LensConfigError(
+                        f"LensConfig.{name}: every {key} in it must be a name such as 'float32'; got {brief(part[key])}."
+                    )
             gone = [key for key in part if isinstance(key, str) and names_a_source(key)]
             said = (key for key in gone if key not in _QUIET and part[key] not in (None, False, True, {}, []))
             dropped.update(said)

@@ -168,6 +168,9 @@ def test_numbers_of_sam_have_ends(key):
         ({"base_config": {"text_config": {"rms_norm_eps": float("nan")}}}, "rms_norm_eps"),
         ({"base_config": {"text_config": {"num_labels": 2**31}}}, "num_labels"),
         ({"base_config": {"a": list(range(60_000))}}, "values"),
+        ({"base_config": {"dtype": ["float32"]}}, "dtype"),
+        ({"base_config": {"text_config": {"torch_dtype": 3}}}, "torch_dtype"),
+        ({"fusion": "readout", "readout": {"more": {"dtype": 0.5}}}, "dtype"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
