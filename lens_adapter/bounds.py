@@ -45,11 +45,11 @@ MOST_SAM_CELLS = 128  # `image_size / patch_size`: attention is over their squar
 
 # Of a base's config.
 _MOST_LEVELS = 12
-_MOST_VALUES = 50_000
+_MOST_VALUES = 1_000_000  # vocabularies may be in it
 _MOST_NUMBER = 2**31 - 1
 _MOST_PERIOD = 2**53  # of rotary embeddings, the one number that is larger in earnest
 _MOST_EXPERTS = 4096
-_MOST_MODULES = 2**16  # layers * experts; the largest that are published have 24 000
+_MOST_MODULES = 2**17  # layers * experts; the largest that are published have some 30 000
 
 # What makes transformers, or a library that it calls, take code or weights from somewhere: dropped wherever it stands.
 _SOURCES = {
@@ -59,6 +59,7 @@ _SOURCES = {
     *("distributed_config", "tp_plan", "_commit_hash", "_name_or_path", "name_or_path"),
 }
 _IMPLEMENTATION = re.compile(r"_?(\w+_)?implementation(_\w+)?")  # attn_implementation, _experts_implementation_internal
+_WORDS = {"vocabulary_map", "id2label", "label2id"}  # whose keys are words and no settings
 _QUIET = ("_commit_hash", "_name_or_path", "name_or_path")  # in every config that was loaded; only a record
 
 
@@ -80,7 +81,7 @@ def without_sources(value: Any, name: str = "base_config") -> tuple[Any, list[st
     dropped: set[str] = set()
     left = _MOST_VALUES
 
-    def copied(part: Any, level: int) -> Any:
+    def copied(part: Any, level: int, words: bool = False) -> Any:
         nonlocal left
         left -= 1
         if level > _MOST_LEVELS or left < 0:
@@ -89,12 +90,15 @@ def without_sources(value: Any, name: str = "base_config") -> tuple[Any, list[st
                 "got more."
             )
         if isinstance(part, Mapping):
-            gone = [key for key in part if isinstance(key, str) and names_a_source(key)]
+            if isinstance(kind := part.get("dtype"), float | list | tuple):  # which transformers writes anew
+                raise LensConfigError(f"LensConfig.{name}: a dtype in it must be a name; got {brief(kind)}.")
+            gone = [key for key in part if isinstance(key, str) and names_a_source(key) and not words]
             said = (key for key in gone if key not in _QUIET and part[key] not in (None, False, True, {}, []))
             dropped.update(said)
-            return {key: copied(item, level + 1) for key, item in part.items() if key not in gone}
+            return {key: copied(item, level + 1, key in _WORDS) for key, item in part.items() if key not in gone}
         if isinstance(part, list | tuple):
-            return type(part)(copied(item, level + 1) for item in part)
+            items = [copied(item, level + 1) for item in part]
+            return tuple(items) if isinstance(part, tuple) else items
         return part
 
     return copied(value, 0), sorted(dropped)
@@ -121,7 +125,7 @@ def require_bounded(facts: Mapping[str, Any], where: str = "base_config") -> Non
         nonlocal layers, experts
         if isinstance(value, Mapping):
             for name, part in value.items():
-                check(str(name), part, f"{path}.{name}")
+                check("" if key in _WORDS else str(name), part, f"{path}.{name}")
         elif isinstance(value, list | tuple):
             for part in value:
                 check(key, part, path)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from lens_adapter import LensAdapter, LensConfig, builtin
-from lens_adapter.bounds import MOST_SAM, names_a_source, require_bounded
+from lens_adapter.bounds import MOST_SAM, names_a_source, require_bounded, without_sources
 from lens_adapter.checkpoint import SAVED, current, saving
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
 from lens_adapter.vlm.rebuilding import build_layers
@@ -167,7 +167,9 @@ def test_numbers_of_sam_have_ends(key):
         ({"base_config": {"text_config": {"num_hidden_layers": 512, "n_routed_experts": 4096}}}, "experts"),
         ({"base_config": {"text_config": {"rms_norm_eps": float("nan")}}}, "rms_norm_eps"),
         ({"base_config": {"text_config": {"num_labels": 2**31}}}, "num_labels"),
-        ({"base_config": {"a": list(range(60_000))}}, "values"),
+        ({"base_config": {"a": list(range(1_100_000))}}, "values"),
+        ({"base_config": {"dtype": ["float32"]}}, "dtype"),
+        ({"fusion": "readout", "readout": {"more": {"dtype": 0.5}}}, "dtype"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -200,7 +202,10 @@ def test_published_sizes_are_far_from_the_ends():
         "layer_types": ["full_attention"] * 126,
         "bos_token_id": -1,
     }
-    require_bounded({"text_config": facts})
+    words = {word: 150_000 for word in ("layers", "experts", "head", "backbone", "dtype", "attn_implementation")}
+    base = {"text_config": facts, "vocabulary_map": words, "label2id": words}
+    assert without_sources(base) == (base, [])  # of words nothing is a setting
+    require_bounded(base)
 
 
 @pytest.mark.parametrize(
