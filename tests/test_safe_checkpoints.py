@@ -202,7 +202,7 @@ def test_published_sizes_are_far_from_the_ends():
         "layer_types": ["full_attention"] * 126,
         "bos_token_id": -1,
     }
-    words = {word: 150_000 for word in ("layers", "experts", "head", "backbone", "dtype", "attn_implementation")}
+    words = dict.fromkeys(("layers", "experts", "head", "backbone", "dtype", "attn_implementation"), 150000)
     base = {"text_config": facts, "vocabulary_map": words, "label2id": words}
     assert without_sources(base) == (base, [])  # of words nothing is a setting
     require_bounded(base)
