@@ -20,6 +20,7 @@ MOST_WAITING = 128  # requests in the queue
 MOST_WAITING_EACH = 6  # of them from one address
 AT_ONCE = 2  # requests that ask no model and run at the same time: each may hold a decoded picture
 
+STATUS_EVERY = 2.0  # seconds between two words about how long one waits
 MOST_SESSIONS = 1000  # whose state is kept; the one used longest ago goes first
 EXPIRY = 2 * 3600  # seconds after which uploads, results and states go
 SWEEP = 600  # seconds between looks at what has expired

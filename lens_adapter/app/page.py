@@ -56,7 +56,14 @@ def launch(page: gr.Blocks, *, host: str, port: int | None = None, share: bool =
 
     # gradio counts its last requests anew after each: let it be a few.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
-    queued = page.queue(max_size=bounds.MOST_WAITING, default_concurrency_limit=bounds.AT_ONCE, api_open=False)
+    # How long one waits is told at intervals. gradio can tell it at once, too, from the loop that serves the queue; but
+    # then that loop stops for good where somebody has just left.
+    queued = page.queue(
+        max_size=bounds.MOST_WAITING,
+        default_concurrency_limit=bounds.AT_ONCE,
+        api_open=False,
+        status_update_rate=bounds.STATUS_EVERY,
+    )
     queued.launch(
         server_name=host,
         server_port=port,

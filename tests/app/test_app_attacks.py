@@ -289,6 +289,22 @@ def test_a_flood_from_one_address_leaves_room_for_others(visit, page, adapter, s
     assert all("are waiting already" in reply.words for reply in replies if not reply.good)
 
 
+def test_who_leaves_while_waiting_does_not_stop_the_queue(visit, page, adapter, scene):
+    async def leave(visitor):
+        picture = await visitor.upload(scene)
+        async with Visitor(page.local_url, "127.0.0.3") as leaving:
+            other = await leaving.upload(scene)
+            with adapter.base.turn():  # nothing is done meanwhile
+                first = asyncio.create_task(visitor.segment(picture, PROMPT))
+                await asyncio.sleep(0.3)
+                assert all([(await leaving.join("segment", other, PROMPT, LAYERS)).good for _ in range(3)])
+                page._queue.pending_messages_per_session.pop(leaving.session, None)  # as when a connection ends
+            await asyncio.wait_for(first, 60)
+        return await asyncio.wait_for(visitor.segment(picture, PROMPT), 60)
+
+    assert visit(leave).good and not page._queue.stopped
+
+
 def test_a_state_is_small_and_goes_after_a_while(visit, page, monkeypatch):
     """Of a picture of 3 megapixels and seven prompts: masks alone would be 21 MB."""
     lines = "\n".join(f"the {color} car" for color in ("red", "blue", "green", "black", "white", "pink", "grey"))
