@@ -5,8 +5,8 @@ SOURCES := $(wildcard lens_adapter tests examples benchmarks setup.py)
 BIN := .venv/bin
 # The part of the suite that touches transformers' inner workings; tests marked `once` are left out.
 OLDEST_TESTS := $(wildcard tests/vlm tests/sam tests/traps tests/zoo tests/hub tests/training tests/builtin/test_shipped*.py \
-    tests/test_config.py tests/test_adapter.py tests/test_guarantees.py tests/test_checkpoint.py tests/test_safe_checkpoints.py tests/test_bad_input.py \
-    tests/test_chat.py tests/test_pipeline.py)
+    tests/test_config.py tests/test_adapter.py tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py \
+    tests/test_safe_checkpoints.py tests/test_chat.py tests/test_pipeline.py)
 # Without gradio these are skipped.
 APP_TESTS := tests/app/test_app_page.py tests/app/test_app_attacks.py tests/app/test_app_browser.py \
     tests/training/test_logging.py

@@ -12,15 +12,15 @@ from lens_adapter.errors import InputError
 
 
 @contextmanager
-def written_aside(path: str | os.PathLike[str], keep_mode: bool = True) -> Iterator[Path]:
+def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A name beside `path` to write to; at the end of the context it takes the place of `path` in one step.
 
     However the process ends, and if the disk is full, `path` holds what it held before or all that is new. After an
     exception the file aside is gone; after `kill -9` it may remain, hidden, named ".NAME.*.part".
 
     Args:
-        path: the final name. A link stays one: what it points to is written.
-        keep_mode: an existing file keeps its permissions; else, and for a new file, the user's mask decides.
+        path: the final name. A link stays one: what it points to is written. An existing file keeps its permissions; of
+            a new one, the user's mask decides.
 
     Raises:
         InputError: nothing can be written there.
@@ -33,7 +33,7 @@ def written_aside(path: str | os.PathLike[str], keep_mode: bool = True) -> Itera
         raise InputError(f"{os.fspath(path)} cannot be written: {error.strerror}. Choose another place.") from error
     aside = Path(name)
     try:
-        aside.chmod(final.stat().st_mode & 0o777 if keep_mode and final.exists() else new_file_mode())
+        aside.chmod(final.stat().st_mode & 0o777 if final.exists() else new_file_mode())
         yield aside
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())

@@ -42,7 +42,7 @@ LOW = SIDE // STRIDE  # the decoder's own resolution
 
 
 def build() -> Sam2Model:
-    """A stock SAM 2, only small: three stages of Hiera, 128 wide at the last, a decoder 64 wide; 0.8 M parameters."""
+    """A stock SAM 2, only small: three stages of Hiera, 128 wide at the last, a decoder 64 wide; 0.86 M parameters."""
     grids = [SIDE // STRIDE // 2**stage for stage in range(3)]
     backbone = Sam2HieraDetConfig(
         hidden_size=WIDTHS[0],

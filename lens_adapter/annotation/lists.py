@@ -23,6 +23,7 @@ from typing import IO, Any
 from pyarrow import parquet
 
 from lens_adapter.annotation.tasks import Task, Tasks, task_of
+from lens_adapter.data.files import json_line
 from lens_adapter.errors import InputError, brief
 
 _STRIDE = 256  # of so many rows the first one's place in the file is kept
@@ -122,10 +123,7 @@ class JsonlTasks(LineTasks):
         return (line for line in lines if line.strip("\ufeff \t\r\n"))
 
     def _cells(self, entry: str) -> dict[str, Any]:
-        try:
-            found = json.loads(entry.lstrip("\ufeff"), object_pairs_hook=_object)
-        except (ValueError, RecursionError) as error:  # also a number of too many digits, and too deep a nesting
-            raise InputError(f"Expected a JSON object, got {brief(entry)} ({error}).") from error
+        found = json_line(entry.lstrip("\ufeff"))
         if not isinstance(found, dict):
             raise InputError(f"Expected a JSON object, got {brief(entry)}.")
         return found
@@ -250,11 +248,3 @@ def _without_mark(lines: Iterable[str]) -> Iterator[str]:
     """Lines, the first without the mark that some editors begin a file with."""
     for line in lines:
         yield line.lstrip("\ufeff")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; Python would keep the last of two values under one key."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"a key stands twice among {brief([key for key, _ in pairs])}")
-    return found

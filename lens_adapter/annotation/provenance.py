@@ -15,7 +15,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.annotation.tasks import Tasks
 from lens_adapter.errors import InputError, brief
 from lens_adapter.training.cache.read import feature_key
-from lens_adapter.writing import written_aside
+from lens_adapter.writing import write_text
 
 MANIFEST = "_annotations.json"  # readers of Parquet folders leave out what begins so
 # What has to be the same when a run is gone on with, and what people call it. Names and versions may differ.
@@ -121,9 +121,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, plan: Mapping[str, Any], summary: Mapping[str, Any] | None) -> None:
-    with written_aside(folder / MANIFEST) as aside:
-        text = json.dumps({"plan": dict(plan), "summary": summary}, indent=2, allow_nan=False)
-        aside.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps({"plan": dict(plan), "summary": summary}, indent=2, allow_nan=False)
+    write_text(folder / MANIFEST, text + "\n")
 
 
 def _digest(value: Any) -> str:

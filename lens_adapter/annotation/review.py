@@ -19,7 +19,7 @@ from pycocotools import mask as coco
 from lens_adapter.annotation.rows import Row, read_rows
 from lens_adapter.annotation.tasks import Task, opened
 from lens_adapter.pictures.overlays import mask_overlay
-from lens_adapter.writing import written_aside
+from lens_adapter.writing import write_text
 
 _SIDE = 480  # pixels of a picture on the page, at most
 _BINS = 20  # of the scores
@@ -131,8 +131,7 @@ def write_preview(
         threshold=plan["score_threshold"],
         sections="\n".join(filter(None, sections)),
     )
-    with written_aside(file) as aside:
-        aside.write_text(page, encoding="utf-8")
+    write_text(file, page)
 
 
 def _choose(shards: Sequence[Path], count: int) -> _Choice:

@@ -18,6 +18,8 @@ MOST_TURNS = 20  # questions and answers that the chat shows
 LARGEST_REQUEST = 100_000  # bytes of anything but an upload
 MOST_WAITING = 128  # requests in the queue
 MOST_WAITING_EACH = 6  # of them from one address
+NEW_SESSIONS_EACH = 30  # that one address may begin within a minute
+LONGEST_SESSION = 64  # letters of a session's name
 AT_ONCE = 2  # requests that ask no model and run at the same time: each may hold a decoded picture
 
 STATUS_EVERY = 2.0  # seconds between two words about how long one waits

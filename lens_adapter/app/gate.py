@@ -6,14 +6,18 @@ Handlers come too late for that: gradio looks at files, fetches addresses and qu
 from __future__ import annotations
 
 import json
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import monotonic
 from typing import Any
 
-from lens_adapter.app.bounds import LARGEST_REQUEST, MOST_WAITING_EACH
+from lens_adapter.app.bounds import LARGEST_REQUEST, LONGEST_SESSION, MOST_WAITING_EACH, NEW_SESSIONS_EACH
 from lens_adapter.app.visitors import uploaded
 from lens_adapter.errors import InputError
 
 UPLOADS = "/gradio_api/upload"
+REMEMBERED = 10_000  # sessions, and addresses
+_MINUTE = 60.0  # seconds
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -27,10 +31,12 @@ class Gate:
     Args:
         application: what is behind.
         waiting: how many requests of an address are in the queue.
+        used: is told of a session when a request of it joins the queue.
     """
 
-    def __init__(self, application: Application, waiting: Callable[[str], int]):
-        self.application, self.waiting = application, waiting
+    def __init__(self, application: Application, waiting: Callable[[str], int], used: Callable[[str], None]):
+        self.application, self.waiting, self.used = application, waiting, used
+        self.sessions = Sessions()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         path = str(scope.get("path", "")).rstrip("/")
@@ -38,27 +44,70 @@ class Gate:
             await self.application(scope, receive, send)  # uploads are bounded by gradio, and go to its folder
             return
         body = await _body(receive)
-        joins = path.endswith("/queue/join") or "/call/" in path  # the queue
-        address = (scope.get("client") or ("",))[0]
         if len(body) > LARGEST_REQUEST:
             await _refuse(send, 413, f"This request is too long: it may have {LARGEST_REQUEST} bytes. Shorten it.")
-        elif joins and self.waiting(address) >= MOST_WAITING_EACH:
+            return
+        try:
+            session = _checked(body)
+        except InputError as error:
+            await _refuse(send, 400, str(error))
+            return
+        address = (scope.get("client") or ("",))[0]
+        joins = path.endswith("/queue/join") or "/call/" in path  # the queue
+        if joins and self.waiting(address) >= MOST_WAITING_EACH:
             await _refuse(send, 429, f"{MOST_WAITING_EACH} requests of yours are waiting already. Try again later.")
-        elif complaint := _complaint(body):
-            await _refuse(send, 400, complaint)
+        elif joins and not self.sessions.admit(address, session):
+            await _refuse(send, 429, f"You opened this page {NEW_SESSIONS_EACH} times within a minute. Wait a little.")
         else:
+            if joins and session is not None:
+                self.used(session)
             await self.application(scope, _repeated(body, receive), send)
 
 
-def _complaint(body: bytes) -> str | None:
-    """What is wrong with a request."""
+class Sessions:
+    """How many new sessions each address begins: gradio remembers 2 000 of all, and forgets the others."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, None] = OrderedDict()  # the one used longest ago first
+        self._begun: OrderedDict[str, deque[float]] = OrderedDict()  # by address: when each of the last minute's began
+
+    def admit(self, address: str, session: str | None) -> bool:
+        """Whether a request may join; None: it has no session, and gets one of its own."""
+        if session is not None and session in self._known:
+            self._known.move_to_end(session)
+            return True
+        now, begun = monotonic(), self._begun.setdefault(address, deque())
+        self._begun.move_to_end(address)
+        while begun and begun[0] <= now - _MINUTE:
+            begun.popleft()
+        if len(begun) >= NEW_SESSIONS_EACH:
+            return False
+        begun.append(now)
+        if session is not None:
+            self._known[session] = None
+        for remembered in (self._known, self._begun):
+            if len(remembered) > REMEMBERED:
+                remembered.popitem(last=False)
+        return True
+
+
+def _checked(body: bytes) -> str | None:
+    """The session of a request, where it has one.
+
+    Raises:
+        InputError: something is wrong with the request.
+    """
     try:
-        _check(json.loads(body or b"null"))
-    except InputError as error:
-        return str(error)
-    except (ValueError, RecursionError):
-        return "Expected JSON."
-    return None
+        found = json.loads(body or b"null")
+        _check(found)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError("Expected JSON.") from error
+    session = found.get("session_hash") if isinstance(found, dict) else None
+    if not isinstance(session, str | None) or len(session or "") > LONGEST_SESSION:
+        raise InputError(f"session_hash must be a text of at most {LONGEST_SESSION} letters.")
+    return session
 
 
 def _repeated(body: bytes, receive: Receive) -> Receive:

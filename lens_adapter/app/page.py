@@ -54,6 +54,12 @@ def launch(page: gr.Blocks, *, host: str, port: int | None = None, share: bool =
         clients = [event.request.client for queue in queues for event in queue.queue]
         return sum(client is not None and client.host == address for client in clients)
 
+    def used(session: str) -> None:
+        # gradio forgets the session that came first, though it may be the one that waits just now.
+        sessions = page._queue.pending_messages_per_session
+        if session in sessions:
+            sessions.move_to_end(session)
+
     # gradio counts its last requests anew after each: let it be a few.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
     # How long one waits is told at intervals. gradio can tell it at once, too, from the loop that serves the queue; but
@@ -73,7 +79,7 @@ def launch(page: gr.Blocks, *, host: str, port: int | None = None, share: bool =
         max_file_size=bounds.LARGEST_UPLOAD,
         state_session_capacity=bounds.MOST_SESSIONS,
         enable_monitoring=False,
-        app_kwargs={"middleware": [Middleware(Gate, waiting=waiting)]},
+        app_kwargs={"middleware": [Middleware(Gate, waiting=waiting, used=used)]},
         ssr_mode=False,
         footer_links=["settings", "gradio"],
         **options,

@@ -50,6 +50,25 @@ def read_json(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> Any:
         raise InputError(f"The file {str(path)!r} is no valid JSON: {error}") from error
 
 
+def json_line(line: str) -> Any:
+    """What a line says that should be a JSON object.
+
+    Raises:
+        InputError: it is no JSON, or a key stands twice in it, of whose values Python would keep the last.
+    """
+    try:
+        return json.loads(line, object_pairs_hook=_with_keys_once)
+    except (ValueError, RecursionError) as error:  # also a number of too many digits, and too deep a nesting
+        raise InputError(f"Expected a JSON object, got {brief(line, 60)} ({error}).") from error
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key stands twice among {brief([key for key, _ in pairs])}")
+    return found
+
+
 def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 

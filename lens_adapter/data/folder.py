@@ -20,12 +20,11 @@ Names are relative to `images/` and `masks/`. Keys of a line:
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from lens_adapter.data.breakage import OnError, collect
-from lens_adapter.data.files import as_label, is_file, read_text, require_regular, within
+from lens_adapter.data.files import as_label, is_file, json_line, read_text, require_regular, within
 from lens_adapter.data.masks import Region
 from lens_adapter.data.records import Record
 from lens_adapter.errors import InputError, brief
@@ -71,10 +70,7 @@ def digest_folder(folder: str | Path) -> str:
 
 
 def _fields(folder: Path, line: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(line, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:  # also a number of too many digits, and too deep a nesting
-        raise InputError(f"Expected a JSON object, got {brief(line, 60)} ({error}).") from error
+    entry = json_line(line)
     if not isinstance(entry, dict) or not _KEYS.issuperset(entry) or "image" not in entry:
         raise InputError(f"Expected a JSON object with image and some of {sorted(_KEYS)}, got {brief(line, 60)}.")
     prompts = _listed(entry, "prompt", "prompts", 1)
@@ -87,14 +83,6 @@ def _fields(folder: Path, line: str) -> dict[str, Any]:
         "id": as_label(entry.get("id"), "id") or entry["image"],
         "subset": as_label(entry.get("subset"), "subset"),
     }
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; Python would keep the last of two values under one key."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"a key stands twice among {brief([key for key, _ in pairs])}")
-    return found
 
 
 def _listed(entry: dict[str, Any], one: str, several: str, count: int) -> list[Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -111,19 +112,8 @@ class MaskDecoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def preprocess(self, images: Iterable[Image.Image | Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Bring images into the square.
-
-        Args:
-            images: PIL images in RGB, or uint8 tensors (3, H, W); each of any size.
-
-        Returns:
-            pixels: float (B, 3, S, S), normalized.
-            sizes: (H, W) of each image as it came.
-
-        Raises:
-            InputError: an image of another kind.
-        """
+    def _resized_colors(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """An RGB picture at a size (h, w) in pixels of the square, by the family's own way to resize: (3, h, w)."""
 
     @abstractmethod
     def clicks(
@@ -219,6 +209,32 @@ class MaskDecoder(nn.Module, ABC):
                 f"{str(self.dtype).removeprefix('torch.')}: {str(wrong[:4])[1:-1]}; expected finite ones. Fetch them "
                 "again."
             )
+
+    def preprocess(self, images: Iterable[Image.Image | Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Bring images into the square: resized as whole colors, normalized, zeros to the right and below.
+
+        Args:
+            images: PIL images in RGB, or uint8 tensors (3, H, W); each of any size.
+
+        Returns:
+            pixels: float (B, 3, S, S).
+            sizes: (H, W) of each image as it came.
+
+        Raises:
+            InputError: an image of another kind.
+        """
+        side = self.sam["image_size"]
+        mean, std = (
+            torch.tensor(self.sam[key], dtype=torch.float32, device=self.device)[:, None, None]  # (3, 1, 1)
+            for key in ("pixel_mean", "pixel_std")
+        )
+        pixels, sizes = [], []
+        for image in map(as_pil, images):
+            sizes.append((image.height, image.width))
+            height, width = size_in(self.sam, sizes[-1])
+            colors = self._resized_colors(image, (height, width)).to(self.device)
+            pixels.append(F.pad((colors - mean) / std, (0, side - width, 0, side - height)))
+        return torch.stack(pixels), sizes
 
     @torch.no_grad()
     def encode_images(self, images: Iterable[Image.Image | Tensor]) -> Tensor:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from segment_anything import modeling
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from lens_adapter.errors import CheckpointMismatchError
-from lens_adapter.sam.decoder import Decoded, MaskDecoder, as_pil, in_float32
+from lens_adapter.sam.decoder import Decoded, MaskDecoder, in_float32
 from lens_adapter.sam.families import FAMILIES, read_family
-from lens_adapter.sam.square import size_in_square
 from lens_adapter.sam.weights import load_parts, load_sam_weights
 
 
@@ -98,21 +96,9 @@ class SamDecoder(MaskDecoder):
 
     # Images
 
-    def preprocess(self, images: Iterable[Image.Image | Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Longest side to S, normalized, zeros to the right and below."""
-        side = self.sam["image_size"]
-        mean, std = (
-            torch.tensor(self.sam[key], dtype=torch.float32, device=self.device)[:, None, None]  # (3, 1, 1)
-            for key in ("pixel_mean", "pixel_std")
-        )
-        pixels, sizes = [], []
-        for image in map(as_pil, images):
-            sizes.append((image.height, image.width))
-            height, width = size_in_square(sizes[-1], side)
-            resized = np.array(image.resize((width, height), Image.Resampling.BILINEAR))  # (h, w, 3)
-            colors = torch.from_numpy(resized).to(self.device).permute(2, 0, 1)  # (3, h, w)
-            pixels.append(F.pad((colors - mean) / std, (0, side - width, 0, side - height)))
-        return torch.stack(pixels), sizes
+    def _resized_colors(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        height, width = size
+        return torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.BILINEAR))).permute(2, 0, 1)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         assert self.image_encoder is not None

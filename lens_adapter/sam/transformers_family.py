@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from torchvision.transforms.v2.functional import resize
 from transformers import CONFIG_MAPPING, AutoModelForMaskGeneration, PretrainedConfig, PreTrainedModel
 
 from lens_adapter.errors import CheckpointMismatchError, LensConfigError
-from lens_adapter.sam.decoder import Decoded, MaskDecoder, as_pil, in_float32
+from lens_adapter.sam.decoder import Decoded, MaskDecoder, in_float32
 from lens_adapter.sam.families import FAMILIES, folder_of, read_family
 from lens_adapter.sam.published import SEGMENT_ANYTHING
-from lens_adapter.sam.square import size_in
 
 PADDING = -10  # the label of a click that is none, in transformers' prompt encoders
 
@@ -164,21 +163,10 @@ class FamilyDecoder(MaskDecoder):
 
     # Images
 
-    def preprocess(self, images: Iterable[Image.Image | Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """As the family's own processor: resized as whole colors, antialiased, normalized; zeros right and below."""
-        side = self.sam["image_size"]
-        mean, std = (
-            torch.tensor(self.sam[key], dtype=torch.float32, device=self.device)[:, None, None]  # (3, 1, 1)
-            for key in ("pixel_mean", "pixel_std")
-        )
-        pixels, sizes = [], []
-        for image in map(as_pil, images):
-            sizes.append((image.height, image.width))
-            colors = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
-            height, width = size_in(self.sam, sizes[-1])
-            resized = resize(colors, [height, width], InterpolationMode.BILINEAR, antialias=True).to(self.device)
-            pixels.append(F.pad((resized - mean) / std, (0, side - width, 0, side - height)))
-        return torch.stack(pixels), sizes
+    def _resized_colors(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """As the family's own processor: antialiased."""
+        colors = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
+        return resize(colors, list(size), InterpolationMode.BILINEAR, antialias=True)
 
     def _lent(self) -> Any:
         """The family's model, with our parts in the places of its own."""

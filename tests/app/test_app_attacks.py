@@ -305,6 +305,30 @@ def test_who_leaves_while_waiting_does_not_stop_the_queue(visit, page, adapter, 
     assert visit(leave).good and not page._queue.stopped
 
 
+def test_new_sessions_are_bounded_and_who_waits_is_not_forgotten(visit, page, scene):
+    sessions = page._queue.pending_messages_per_session
+
+    async def multiply(visitor):
+        picture = await visitor.upload(scene)
+        async with Visitor(page.local_url, "127.0.0.5") as hostile, Visitor(page.local_url, "127.0.0.6") as other:
+            theirs = await hostile.upload(scene)
+            replies = [
+                await hostile.ask("check", theirs, session=f"new{k}") for k in range(bounds.NEW_SESSIONS_EACH + 5)
+            ]
+            known = await hostile.ask("check", theirs, session="new0")
+            long = await other.ask("check", await other.upload(scene), session="x" * (bounds.LONGEST_SESSION + 1))
+        assert (await visitor.ask("check", picture)).good
+        first = next(iter(sessions))
+        again = await visitor.ask("check", picture, session=first)
+        return replies, known, long, first, again
+
+    replies, known, long, first, again = visit(multiply)
+    assert [reply.good for reply in replies] == [True] * bounds.NEW_SESSIONS_EACH + [False] * 5
+    assert "within a minute" in replies[-1].words and known.good
+    assert not long.good and "session_hash must be" in long.words
+    assert again.good and [*sessions][-1] == first
+
+
 def test_a_state_is_small_and_goes_after_a_while(visit, page, monkeypatch):
     """Of a picture of 3 megapixels and seven prompts: masks alone would be 21 MB."""
     lines = "\n".join(f"the {color} car" for color in ("red", "blue", "green", "black", "white", "pink", "grey"))
@@ -387,6 +411,7 @@ def test_the_security_page_names_the_bounds():
         f"{bounds.MOST_TOKENS} tokens; the chat shows the last {bounds.MOST_TURNS}",
         f"{bounds.LARGEST_REQUEST:,} bytes".replace(",", " "),
         f"{bounds.MOST_WAITING}, and {bounds.MOST_WAITING_EACH} from one address",
+        f"{bounds.NEW_SESSIONS_EACH} from one address within a minute",
         f"{bounds.MOST_SESSIONS:,}".replace(",", " ") + ", some megabytes",
         f"go after {bounds.EXPIRY // 3600} hours",
         f"{bounds.MOST_PICTURES} pictures open, {bounds.MOST_CLICKS} clicks and {bounds.LONGEST_NAME} letters per",
