@@ -71,15 +71,22 @@ class Visitor:
         joined = await self.join(function, *data, event=event, session=session)
         if not joined.good:
             return joined
+        try:
+            return await self._answer(joined.data, session, start)
+        except httpx.RemoteProtocolError as error:  # the page closed the connection
+            return Reply(False, str(error), None, time.monotonic() - start)
+
+    async def _answer(self, event: Any, session: str, start: float) -> Reply:
+        """Wait for what comes of an event."""
         async with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as lines:
             async for line in lines.aiter_lines():
                 message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
-                if message.get("msg") == "process_completed" and message["event_id"] == joined.data:
+                if message.get("msg") == "process_completed" and message["event_id"] == event:
                     output, seconds = message["output"], time.monotonic() - start
                     if message["success"]:
                         return Reply(True, "", output["data"], seconds)
                     return Reply(False, str(output.get("error") or ""), None, seconds)
-        return Reply(False, "", None, time.monotonic() - start)
+        return Reply(False, "the answer ended without a result", None, time.monotonic() - start)
 
     async def join(self, function: str, *data: Any, event: Any = None, session: str | None = None) -> Reply:
         """Call a handler, and leave it at that; the data are the event's name."""

@@ -22,7 +22,7 @@ from lens_adapter.cli.arguments import (
     require_prompts,
 )
 from lens_adapter.cli.loading import checked_device, loaded_adapter
-from lens_adapter.cli.outputs import require_files
+from lens_adapter.cli.outputs import require_files, require_folder_for
 from lens_adapter.cli.result import Result, note
 from lens_adapter.errors import InputError
 
@@ -119,7 +119,8 @@ def _annotate(args: argparse.Namespace) -> Result | None:
     require_prompts(prompts or ())
     require_name("--model", args.model)
     require_name("--adapter", args.adapter)
-    require_files({"--json": args.json}, args.data)
+    require_folder_for("--output", args.output, args.data, args.model, args.adapter)
+    require_files({"--json": args.json}, args.data, args.prompts, args.model, args.adapter)
     from lens_adapter.annotation.folder import require_free
     from lens_adapter.annotation.inputs import tasks_of
     from lens_adapter.annotation.run import annotate, require_asked

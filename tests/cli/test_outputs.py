@@ -25,6 +25,7 @@ def _no_model_is_loaded(monkeypatch):
         monkeypatch.setattr(f"lens_adapter.cli.{room}.base_by_name", load)
     for room in ("segment", "evaluate", "app"):
         monkeypatch.setattr(f"lens_adapter.cli.{room}.head_by_name", load)
+    monkeypatch.setattr("lens_adapter.cli.annotate.loaded_adapter", load)
     monkeypatch.setattr("lens_adapter.builtin.demo.run_demo", load)
     assert loading
 
@@ -63,7 +64,15 @@ def test_no_command_writes_over_its_data_or_models(folders, data, tmp_path, caps
     head, base, image = folders / "head", folders / "base", data / "images" / "a.jpg"
     os.link(image, tmp_path / "out.jpg")
     models = ["--model", str(base), "--adapter", str(head)]
+    asked = tmp_path / "asked.json"
+    asked.write_text("a dog")
+    rows = ["annotate", str(data), *models, "--prompts", str(asked), "-o"]
     lines = [
+        *([*rows, str(folder)] for folder in (data, data / "images", base, head)),
+        *(
+            [*rows, str(tmp_path / "new"), "--json", str(file)]
+            for file in (asked, base / "config.json", head / "config.json")
+        ),
         ["probe", "--model", str(base), "--data", str(data), "-o", str(image)],
         ["probe", "--model", str(base), "--data", str(data), "-o", str(tmp_path / "out.jpg")],
         ["probe", "--model", str(base), "--data", str(data), "--json", str(base / "config.json")],
