@@ -143,7 +143,7 @@ def fingerprint(*modules: nn.Module) -> str:
     digest = hashlib.sha256()
     for module in modules:
         for tensor in module.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
+            digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:8]
 
 
@@ -220,7 +220,7 @@ class Session:
         self.sums: dict[str, list[float]] = defaultdict(list)
         path = self.folder / "checkpoint.pt"
         if path.exists():
-            saved = torch.load(path, weights_only=True)
+            saved = torch.load(path, weights_only=True, map_location="cpu")
             self.step, self.spent, self.notes = saved["step"], saved["spent"], saved["notes"]
             for key, part in state.items():
                 part.load_state_dict(saved[key])
@@ -296,6 +296,17 @@ class Drawn:
             raise SystemExit(f"{path} holds {array.dtype} {array.shape}, expected {dtype} {shape}: delete the folder.")
         return array
 
+    def draw_all(self, workers: int) -> None:
+        """Make what is not there yet, in `workers` processes."""
+        missing = [index for index in range(self.count) if not self.arrays["ready"][index]]
+        loader = DataLoader(missing, batch_size=32, num_workers=workers, collate_fn=self._draw)
+        for _ in tqdm(loader, desc=f"drawing {self.folder}", unit="batch", mininterval=10):
+            pass
+
+    def _draw(self, indices: list[int]) -> None:
+        for index in indices:
+            self[index]
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if not self.arrays["ready"][index]:
             for key, array in self.make(index).items():
@@ -317,8 +328,21 @@ class Stream(Dataset):
         return self.make(index)
 
 
-def batches(make: Callable[[int], object], size: int, first_step: int, collate: Callable, workers: int) -> Iterator:
-    """Endless batches of `size` samples, starting where step `first_step` would."""
+def moved(batch: object, device: str) -> object:
+    """The same batch, its tensors on `device`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: moved(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return [moved(value, device) for value in batch]
+    return batch
+
+
+def batches(
+    make: Callable[[int], object], size: int, first_step: int, collate: Callable, args: argparse.Namespace
+) -> Iterator:
+    """Endless batches of `size` samples on `args.device`, starting where step `first_step` would."""
 
     def indices() -> Iterator[list[int]]:
         start = first_step * size
@@ -330,10 +354,11 @@ def batches(make: Callable[[int], object], size: int, first_step: int, collate: 
         def __iter__(self) -> Iterator[list[int]]:
             return indices()
 
-    ahead = 4 if workers else None  # batches that each process draws ahead
-    return iter(
-        DataLoader(Stream(make), batch_sampler=Order(), collate_fn=collate, num_workers=workers, prefetch_factor=ahead)
+    ahead = 4 if args.workers else None  # batches that each process draws ahead
+    loader = DataLoader(
+        Stream(make), batch_sampler=Order(), collate_fn=collate, num_workers=args.workers, prefetch_factor=ahead
     )
+    return (moved(batch, args.device) for batch in loader)
 
 
 def arguments(description: str, minutes: float) -> argparse.ArgumentParser:
@@ -345,10 +370,11 @@ def arguments(description: str, minutes: float) -> argparse.ArgumentParser:
     parser.add_argument("--start", type=Path, help="folder of weights to start from, for example the shipped ones")
     parser.add_argument("--first", type=int, default=0, help="first scene: others than those that made the weights")
     parser.add_argument("--rate", type=float, default=1.0, help="times the learning rates; less to go on from weights")
+    parser.add_argument("--device", default="cpu", help="that multiplies: cpu, or cuda")
     parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16; far faster on some processors")
     return parser
 
 
 def multiplying(args: argparse.Namespace) -> torch.autocast:
     """Within it, matrices are multiplied as `--bfloat16` says; weights stay float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16)
+    return torch.autocast(args.device, torch.bfloat16, enabled=args.bfloat16)

@@ -37,6 +37,7 @@ from recipe import (
     normalized,
 )
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm, trange
 from train_sam import SIDE, TINY_SAM, covered
 from transformers import LlavaForConditionalGeneration
@@ -64,28 +65,41 @@ CALIBRATION_SCENES = 200
 BICUBIC = Image.Resampling.BICUBIC  # as the processor resizes
 
 
-def image_tokens(model: LlavaForConditionalGeneration) -> Tensor:
+def image_tokens(model: LlavaForConditionalGeneration, workers: int) -> Tensor:
     """float16 (SCENES, 64, D), the base's image features of the training scenes."""
 
     def compute(pictures: list[Image.Image]) -> Tensor:
         small = [np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), BICUBIC)) for picture in pictures]
-        return image_features(model, normalized(torch.from_numpy(np.stack(small))))
+        return image_features(model, normalized(torch.from_numpy(np.stack(small))).to(model.device))
 
     shape = (SCENES, IMAGE_TOKENS, model.config.text_config.hidden_size)
     letters = fingerprint(model.model.vision_tower, model.model.multi_modal_projector)
-    return frozen_features(f"tokens-{letters}", shape, compute)
+    return frozen_features(f"tokens-{letters}", shape, compute, SIDE, workers)
 
 
-def sam_embeddings(decoder: MaskDecoder) -> Tensor:
+def sam_embeddings(decoder: MaskDecoder, workers: int) -> Tensor:
     """float16 (SCENES, E, g, g), SAM's image embeddings of the training scenes."""
     shape = decoder.encode_images([sample_scene(0).draw(decoder.sam["image_size"])])[0].shape
     name = f"embeddings-{fingerprint(decoder.encoding)}"
-    return frozen_features(name, (SCENES, *shape), decoder.encode_images, decoder.sam["image_size"])
+    return frozen_features(name, (SCENES, *shape), decoder.encode_images, decoder.sam["image_size"], workers)
+
+
+class Drawings(Dataset):
+    """Pictures of training scenes, `side` x `side`."""
+
+    def __init__(self, numbers: range, side: int):
+        self.numbers, self.side = numbers, side
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return sample_scene(self.numbers[index]).draw(self.side)
 
 
 @torch.no_grad()
 def frozen_features(
-    name: str, shape: tuple[int, ...], compute: Callable[[list[Image.Image]], Tensor], side: int = SIDE
+    name: str, shape: tuple[int, ...], compute: Callable[[list[Image.Image]], Tensor], side: int, workers: int
 ) -> Tensor:
     """Compute, or go on computing, what a frozen part says about every training scene; what is there is kept."""
     folder = WORK / "features"
@@ -94,12 +108,14 @@ def frozen_features(
     mode = "r+" if path.exists() else "w+"
     store = np.lib.format.open_memmap(path, mode, np.float16, None if mode == "r+" else shape)
     done = int(done_file.read_text()) if done_file.exists() else 0
-    for start in trange(done, SCENES, 20, desc=name, unit="batch", mininterval=10):
-        pictures = [sample_scene(i).draw(side) for i in range(start, min(start + 20, SCENES))]
-        store[start : start + len(pictures)] = compute(pictures).numpy()
-        if start % 500 == 480:
+    numbers = range(done, SCENES)
+    drawn = DataLoader(Drawings(numbers, side), batch_size=20, collate_fn=list, num_workers=workers)
+    for pictures in tqdm(drawn, desc=name, unit="batch", mininterval=10):
+        store[done : done + len(pictures)] = compute(pictures).cpu().numpy()
+        done += len(pictures)
+        if done % 500 == 0:
             store.flush()
-            done_file.write_text(str(start + 20))
+            done_file.write_text(str(done))
     store.flush()
     done_file.write_text(str(SCENES))
     return torch.from_numpy(store)
@@ -140,14 +156,14 @@ def read_features(
     length = max(map(len, questions))
     ids = torch.tensor([[PAD] * (length - len(q)) + [BOS] + [PAD] * IMAGE_TOKENS + q for q in questions])
     padding = [length - len(q) for q in questions]
-    embedded = model.get_input_embeddings()(ids).detach()
+    embedded = model.get_input_embeddings()(ids.to(model.device)).detach()
     boxes = grid_boxes()
     layouts = []
     for row, skip in enumerate(padding):
         positions = skip + 1 + torch.arange(IMAGE_TOKENS)
         embedded[row, positions] = tokens[row]
         layouts.append(TokenLayout(positions, boxes, (GRID, GRID)))
-    mask = (torch.arange(ids.shape[1])[None] >= torch.tensor(padding)[:, None]).long()
+    mask = (torch.arange(ids.shape[1])[None] >= torch.tensor(padding)[:, None]).long().to(model.device)
     signals = adapter.base.prefill({"inputs_embeds": embedded, "attention_mask": mask})
     return Reading(signals, layouts, [(SIDE, SIDE)] * len(texts))
 
@@ -197,7 +213,10 @@ def main() -> None:
         base_model_name_or_path="lens_adapter/builtin/vlm",
     )
     adapter.decoder.load_weights(SHIPPED / args.sam)
-    tokens, embeddings = image_tokens(model), sam_embeddings(adapter.decoder)
+    model.to(args.device)
+    adapter.to(args.device)
+    tokens = image_tokens(model, args.workers).to(args.device)
+    embeddings = sam_embeddings(adapter.decoder, args.workers).to(args.device)
     adapter.train()
     groups = [
         {"params": list(adapter.head.parameters()), "lr": 1e-3},
@@ -208,8 +227,8 @@ def main() -> None:
     session = Session(output.name, args.minutes, {"adapter": adapter, "adam": optimizer})
     side = adapter.decoder.sam["image_size"]
     sample = partial(make_sample, side=side, low=4 * side // adapter.decoder.sam["patch_size"])
-    stream = batches(sample, BATCH, session.step, collate, args.workers)
-    index = torch.arange(BATCH).repeat_interleave(EXPRESSIONS)
+    stream = batches(sample, BATCH, session.step, collate, args)
+    index = torch.arange(BATCH, device=args.device).repeat_interleave(EXPRESSIONS)
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 50) * flat_then_cosine(progress, 0.1, 0.01)
         for group, base in zip(optimizer.param_groups, rates, strict=True):
@@ -230,7 +249,7 @@ def main() -> None:
     calibration = choose_score_threshold(list(examine(adapter, calibration_examples())))
     tqdm.write(str(calibration))
     adapter.config.score_threshold = round(calibration.score_threshold, 4)
-    adapter.save_pretrained(output)
+    adapter.cpu().save_pretrained(output)
 
 
 if __name__ == "__main__":

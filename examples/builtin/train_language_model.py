@@ -118,7 +118,7 @@ def draw(number: int) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def read_scenes(model: LlavaForConditionalGeneration, folder: Path) -> np.ndarray:
+def read_scenes(model: LlavaForConditionalGeneration, folder: Path, workers: int) -> np.ndarray:
     """float16 (SCENES, 64, D): what tower and projector say about every scene. The picture itself is not needed again.
 
     They go into a file in `folder` that is named after the weights, so none is taken for those of others.
@@ -126,10 +126,12 @@ def read_scenes(model: LlavaForConditionalGeneration, folder: Path) -> np.ndarra
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"features-{fingerprint(model.model.vision_tower, model.model.multi_modal_projector)}.npy"
     if not path.exists():
+        drawn().draw_all(workers)
         features = np.empty((SCENES, IMAGE_TOKENS, WIDTH), np.float16)
         for start in trange(0, SCENES, 50, desc="reading scenes", mininterval=10):
             pictures = np.stack([drawn()[number]["picture"] for number in range(start, start + 50)])
-            features[start : start + 50] = image_features(model, normalized(torch.from_numpy(pictures))).numpy()
+            pixels = normalized(torch.from_numpy(pictures)).to(model.device)
+            features[start : start + 50] = image_features(model, pixels).cpu().numpy()
         np.save(path, features)
     return np.load(path, mmap_mode="r")
 
@@ -192,9 +194,10 @@ def block_mask(owner: torch.Tensor) -> torch.Tensor:
     """(B, T) -> additive (B, 1, T, T): causal, and no question sees another one."""
     same = owner[:, :, None] == owner[:, None, :]
     seen = same | ((owner[:, None, :] == 0) & (owner[:, :, None] > 0))
-    seen = seen & torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool).tril()
-    seen |= torch.eye(owner.shape[1], dtype=torch.bool)  # filler must see something
-    return torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
+    everything = torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool, device=owner.device)
+    seen = seen & everything.tril()
+    seen |= everything.tril() & everything.triu()  # filler must see something
+    return torch.zeros(seen.shape, device=owner.device).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
 
 
 def main() -> None:
@@ -211,7 +214,7 @@ def main() -> None:
     if not start.exists():
         raise SystemExit(f"{start} is missing: run train_tower.py first.")
     model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(start).state_dict())
-    model.train()
+    model.to(args.device).train()
     for frozen in (model.model.vision_tower, model.model.multi_modal_projector, model.get_input_embeddings()):
         frozen.requires_grad_(False).eval()
     for name, parameter in model.named_parameters():
@@ -222,9 +225,9 @@ def main() -> None:
     rates = [group["lr"] for opt in opts for group in opt.param_groups]
     session = Session("language_model", args.minutes, {"model": model, "muon": opts[0], "adam": opts[1]})
     reached = torch.tensor([session.notes.get("level", args.level)]).share_memory_()  # read by the drawing processes
-    features = read_scenes(model, session.folder)
+    features = read_scenes(model, session.folder, args.workers)
     first = session.step + args.first
-    stream = batches(lambda i: make_sample(i, int(reached), features), BATCH, first, pack, args.workers)
+    stream = batches(lambda i: make_sample(i, int(reached), features), BATCH, first, pack, args)
     decoder = model.model.language_model
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.6)
@@ -259,7 +262,7 @@ def main() -> None:
                 reached += 1
                 session.notes["level"] = int(reached)
                 print(f"-> level {int(reached)}")
-    model.eval().save_pretrained(SHIPPED / "vlm")
+    model.cpu().eval().save_pretrained(SHIPPED / "vlm")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,9 @@ def covered(masks: np.ndarray, low: int) -> Tensor:
 
 def normalized(sam: dict, pictures: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) that already fill the square -> what the image encoder expects."""
-    mean, std = (torch.tensor(sam[key]).view(3, 1, 1) for key in ("pixel_mean", "pixel_std"))
+    mean, std = (
+        pictures.new_tensor(sam[key], dtype=torch.float32).view(3, 1, 1) for key in ("pixel_mean", "pixel_std")
+    )
     return (pictures.float() - mean) / std
 
 
@@ -126,16 +128,17 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     sam = LensConfig(sam=TINY_SAM).sam
-    decoder = SamDecoder(sam).train().requires_grad_(True)
+    decoder = SamDecoder(sam).to(args.device).train().requires_grad_(True)
     if args.start:
         decoder.load_weights(args.start)
     peak_rate = 1.5e-3 * args.rate
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=peak_rate, weight_decay=0.01)
     session = Session("sam", args.minutes, {"model": decoder, "adam": optimizer})
     first = session.step + args.first
-    stream = batches(make_sample, BATCH, first, torch.utils.data.default_collate, args.workers)
-    index = torch.arange(BATCH).repeat_interleave(CLICKS)
-    label = torch.ones(BATCH * CLICKS, 1, dtype=torch.int)
+    stream = batches(make_sample, BATCH, first, torch.utils.data.default_collate, args)
+    index = torch.arange(BATCH, device=args.device).repeat_interleave(CLICKS)
+    label = torch.ones(BATCH * CLICKS, 1, dtype=torch.int, device=args.device)
+    twice = torch.tensor(2.0, device=args.device)
     for progress in session.steps():
         for group in optimizer.param_groups:
             group["lr"] = peak_rate * min(1.0, (session.step + 1) / 100) * flat_then_cosine(progress, 0.2, 0.01)
@@ -145,7 +148,7 @@ def main() -> None:
         with multiplying(args):
             embeddings = decoder.image_encoder(normalized(sam, pictures)).float()
         logits, quality, _ = decoder(embeddings, index, sparse)
-        bce = F.binary_cross_entropy_with_logits(logits, target, pos_weight=torch.tensor(2.0))
+        bce = F.binary_cross_entropy_with_logits(logits, target, pos_weight=twice)
         dice = dice_loss(logits, target).mean()
         iou = reached_iou(logits.detach(), target)
         loss = 2 * bce + dice + F.mse_loss(quality, iou)
@@ -154,7 +157,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         session.log(bce=bce.item(), dice=dice.item(), iou=iou.mean().item())
-    to_sam_model(decoder).save_pretrained(SHIPPED / "sam")
+    to_sam_model(decoder.cpu()).save_pretrained(SHIPPED / "sam")
 
 
 if __name__ == "__main__":

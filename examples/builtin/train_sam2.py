@@ -109,7 +109,8 @@ def start_decoder(model: Sam2Model, teacher: SamModel) -> None:
 def taught_embeddings(teacher: SamModel, pictures: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) -> what the tiny SAM's encoder says, on the grid of the tiny SAM 2: (B, CHANNELS, g, g)."""
     small = F.interpolate(pictures.float(), (TINY_SAM["image_size"],) * 2, mode="bilinear", antialias=True)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    statistics = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    mean, std = (small.new_tensor(values).view(3, 1, 1) for values in statistics)
     said = teacher.vision_encoder((small / 255 - mean) / std).last_hidden_state
     return F.interpolate(said, (SIDE // STRIDE // 4,) * 2, mode="bilinear")
 
@@ -142,28 +143,37 @@ def embeddings_of(model: Sam2Model, pixels: Tensor) -> list[Tensor]:
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0], minutes=70).parse_args()
+    parser = arguments(__doc__.splitlines()[0], minutes=70)
+    parser.add_argument("--batch", type=int, default=BATCH, help="scenes per step")
+    args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = (Sam2Model.from_pretrained(args.start) if args.start else build()).train()
     teacher = SamModel.from_pretrained(SHIPPED / "sam").eval()
     if not args.start:
         start_decoder(model, teacher)
-    model.set_attn_implementation("eager")  # many small windows: faster so on a CPU
+    model.to(args.device)
+    teacher.to(args.device)
+    if args.device == "cpu":
+        model.set_attn_implementation("eager")  # faster for many small windows
     processor = image_processor()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    statistics = (processor.image_mean, processor.image_std)
+    mean, std = (torch.tensor(values, device=args.device).view(3, 1, 1) for values in statistics)
     peak_rate = 1.5e-3 * args.rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_rate, weight_decay=0.01)
     session = Session("sam2", args.minutes, {"model": model, "adam": optimizer})
-    stream = batches(make_sample, BATCH, session.step + args.first, torch.utils.data.default_collate, args.workers)
-    label = torch.ones(BATCH, CLICKS + 1, 1, dtype=torch.int)
+    stream = batches(make_sample, args.batch, session.step + args.first, torch.utils.data.default_collate, args)
+    label = torch.ones(args.batch, CLICKS + 1, 1, dtype=torch.int, device=args.device)
+    there = torch.ones(args.batch, CLICKS + 1, device=args.device)
+    there[:, CLICKS] = 0
+    twice = torch.tensor(2.0, device=args.device)
     for progress in session.steps():
         for group in optimizer.param_groups:
             group["lr"] = peak_rate * min(1.0, (session.step + 1) / 100) * flat_then_cosine(progress, 0.2, 0.01)
         pictures, clicks, masks = next(stream)
         with multiplying(args):
             embeddings = embeddings_of(model, (pictures / 255 - mean) / std)
-            taught = taught_embeddings(teacher, pictures).float() if progress < TAUGHT else None
+            taught = None if args.start or progress > TAUGHT else taught_embeddings(teacher, pictures).float()
         found = model(
             image_embeddings=[level.float() for level in embeddings],
             input_points=clicks[:, :, None],
@@ -172,9 +182,7 @@ def main() -> None:
         )
         logits, target = found.pred_masks[:, :CLICKS, 0].flatten(0, 1), masks[:, :CLICKS].flatten(0, 1)
         quality = found.iou_scores[:, :CLICKS].flatten()
-        there = torch.ones(BATCH, CLICKS + 1)
-        there[:, CLICKS] = 0
-        bce = F.binary_cross_entropy_with_logits(logits, target, pos_weight=torch.tensor(2.0))
+        bce = F.binary_cross_entropy_with_logits(logits, target, pos_weight=twice)
         dice = dice_loss(logits, target).mean()
         iou = reached_iou(logits.detach(), target)
         presence = F.binary_cross_entropy_with_logits(found.object_score_logits[..., 0], there)
@@ -190,7 +198,7 @@ def main() -> None:
         session.log(bce=bce.item(), dice=dice.item(), iou=iou.mean().item(), presence=presence.item())
     folder = SHIPPED / "sam2"
     model.set_attn_implementation("sdpa")
-    model.eval().save_pretrained(folder)
+    model.cpu().eval().save_pretrained(folder)
     processor.save_pretrained(folder)
 
 

@@ -9,6 +9,8 @@ category of the thing there (or "nothing"), column and row, and "object" where a
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -61,9 +63,10 @@ def describe(index: int) -> dict[str, np.ndarray]:
 
 def in_other_light(pictures: torch.Tensor) -> torch.Tensor:
     """uint8 (B, 128, 128, 3) -> (B, 3, 128, 128) as the processor hands it over, a little brighter, darker, warmer."""
-    gain = 1 + 0.06 * torch.randn(len(pictures), 1, 1, 3)
-    light = (pictures / 255 * gain + 0.03 * torch.randn(len(pictures), 1, 1, 1)).clamp(0, 1)
-    return ((light + 0.01 * torch.randn(light.shape) - MEAN) / STD).permute(0, 3, 1, 2)
+    random = partial(torch.randn, device=pictures.device)
+    gain = 1 + 0.06 * random(len(pictures), 1, 1, 3)
+    light = (pictures / 255 * gain + 0.03 * random(len(pictures), 1, 1, 1)).clamp(0, 1)
+    return ((light + 0.01 * random(light.shape) - MEAN) / STD).permute(0, 3, 1, 2)
 
 
 def place_vectors(words: torch.Tensor) -> torch.Tensor:
@@ -80,7 +83,7 @@ def main() -> None:
     model = build_model()
     if args.start:
         model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(args.start).state_dict())
-    model.train()
+    model.to(args.device).train()
     parts = torch.nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector])
     opts = optimizers(list(parts.named_parameters()), muon_lr=3e-3 * args.rate, adam_lr=2e-3 * args.rate)
     rates = [group["lr"] for opt in opts for group in opt.param_groups]
@@ -88,7 +91,7 @@ def main() -> None:
     words = model.get_input_embeddings().weight.detach()
     places = place_vectors(words)
     groups = [[WORD_ID[word] for word in values] for values in LOOKS.values()]
-    rank = torch.zeros(len(words), dtype=torch.long)  # of a word within its group
+    rank = torch.zeros(len(words), dtype=torch.long, device=args.device)  # of a word within its group
     for group in groups:
         rank[group] = torch.arange(len(group))
     drawn = Drawn("tower/scenes", SCENES, describe)
@@ -97,7 +100,7 @@ def main() -> None:
         BATCH,
         session.step,
         torch.utils.data.default_collate,
-        args.workers,
+        args,
     )
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.3)
@@ -128,7 +131,7 @@ def main() -> None:
             opt.step()
             opt.zero_grad()
         session.log(mse=mse.item(), **right)
-    model.save_pretrained(session.folder / "model")
+    model.cpu().save_pretrained(session.folder / "model")
 
 
 if __name__ == "__main__":
