@@ -1,6 +1,6 @@
 """Forty prompts that somebody typed freely before the models learned more words; no training has seen them.
 
-    python examples/builtin/free_prompts.py    # a table, and results/free_prompts.json
+python examples/builtin/free_prompts.py    # a table, and results/free_prompts.json
 """
 
 from __future__ import annotations

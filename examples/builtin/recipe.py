@@ -340,9 +340,14 @@ def moved(batch: object, device: str) -> object:
 
 
 def batches(
-    make: Callable[[int], object], size: int, first_step: int, collate: Callable, args: argparse.Namespace
+    make: Callable[[int], object],
+    size: int,
+    first_step: int,
+    collate: Callable,
+    workers: int,
+    device: str = "cpu",
 ) -> Iterator:
-    """Endless batches of `size` samples on `args.device`, starting where step `first_step` would."""
+    """Endless batches of `size` samples, on `device`, starting where step `first_step` would."""
 
     def indices() -> Iterator[list[int]]:
         start = first_step * size
@@ -354,11 +359,11 @@ def batches(
         def __iter__(self) -> Iterator[list[int]]:
             return indices()
 
-    ahead = 4 if args.workers else None  # batches that each process draws ahead
+    ahead = 4 if workers else None  # batches that each process draws ahead
     loader = DataLoader(
-        Stream(make), batch_sampler=Order(), collate_fn=collate, num_workers=args.workers, prefetch_factor=ahead
+        Stream(make), batch_sampler=Order(), collate_fn=collate, num_workers=workers, prefetch_factor=ahead
     )
-    return (moved(batch, args.device) for batch in loader)
+    return (moved(batch, device) for batch in loader)
 
 
 def arguments(description: str, minutes: float) -> argparse.ArgumentParser:

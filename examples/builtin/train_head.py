@@ -227,7 +227,7 @@ def main() -> None:
     session = Session(output.name, args.minutes, {"adapter": adapter, "adam": optimizer})
     side = adapter.decoder.sam["image_size"]
     sample = partial(make_sample, side=side, low=4 * side // adapter.decoder.sam["patch_size"])
-    stream = batches(sample, BATCH, session.step, collate, args)
+    stream = batches(sample, BATCH, session.step, collate, args.workers, args.device)
     index = torch.arange(BATCH, device=args.device).repeat_interleave(EXPRESSIONS)
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 50) * flat_then_cosine(progress, 0.1, 0.01)

@@ -118,7 +118,7 @@ def draw(number: int) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def read_scenes(model: LlavaForConditionalGeneration, folder: Path, workers: int) -> np.ndarray:
+def read_scenes(model: LlavaForConditionalGeneration, folder: Path, workers: int = 0) -> np.ndarray:
     """float16 (SCENES, 64, D): what tower and projector say about every scene. The picture itself is not needed again.
 
     They go into a file in `folder` that is named after the weights, so none is taken for those of others.
@@ -227,7 +227,7 @@ def main() -> None:
     reached = torch.tensor([session.notes.get("level", args.level)]).share_memory_()  # read by the drawing processes
     features = read_scenes(model, session.folder, args.workers)
     first = session.step + args.first
-    stream = batches(lambda i: make_sample(i, int(reached), features), BATCH, first, pack, args)
+    stream = batches(lambda i: make_sample(i, int(reached), features), BATCH, first, pack, args.workers, args.device)
     decoder = model.model.language_model
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.6)

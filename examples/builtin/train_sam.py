@@ -135,7 +135,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=peak_rate, weight_decay=0.01)
     session = Session("sam", args.minutes, {"model": decoder, "adam": optimizer})
     first = session.step + args.first
-    stream = batches(make_sample, BATCH, first, torch.utils.data.default_collate, args)
+    stream = batches(make_sample, BATCH, first, torch.utils.data.default_collate, args.workers, args.device)
     index = torch.arange(BATCH, device=args.device).repeat_interleave(CLICKS)
     label = torch.ones(BATCH * CLICKS, 1, dtype=torch.int, device=args.device)
     twice = torch.tensor(2.0, device=args.device)

@@ -162,7 +162,9 @@ def main() -> None:
     peak_rate = 1.5e-3 * args.rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_rate, weight_decay=0.01)
     session = Session("sam2", args.minutes, {"model": model, "adam": optimizer})
-    stream = batches(make_sample, args.batch, session.step + args.first, torch.utils.data.default_collate, args)
+    stream = batches(
+        make_sample, args.batch, session.step + args.first, torch.utils.data.default_collate, args.workers, args.device
+    )
     label = torch.ones(args.batch, CLICKS + 1, 1, dtype=torch.int, device=args.device)
     there = torch.ones(args.batch, CLICKS + 1, device=args.device)
     there[:, CLICKS] = 0

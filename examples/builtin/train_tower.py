@@ -100,7 +100,8 @@ def main() -> None:
         BATCH,
         session.step,
         torch.utils.data.default_collate,
-        args,
+        args.workers,
+        args.device,
     )
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 60) * flat_then_cosine(progress, 0.3)
