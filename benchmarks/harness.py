@@ -59,6 +59,7 @@ class Comparison:
         quantity: what the ratios are of.
         goals: {row: what its ratio was meant to be at most}.
         rounds: how many there were; None where there was nothing to repeat.
+        base: what it is of, where that is not the stage's base.
     """
 
     title: str
@@ -68,6 +69,12 @@ class Comparison:
     quantity: str = "time"
     goals: dict[str, float] = field(default_factory=dict)
     rounds: int | None = None
+    base: str | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether it can be said that a goal was reached: one round alone does not tell what is noise."""
+        return self.rounds != 1
 
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> Comparison:
@@ -211,11 +218,12 @@ def proportions(
     quantity: str,
     notes: Sequence[str] = (),
     goals: Mapping[str, float] | None = None,
+    base: str | None = None,
 ) -> Comparison:
     """A `Comparison` of what needs no repeating: bytes, parameters, counted operations."""
     ratios = {name: amount / amounts[reference] for name, amount in amounts.items()}
     rows = [Row(name, ratio, ratio, ratio) for name, ratio in ratios.items()]
-    return Comparison(title, reference, rows, list(notes), quantity, dict(goals or {}))
+    return Comparison(title, reference, rows, list(notes), quantity, dict(goals or {}), base=base)
 
 
 def _name(dtype: torch.dtype) -> str:

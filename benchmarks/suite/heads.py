@@ -47,7 +47,7 @@ def counted(stage: Stage) -> Iterator[Comparison]:
         ):
             amounts = {"limit for lite": limit, **{fusion: of(size) for fusion, size in sizes.items()}}
             notes = [f"The limit is {limit / 1e6:.0f} million. In millions: {', '.join(_millions(sizes, kind))}."]
-            yield proportions(f"{name}: adapter", amounts, "limit for lite", kind, notes, {"lite": 1.0})
+            yield proportions(f"{name}: adapter", amounts, "limit for lite", kind, notes, {"lite": 1.0}, name)
         yield from _operations(name)
 
 
@@ -66,7 +66,8 @@ def _operations(name: str) -> Iterator[Comparison]:
     flops = by_tap[layers // 2]
     whole, decoder = flops["bare prefill"], flops["SAM's mask decoder"]
     note = f"{whole / 1e12:.2f} TFLOP for the bare prefill, without the output layer: one image, one prompt."
-    yield proportions(f"{name}: parts", flops, "bare prefill", "counted operations", [note], {"lite head": LITE_SHARE})
+    goals = {"lite head": LITE_SHARE}
+    yield proportions(f"{name}: parts", flops, "bare prefill", "counted operations", [note], goals, name)
     released = whole + flops["mirror head"] + decoder
     encoders = {size: flops[f"SAM's {size}"] for size in SAM_SIZES}
     for title, extra, goal in (
@@ -88,4 +89,5 @@ def _operations(name: str) -> Iterator[Comparison]:
                 f"and no logits; those of all tokens would add {flops[LOGITS] / amounts['released pipeline']:.1%}."
             ],
             dict.fromkeys(list(amounts)[1:], goal),
+            name,
         )

@@ -125,8 +125,9 @@ class SamDecoder(MaskDecoder):
             given = pixels, kinds if labels is None else labels.to(kinds)
         if boxes is not None:
             corners = boxes.to(self.device, torch.float32) * self._resized(image_sizes)[:, 0].repeat(1, 2)  # (N, 4)
-        sparse, _ = self.prompt_encoder(points=given, boxes=corners, masks=None)
-        return sparse
+        with torch.autocast(self.device.type, enabled=False):
+            sparse, _ = in_float32(self.prompt_encoder)(points=given, boxes=corners, masks=None)
+        return sparse.to(self.dtype)
 
     def mask_prompts(self, logits: Tensor) -> Tensor:
         _, dense = self.prompt_encoder(points=None, boxes=None, masks=logits[:, None].to(self.dtype))

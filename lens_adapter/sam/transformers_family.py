@@ -227,8 +227,10 @@ class FamilyDecoder(MaskDecoder):
         if boxes is not None:
             scale = self._resized(image_sizes).repeat(1, 1, 2)  # (N, 1, 4)
             corners = boxes.to(self.device, torch.float32)[:, None] * scale
-        sparse, _ = self.prompt_encoder(input_points=given, input_labels=kinds, input_boxes=corners, input_masks=None)
-        return sparse[:, 0]
+        with torch.autocast(self.device.type, enabled=False):
+            encoder = in_float32(self.prompt_encoder)
+            sparse, _ = encoder(input_points=given, input_labels=kinds, input_boxes=corners, input_masks=None)
+        return sparse[:, 0].to(self.dtype)
 
     def mask_prompts(self, logits: Tensor) -> Tensor:
         masks = logits[:, None].to(self.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from math import isfinite
 
 import pytest
@@ -53,6 +54,46 @@ def test_the_page_is_what_was_measured():
         for found in record.values():
             for comparison in map(Comparison.read, found["comparisons"]):
                 assert all(isfinite(row.ratio) and row.ratio >= 0 for row in comparison.rows)
+
+
+def _page_of(rounds: int | None, ratio: float, base: str | None = None) -> str:
+    rows = [Row("without", 1, 1, 1), Row("with", ratio, ratio, ratio)]
+    record = {"base": "tiny", "device_kind": "cpu", "base_class": "Llava", "base_dtype": "float32"}
+    record |= {"attention": "sdpa", "device": "a CPU", "threads": 1, "repeats": 5, "versions": {"torch": "2.9"}}
+    comparison = Comparison("A walk", "without", rows, goals={"with": 1.1}, rounds=rounds, base=base)
+    return report.page([{"idle": {"record": record, "comparisons": [asdict(comparison)]}}])
+
+
+@pytest.mark.parametrize(
+    ("rounds", "ratio", "said"),
+    [
+        (1, 1.2, "≤ 1.1, one round: not judged"),
+        (1, 1.0, "≤ 1.1, one round: not judged"),
+        (2, 1.2, "≤ 1.1 **missed**"),
+        (2, 1.0, "≤ 1.1 reached"),
+        (None, 1.2, "≤ 1.1 **missed**"),  # counted: there is no noise
+    ],
+)
+def test_one_round_is_not_judged(rounds, ratio, said):
+    page = _page_of(rounds, ratio)
+    assert page.count(f"| {said} |") == 2  # among all goals, and in its own table
+    assert page.count("missed") == 2 * ("missed" in said)
+
+
+def test_a_goal_stands_with_the_base_that_it_is_of():
+    assert "| [idle](#idle) | tiny, cpu | A walk: time of with |" in _page_of(2, 1.0)
+    page = _page_of(None, 1.0, base="llava-1.5-7b")
+    assert "| [idle](#idle) | llava-1.5-7b, counted | A walk: time of with |" in page
+    assert "**llava-1.5-7b, counted; torch 2.9**" in page and "tiny" not in page
+
+
+def test_what_is_counted_says_of_which_base():
+    for record in command.read_records(command.RECORDS):
+        for name, found in record.items():
+            for comparison in map(Comparison.read, found["comparisons"]):
+                counted = name == "counted"
+                assert (comparison.base is not None) == counted
+                assert not counted or comparison.title.startswith(comparison.base)
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,9 @@ def test_the_released_pipeline_is_the_mirrors_computation(stage):
 def test_half_precision_goes_all_the_way(mini):
     stage = Stage("cpu", mini, repeats=1, dtype=torch.bfloat16, sam="vit_b")
     assert {parameter.dtype for parameter in stage.adapter("mirror").parameters()} == {torch.bfloat16}
-    for comparison in BENCHMARKS["peer"](stage):
-        assert all(isfinite(row.ratio) for row in comparison.rows)
+    for name in ("peer", "peer_with_other_sams", "sams"):
+        for comparison in BENCHMARKS[name](stage):
+            assert all(isfinite(row.ratio) for row in comparison.rows)
     assert stage.record()["adapter_dtype"] == stage.record()["base_dtype"] == "bfloat16"
 
 

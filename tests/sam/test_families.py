@@ -248,8 +248,14 @@ def test_half_precision_and_other_places(family, folders):
     exact = decoder.point_encoding(points, sizes)
     half = load(folders[family]).to(torch.bfloat16)
     assert half.dtype == half.encode_images(IMAGES[:1]).dtype == torch.bfloat16
+    labels, boxes = torch.ones(1, 3), torch.tensor([[0.1, 0.2, 0.7, 0.8]])
+    asked = decoder.clicks(points, sizes, labels, boxes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(decoder.point_encoding(points, sizes), exact)
+        assert torch.equal(decoder.clicks(points, sizes, labels, boxes), asked)
+    clicked = half.clicks(points, sizes, labels, boxes)
+    assert clicked.dtype == torch.bfloat16
+    torch.testing.assert_close(clicked.float(), asked, atol=0.02, rtol=0.02)  # rounded, at the same places
     found = half(half.encode_images(IMAGES[:1]), torch.tensor([0]), half.clicks(points, sizes))
     assert found.logits.dtype == found.score.dtype == torch.float32 and found.logits.isfinite().all()
 

@@ -197,14 +197,19 @@ def test_gradients_reach_prompts_and_mask_decoder_and_no_frozen_part():
 def test_positions_stay_exact_in_half_precision():
     decoder, points, sizes = tiny_decoder(), torch.rand(1, 3, 2), [(40, 60)]
     exact = decoder.point_encoding(points, sizes)
+    labels, boxes = torch.ones(1, 3), torch.tensor([[0.1, 0.2, 0.7, 0.8]])
+    clicked = decoder.clicks(points, sizes, labels, boxes)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(decoder.point_encoding(points, sizes), exact)
+        assert torch.equal(decoder.clicks(points, sizes, labels, boxes), clicked)
     with torch.no_grad():
         sparse = torch.randn(1, 3, 32)
         expected, *_ = decoder(decoder.encode_images([noise_image(40, 60)]), torch.tensor([0]), sparse)
         half = decoder.to(torch.bfloat16)
         got, iou, _ = half(half.encode_images([noise_image(40, 60)]), torch.tensor([0]), sparse)
     assert half.point_encoding(points, sizes).dtype == torch.bfloat16
+    assert half.clicks(points, sizes, labels, boxes).dtype == torch.bfloat16
+    torch.testing.assert_close(half.clicks(points, sizes, labels, boxes).float(), clicked, atol=0.02, rtol=0.02)
     assert got.dtype == iou.dtype == torch.float32
     assert torch.corrcoef(torch.stack([got.flatten(), expected.flatten()]))[0, 1] > 0.95
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data._utils.pin_memory import pin_memory
 from transformers import PreTrainedModel
 
 from lens_adapter import LensAdapter
@@ -21,7 +23,7 @@ from lens_adapter.errors import InputError, LensConfigError, LensError, StaleFea
 from lens_adapter.signals import LensSignals
 from lens_adapter.training import CachedFeatures, cache_features
 from lens_adapter.training.cache.layer_arguments import require_kernel, take_apart
-from lens_adapter.training.cache.read import collate_features
+from lens_adapter.training.cache.read import FeatureBatch, collate_features
 from lens_adapter.training.cache.store import FeatureStore
 from lens_adapter.training.collate import LensCollator
 from tests.tiny.adapters import tiny_adapter, tiny_trio
@@ -167,6 +169,24 @@ def test_workers_get_no_more_than_they_need(folder):
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors_in(batch)}
     assert sum(storages.values()) <= sum(x.nbytes for x in tensors_in(batch))  # no view that drags a shard along
     assert pickle.loads(pickle.dumps(CachedFeatures(folder)))[1].image == 1
+
+
+@pytest.mark.parametrize("fusion", ["mirror", "lite"])
+def test_all_that_a_head_reads_is_moved_at_once(tmp_path, fusion, monkeypatch):
+    cache_features(tiny_trio(fusion=fusion)[0], example_set(), tmp_path)
+    batch = collate_features(list(CachedFeatures(tmp_path)))["batch"]
+    stay = {"layouts", "sizes", "truths"}  # small, or read on the CPU
+
+    def read(batch: FeatureBatch) -> list[Tensor]:
+        return tensors_in([value for name, value in vars(batch).items() if name not in stay])
+
+    moved = send_to_device({"batch": batch}, "meta")["batch"]  # as Trainer's loader does
+    assert {tensor.device.type for tensor in read(moved)} == {"meta"} and moved.truths is batch.truths
+    assert [tensor.shape for tensor in read(moved)] == [tensor.shape for tensor in read(batch)]
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self + 0)  # there is no accelerator to pin it for
+    pinned = pin_memory({"batch": batch})["batch"]  # as torch's loader does
+    assert all(map(torch.equal, read(pinned), read(batch)))
+    assert not {tensor.data_ptr() for tensor in read(pinned)} & {tensor.data_ptr() for tensor in read(batch)}
 
 
 def tensors_in(thing: Any) -> list[Tensor]:

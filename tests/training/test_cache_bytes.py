@@ -7,9 +7,11 @@ import json
 import pytest
 import transformers
 
+from benchmarks import bases
 from benchmarks.cached_features import DTYPES, LLAVA, QWEN, Sequence, feature_bytes, main, measured_bytes, seven_billion
 from lens_adapter.training import cache_features
 from tests.tiny.adapters import tiny_trio
+from tests.tiny.sam import tiny_sam
 from tests.tiny.shipped import ship_tiny, use_shipped
 from tests.tiny.training import toy_samples
 
@@ -59,3 +61,31 @@ def test_it_runs(tmp_path, monkeypatch, capsys):
         seconds = found[head]["epoch_seconds"]
         assert found[head]["times_faster"] == pytest.approx(seconds["live"] / seconds["cached"], rel=0.01)
         assert found[head]["goal_of_10_met"] == (seconds["live"] / seconds["cached"] >= 10)
+
+
+@pytest.mark.once
+def test_a_base_with_random_weights(tmp_path, monkeypatch, capsys):
+    """The way that a 7B base goes, with a base that is as small as can be; what others measured stays in the file."""
+    text = {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    facts = {
+        **bases._LLAVA,
+        "text_config": {**text, "num_attention_heads": 4, "num_key_value_heads": 2},
+        "vision_config": bases._clip(**{**vision, "image_size": 56}),
+    }
+    base = bases.Base(facts, lambda side: bases._llava_processor(side or 4), tiny_sam())
+    monkeypatch.setitem(bases.BASES, "tiny", base)
+    monkeypatch.setattr("benchmarks.cached_features.seven_billion_bytes", dict)
+    file = tmp_path / "figures.json"
+    file.write_text(json.dumps({"builtin": {"kept": True}, "shapes": {"tiny, cuda": {}}}))
+    options = ["--base", "tiny", "--steps", "2", "--batch-size", "2", "--heads", "mirror", "--json", str(file)]
+    main([*options, "--dtype", "float32"])
+    assert "| tiny, cpu | mirror |" in capsys.readouterr().out
+    found = json.loads(file.read_text())
+    assert found["builtin"] == {"kept": True} and list(found["shapes"]) == ["tiny, cuda", "tiny, cpu"]
+    one = found["shapes"]["tiny, cpu"]["mirror"]
+    assert one["record"]["base"] == "tiny" and one["samples"] == 4 and one["pictures"] == 2
+    assert one["first_losses"]["live"] == pytest.approx(one["first_losses"]["cached"], abs=1e-4)
+    step = one["step_milliseconds"]
+    assert one["times_faster"] == pytest.approx(step["live"] / step["cached"], rel=0.05)
+    assert one["disk_bytes_per_sample"] > 0 < one["disk_bytes_per_picture"]

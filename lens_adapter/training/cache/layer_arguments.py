@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lens_adapter.errors import UnsupportedModelError
 from lens_adapter.signals import LensSignals
@@ -105,7 +106,7 @@ def put_together(
         arguments["cache_position"] = torch.arange(total)
     for leaf in (name for name in samples[0] if name != "sees"):
         name, _, place = leaf.partition(".")
-        batch = torch.stack([pad_left(sample[leaf], total) for sample in samples], dim=1)  # (T, B, ...)
+        batch = padded([sample[leaf] for sample in samples]).transpose(0, 1)  # (T, B, ...)
         axis = batch.dim() - TOKEN_AXIS[name]
         batch = batch.movedim((0, 1), (axis, axis - 1))  # (..., B, T, ...)
         arguments[name] = (*arguments.get(name, ()), batch) if place else batch
@@ -122,9 +123,9 @@ def put_together(
     return arguments
 
 
-def pad_left(x: Tensor, total: int) -> Tensor:
-    """(t, ...) -> (total, ...), with zeros before."""
-    return torch.cat([x.new_zeros(total - len(x), *x.shape[1:]), x])
+def padded(rows: Sequence[Tensor]) -> Tensor:
+    """B tensors (t, ...) -> (B, T, ...), T the longest of their lengths t, with zeros before shorter ones."""
+    return pad_sequence(list(rows), batch_first=True, padding_side="left")
 
 
 def _seen(signals: LensSignals, anatomy: Anatomy, layer: int) -> Tensor:

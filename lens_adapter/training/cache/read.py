@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lens_adapter.data.shapes import fill_runs
 from lens_adapter.errors import InputError, LensConfigError, StaleFeaturesError
 from lens_adapter.sam.families import encoding_facts, family_of
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
-from lens_adapter.training.cache.layer_arguments import pad_left, put_together
+from lens_adapter.training.cache.layer_arguments import padded, put_together
 from lens_adapter.training.cache.store import FeatureStore
 from lens_adapter.training.losses import Targets
 
@@ -239,6 +239,37 @@ class FeatureBatch:
         """The examples, with their masks at full size, but without their pictures: `image` is None."""
         return [_example(truth, size) for truth, size in zip(self.truths, self.sizes, strict=True)]
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> FeatureBatch:
+        """The same with all that a head reads on a device: accelerate's loader calls this."""
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> FeatureBatch:
+        """The same in memory that an accelerator copies from fast: torch's loader calls this, in a thread of its own
+        where there are workers."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> FeatureBatch:
+        signals, targets = self.signals, self.targets
+        ignored = targets.ignored
+        return replace(
+            self,
+            signals=replace(
+                signals,
+                hidden=change(signals.hidden),
+                attention={layer: change(rows) for layer, rows in signals.attention.items()},
+                layer_kwargs=_changed(signals.layer_kwargs, change),
+                attention_mask=None if signals.attention_mask is None else change(signals.attention_mask),
+                queries=None if signals.queries is None else change(signals.queries),
+            ),
+            embeddings=change(self.embeddings),
+            image_index=change(self.image_index),
+            targets=Targets(
+                change(targets.masks),
+                change(targets.heat),
+                None if ignored is None else (change(ignored[0]), change(ignored[1])),
+            ),
+        )
+
     def read(self, adapter: LensAdapter) -> Reading:
         """What the base said about the N prompts when the cache was made."""
         return Reading(self.signals, self.layouts, self.sizes, tap_layer=adapter.config.tap_layer)
@@ -246,6 +277,17 @@ class FeatureBatch:
     def encode_images(self, adapter: LensAdapter) -> Tensor:
         """SAM's embeddings (B, E, g, g) of the pictures."""
         return self.embeddings.to(adapter.decoder.device)
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`change` of all tensors inside dicts and tuples."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_changed(item, change) for item in value)
+    if isinstance(value, dict):
+        return {name: _changed(item, change) for name, item in value.items()}
+    return value
 
 
 def collate_features(rows: Sequence[Features]) -> dict[str, Any]:
@@ -280,10 +322,10 @@ def _signals(rows: Sequence[Features]) -> LensSignals:
     key, tensors = rows[0].cache.key, [row.tensors for row in rows]
     lengths = [len(row["hidden"]) for row in tensors]
     total = max(lengths)
-    hidden = torch.stack([pad_left(row["hidden"], total) for row in tensors])  # (B, T, D)
+    hidden = padded([row["hidden"] for row in tensors])  # (B, T, D)
     attention = {}
     if key["attention_layers"]:
-        heat = torch.stack([pad_left(row["attention"], total) for row in tensors]).float()  # (B, T, layers, heads)
+        heat = padded([row["attention"] for row in tensors]).float()  # (B, T, layers, heads)
         heads = key["num_attention_heads"]
         for k, layer in enumerate(key["attention_layers"]):
             count = heads if isinstance(heads, int) else heads[layer]
