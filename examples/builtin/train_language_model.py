@@ -113,9 +113,9 @@ UNREAD = (
 LEVELS = (
     Level((2, 2), 10, {**SIMPLE, "relations": 3}, 0.85),
     Level((2, 3), 14, {**SIMPLE, **EASY}, 0.85),
-    Level((2, 5), 18, {**SIMPLE, **EASY, **EASY_SPATIAL}, 0.82),
-    Level((2, 8), 22, EVERYTHING, 0.87, everyday=0.3),
-    Level((2, 5), 18, EVERYTHING, 0.87, everyday=0.6),
+    Level((2, 5), 18, {**SIMPLE, **EASY, **EASY_SPATIAL}, 0.82, everyday=0.2),
+    Level((2, 8), 22, EVERYTHING, 0.85, everyday=0.3),
+    Level((2, 5), 18, EVERYTHING, 0.84, everyday=0.6),
     Level((2, 8), 22, HARDEST, 2.0, everyday=0.6),
 )
 
