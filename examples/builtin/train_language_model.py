@@ -157,8 +157,10 @@ def ask(speaker: Speaker, level: Level, rng: np.random.Generator) -> list[Questi
     kinds, weights = list(level.weights), np.array(list(level.weights.values()))
     asked: dict[str, Question] = {}
     for kind in rng.choice(kinds, size=4 * level.questions, p=weights / weights.sum()):
+        if len(asked) == level.questions:
+            break
         question = speaker.question(str(kind))
-        if question is not None and len(asked) < level.questions:
+        if question is not None:
             asked.setdefault(question.text, question)
     return list(asked.values())
 
