@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -44,6 +44,14 @@ SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>"]
 PAD, BOS, EOS, UNKNOWN, IMAGE = range(len(SPECIAL))
 WORDS = SPECIAL + words()
 WORD_ID = {word: index for index, word in enumerate(WORDS)}
+# What the tokenizer reads of a text: letters in lower case, "and" for its signs, no possessive, every "?" a word of its
+# own, ":" only where it stands alone, and no other punctuation.
+NORMALIZED = (
+    (r"[&+]", " and "),
+    (r"['’]s\b", " "),
+    (r"\?+", " ? "),
+    (r"(?<=\S):|:(?=\S)|[\p{P}&&[^?:]]", " "),
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"
     "{% for part in message.content %}{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}"
@@ -52,9 +60,10 @@ CHAT_TEMPLATE = (
 
 
 def build_processor() -> LlavaProcessor:
-    """One word, one token; pictures squeezed to 128 x 128."""
+    """One word, one token, however it is written; pictures squeezed to 128 x 128."""
     tokenizer = Tokenizer(models.WordLevel(WORD_ID, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    rules = [normalizers.Replace(Regex(pattern), read) for pattern, read in NORMALIZED]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *rules])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", BOS)])
     wrapped = PreTrainedTokenizerFast(
@@ -114,6 +123,29 @@ def build_model() -> LlavaForConditionalGeneration:
     model.get_input_embeddings().weight.data.copy_(vectors)
     model.lm_head.weight.data.copy_(WORD_SCALE * vectors)
     return model
+
+
+def load_start(model: LlavaForConditionalGeneration, folder: Path) -> None:
+    """Weights to go on from; of words that came after they were made, `model` keeps its own vectors.
+
+    Exits where the words of the folder's tokenizer, if it has one, are not the first of `WORDS`.
+    """
+    state = LlavaForConditionalGeneration.from_pretrained(folder).state_dict()
+    known = len(state["lm_head.weight"])
+    listing = folder / "tokenizer.json"
+    if listing.exists():
+        vocabulary = Tokenizer.from_file(str(listing)).get_vocab(with_added_tokens=False)
+        same = sorted(vocabulary, key=vocabulary.__getitem__) == WORDS[:known]
+    else:
+        same = known == len(WORDS)
+    if not same:
+        raise SystemExit(
+            f"{folder} has {known} words that are not the first of {len(WORDS)}: new ones are for the end."
+        )
+    for name, own in model.state_dict().items():
+        if own.shape != state[name].shape:  # rows of words
+            state[name] = torch.cat([state[name], own[known:]])
+    model.load_state_dict(state)
 
 
 def encode(text: str) -> list[int]:

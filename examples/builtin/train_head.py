@@ -55,7 +55,11 @@ from lens_adapter.training.losses import HEAT_SIDE, Targets, lens_losses, reache
 SCENES = 6000
 BATCH = 12
 EXPRESSIONS = 3  # per scene
-WEIGHTS = {"attribute": 0.24, "spatial": 0.26, "ordinal": 0.1, "several": 0.12, "reasoning": 0.16, "absent": 0.12}
+WEIGHTS = {
+    **{"attribute": 0.18, "spatial": 0.26, "ordinal": 0.14, "several": 0.09, "reasoning": 0.13, "joined": 0.08},
+    "absent": 0.12,
+}
+EVERYDAY = 0.5  # share of the scenes that are talked about in everyday words
 SAMS = {"sam": "lens-{fusion}", "sam2": "lens-{fusion}-sam2"}  # by folder, and the folder of a head with it
 WITHIN = {"weights": None, "include_image_encoder": True}  # all of SAM travels in the checkpoint
 LOSS_WEIGHTS = {"attention": 1, "bce": 2, "dice": 4, "quality": 1}
@@ -123,7 +127,7 @@ def frozen_features(
 
 def say(scene: Scene, rng: np.random.Generator) -> list[Expression]:
     """EXPRESSIONS random expressions of the scene; a kind that it has none of is replaced by another."""
-    speaker, said = Speaker(scene, rng), []
+    speaker, said = Speaker(scene, rng, "everyday" if rng.random() < EVERYDAY else "usual"), []
     while len(said) < EXPRESSIONS:
         kind = rng.choice(list(WEIGHTS), p=list(WEIGHTS.values()))
         expression = next((e for _ in range(6) if (e := speaker.expression(str(kind)))), None)

@@ -30,10 +30,10 @@ from recipe import (
     build_model,
     flat_then_cosine,
     image_features,
+    load_start,
     optimizers,
     random_filter,
 )
-from transformers import LlavaForConditionalGeneration
 
 from lens_adapter.builtin.world import sample_scene
 from lens_adapter.builtin.world.catalog import CATEGORIES, COLORFUL, COLORS, THINGS
@@ -82,7 +82,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = build_model()
     if args.start:
-        model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(args.start).state_dict())
+        load_start(model, args.start)
     model.to(args.device).train()
     parts = torch.nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector])
     opts = optimizers(list(parts.named_parameters()), muon_lr=3e-3 * args.rate, adam_lr=2e-3 * args.rate)

@@ -23,7 +23,7 @@ from lens_adapter.errors import InputError
 from lens_adapter.head.readout import Readout
 from lens_adapter.pictures.overlays import heatmap_overlay, labelled_overlay, mask_overlay
 from lens_adapter.vlm.images import load_image, open_image, require_pixels
-from lens_adapter.vlm.inputs import unread_words
+from lens_adapter.vlm.words import unknown_words
 
 MASKS, HEATMAP, KEYPOINTS = LAYERS = ("Masks", "Heatmap", "Keypoints")
 ALL = -1  # every prompt, where one of them could be chosen
@@ -120,7 +120,7 @@ def find(adapter: LensAdapter, source: Source | None, text: str) -> PageResult:
         raise InputError("There is no head yet: fit one in the tab Teach, and try it there.")
     prompts = read_prompts(text)
     out = adapter.segment(picture, prompts)
-    unread = unread_words(adapter.base.processor, prompts)
+    unread = unknown_words(adapter.base.processor, prompts)
     return PageResult(source or picture, out.image_size, out.to_records(), out.heatmaps.clone(), unread)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -10,7 +10,15 @@ from typing import TypeVar
 import numpy as np
 from PIL.Image import Image
 
-from lens_adapter.builtin.world import REQUEST_KINDS, Expression, Question, Speaker, sample_scene
+from lens_adapter.builtin.world import (
+    EXPRESSION_KINDS,
+    REQUEST_KINDS,
+    Expression,
+    Question,
+    Scene,
+    Speaker,
+    sample_scene,
+)
 from lens_adapter.data.examples import Example
 
 PICTURE_SIZE = 384  # pixels at which scenes are drawn and masks are compared
@@ -25,6 +33,14 @@ HELD_OUT = {
     "held_out_fact": ("reasoning",),
     "held_out_phrasing": ("reasoning",),
     "held_out_template": ("attribute", "spatial", "ordinal", "several", "reasoning"),
+}
+# The model's own answer to where something is, by kind: what it does not know, no head can find. One of each per scene.
+LIMITS = ("where_spatial", "where_ordinal", "where_several", "where_reasoning", "where_absent", "where_joined")
+# Group -> how somebody talks, kinds to choose from, and how many expressions per scene: the model is spoken to.
+SPOKEN = {
+    "joined": ("usual", ("joined",), 1),
+    "everyday": ("everyday", EXPRESSION_KINDS, 2),
+    "held_out_wording": ("held_out", EXPRESSION_KINDS, 2),
 }
 REQUEST_SUBSETS = ("seen", "held_out_template")  # of how a mask is asked for
 _ATTEMPTS = 8  # per text wanted: a scene may have few clear ones of a kind, or none
@@ -45,7 +61,7 @@ class Case:
 
     @property
     def group(self) -> str:
-        """What its figures are counted under: a key of `EXPRESSIONS`, or of `HELD_OUT`."""
+        """What its figures are counted under: a key of `EXPRESSIONS`, of `HELD_OUT`, or of `SPOKEN`."""
         expression = self.expression
         return expression.kind if expression.subset == "seen" else expression.subset
 
@@ -77,7 +93,8 @@ class Exam:
         picture: RGB, `PICTURE_SIZE` x `PICTURE_SIZE`.
         objects: bool (objects, H, W), the visible part of each.
         cases: at least one.
-        questions: with their answers.
+        spoken: more of them, as `SPOKEN` says.
+        questions: with their answers; of `QUESTIONS`, then of `LIMITS`.
         utterances: some of which want a mask.
     """
 
@@ -85,6 +102,7 @@ class Exam:
     picture: Image
     objects: np.ndarray
     cases: list[Case]
+    spoken: list[Case]
     questions: list[Question]
     utterances: list[Utterance]
 
@@ -97,16 +115,24 @@ def make_exam(index: int, split: str) -> Exam:
     """The exam about the `index`-th scene of a split."""
     scene = sample_scene(index, split)
     objects = scene.masks(PICTURE_SIZE)
-    naming, asking, telling = (Speaker(scene, np.random.default_rng([scene.seed, salt])) for salt in (7, 8, 10))
+    naming, asking, telling, finding = (
+        Speaker(scene, np.random.default_rng([scene.seed, salt])) for salt in (7, 8, 10, 14)
+    )
+    questions = [(asking, kind) for kind in QUESTIONS] + [(finding, kind) for kind in LIMITS]
     said: dict[str, Expression] = {}  # what two kinds say alike is the first one's
     for expression in _expressions(naming):
         said.setdefault(expression.text, expression)
+
+    def case(expression: Expression) -> Case:
+        return Case(expression, np.logical_or.reduce(objects[list(expression.targets)]))
+
     return Exam(
         seed=scene.seed,
         picture=scene.draw(PICTURE_SIZE),
         objects=objects,
-        cases=[Case(made, np.logical_or.reduce(objects[list(made.targets)])) for made in said.values()],
-        questions=[question for kind in QUESTIONS for question in _different(partial(asking.question, kind), 1)],
+        cases=[case(made) for made in said.values()],
+        spoken=[case(made) for made in _spoken(scene) if made.text not in said],
+        questions=[question for by, kind in questions for question in _different(partial(by.question, kind), 1)],
         utterances=list(_utterances(telling)),
     )
 
@@ -125,6 +151,22 @@ def _expressions(speaker: Speaker) -> Iterator[Expression]:
         yield from _different(partial(speaker.expression, kind), count)
     for subset, kinds in HELD_OUT.items():
         yield from _different(partial(speaker.expression, str(speaker.rng.choice(kinds)), subset), 1)
+
+
+def _spoken(scene: Scene) -> list[Expression]:
+    """What `SPOKEN` says; each text once. It has dice of its own, so what else is asked does not depend on it."""
+    said: dict[str, Expression] = {}
+    for salt, (wording, kinds, count) in enumerate(SPOKEN.values(), start=15):
+        speaker = Speaker(scene, np.random.default_rng([scene.seed, salt]), wording)
+        for expression in _different(
+            lambda speak=speaker, of=kinds: speak.expression(str(speak.rng.choice(of))), count
+        ):
+            said.setdefault(expression.text, expression)
+    return list(said.values())
+
+
+def _any_expression(speaker: Speaker, kinds: Sequence[str]) -> Expression | None:
+    return speaker.expression(str(speaker.rng.choice(kinds)))
 
 
 def _utterances(speaker: Speaker) -> Iterator[Utterance]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -16,6 +16,7 @@ from lens_adapter.adapter import LensAdapter
 from lens_adapter.builtin.baselines import Baselines, with_target
 from lens_adapter.builtin.exam import EXPRESSIONS, REQUEST_SUBSETS, Exam, Utterance, make_exam
 from lens_adapter.builtin.world import Question
+from lens_adapter.builtin.world.questions import WHERE
 from lens_adapter.data.examples import Example
 from lens_adapter.evaluation import Finding, by_subset, finding_of, measure, overlap
 from lens_adapter.output import LensOutput, is_found
@@ -43,10 +44,13 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
         Figures by dotted name. Each is a fraction in [0, 1], but for `score_rank_correlation` in [-1, 1]; one of which
         the scenes hold no case is left out.
 
-        - `answers.KIND`: of the frozen model, exactly right.
+        - `answers.KIND`: of the frozen model, exactly right. `answers.where_KIND` say how much of what is named so it
+          can find itself, and `answers.where_KIND_within_one_cell` with what is a cell beside.
         - `heads.HEAD.METRIC.KIND`, `baselines.NAME.METRIC.KIND`: KIND is a kind of expression that names something,
           "all" of these together, or "held_out_fact", "held_out_phrasing", "held_out_template": expressions of which
-          one thing never named a mask in training. These are in no other figure.
+          one thing never named a mask in training. These are in no other figure. Nor are, for heads only, "joined"
+          ("the pizza and the sheep"), "everyday" and "held_out_wording": how people talk to it, in wordings that were
+          taught, and in others.
         - `heads.HEAD.instances.FIGURE`: see `instance_figures`.
         - `heads.HEAD.JUDGEMENT`: whether it finds what is there, refuses what is not, and knows how good a mask is.
         - `routing.taken_for_requests.KIND`: share that `adapter.route` takes for requests for a mask, as all but
@@ -79,6 +83,8 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
             for name, adapter in heads.items():
                 out = adapter.segment(exam.picture, exam.prompts, score_threshold=0.0, instances=True)
                 findings[name] += findings_of(out, exam)
+                if exam.spoken:
+                    findings[name] += take_exam(adapter, replace(exam, cases=exam.spoken))
                 tallies[name] += count_instances(out, exam, adapter.config.score_threshold)
             for name, masks in baselines.masks(exam).items():
                 for case, mask in zip(with_target(exam), masks, strict=True):
@@ -96,17 +102,18 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
 def mark(question: Question, answer: str) -> dict[str, bool]:
     """Kind -> is the answer exactly right; for places also whether it is right to within one cell."""
     marks = {question.kind: answer == question.answer}
-    if question.kind == "where":
-        marks["where_within_one_cell"] = are_near(answer, question.answer)
+    if question.kind in WHERE:
+        marks[f"{question.kind}_within_one_cell"] = are_near(answer, question.answer)
     return marks
 
 
 def are_near(answer: str, truth: str) -> bool:
-    """Are two places ("x3 y5") at most one column and one row apart?"""
-    said, meant = answer.split(), truth.split()
-    if [word[0] for word in said] != [word[0] for word in meant] or not all(word[1:].isdigit() for word in said):
-        return False
-    return all(abs(int(a[1:]) - int(b[1:])) <= 1 for a, b in zip(said, meant, strict=True))
+    """Are two places ("x3 y5"), or lists of them in order, at most one column and one row apart?"""
+    said, meant = answer.replace(" and ", " ").split(), truth.replace(" and ", " ").split()
+    if answer == truth or [word[0] for word in said] != [word[0] for word in meant]:
+        return answer == truth
+    places = all(word[1:].isdigit() for word in said + meant)
+    return places and all(abs(int(a[1:]) - int(b[1:])) <= 1 for a, b in zip(said, meant, strict=True))
 
 
 def routing_figures(routed: Sequence[tuple[Utterance, bool]]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -350,13 +350,3 @@ def _refusal(processor: Any, images: Sequence[Image.Image], error: Exception) ->
     unset = [name for name in _SETTINGS if getattr(processor, name, 0) is None]
     advice = " Set it to the model's, as in processor.patch_size = model.config.vision_config.patch_size."
     return said + (f" Its {' and '.join(unset)} is None: expected a value.{advice}" if unset else "")
-
-
-@one_at_a_time
-def unread_words(processor: Any, prompts: Collection[str]) -> list[str]:
-    """Words that the tokenizer has no token for. Most tokenizers spell such words out, and have none."""
-    tokenizer = processor.tokenizer
-    if tokenizer.unk_token_id is None:
-        return []
-    words = dict.fromkeys(word for prompt in prompts for word in prompt.split())
-    return [word for word in words if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]]

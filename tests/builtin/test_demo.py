@@ -12,7 +12,7 @@ from lens_adapter import builtin
 from lens_adapter.builtin.demo import ONLY_ITS_WORLD, SHOWN, run_demo, time_parts
 from lens_adapter.builtin.world.truths import CLEAR_ORDER
 from lens_adapter.cli.evaluate import SCENES
-from lens_adapter.vlm.inputs import unread_words
+from lens_adapter.vlm.words import unknown_words
 from tests.tiny import things_reading as reading
 from tests.tiny.sam import noise_image
 from tests.tiny.shipped import ship_tiny, use_shipped
@@ -70,8 +70,8 @@ def test_a_picture_of_ones_own(tmp_path, capsys):
 
 def test_words_that_no_model_of_this_vocabulary_has_read_are_named(tmp_path, capsys, monkeypatch):
     processor = AutoProcessor.from_pretrained(SHIPPED)
-    assert unread_words(processor, ["my dog", "the RED zebra", "my cup"]) == ["my", "zebra"]
-    monkeypatch.setattr("lens_adapter.builtin.demo.unread_words", lambda _, prompts: [*prompts])
+    assert unknown_words(processor, ["my dog", "the RED zebra", "my cup"]) == ["my", "zebra"]
+    monkeypatch.setattr("lens_adapter.builtin.demo.unknown_words", lambda _, prompts: [*prompts])
     noise_image(90, 120).save(tmp_path / "photo.png")
     run_demo(tmp_path / "photo.png", ["a", "b"], tmp_path / "sheet.png", head="lite")
     assert "Words it has never read: a, b." in capsys.readouterr().err

@@ -209,6 +209,47 @@ _UNCLEAR = {
 }
 OBJECT = Noun("object", "objects")
 
+# What people call them as well, none of it two of them. (Key: of `THINGS` or `CATEGORIES`, or "object".)
+ALSO_CALLED = {
+    "dog": (Noun("puppy", "puppies"), Noun("doggy", "doggies"), Noun("pup", "pups")),
+    "cat": (Noun("kitty", "kitties"), Noun("kitten", "kittens")),
+    "cow": (Noun("calf", "calves"),),
+    "pig": (Noun("piglet", "piglets"), Noun("piggy", "piggies")),
+    "horse": (Noun("pony", "ponies"), Noun("foal", "foals")),
+    "sheep": (Noun("lamb", "lambs"), Noun("sheep", "sheeps")),
+    "rabbit": (Noun("bunny", "bunnies"), Noun("hare", "hares")),
+    "duck": (Noun("duckling", "ducklings"),),
+    "fish": (Noun("fish", "fishes"),),
+    "bee": (Noun("bumblebee", "bumblebees"),),
+    "watermelon": (Noun("melon", "melons"),),
+    "corn": (Noun("piece of maize", "pieces of maize", "maize"),),
+    "donut": (Noun("doughnut", "doughnuts"),),
+    "car": (Noun("auto", "autos"), Noun("automobile", "automobiles")),
+    "motorcycle": (Noun("motorbike", "motorbikes"), Noun("bike", "bikes")),
+    "train": (Noun("locomotive", "locomotives"),),
+    "airplane": (Noun("plane", "planes"), Noun("aeroplane", "aeroplanes"), Noun("jet", "jets")),
+    "boat": (Noun("ship", "ships"), Noun("sailboat", "sailboats")),
+    "rocket": (Noun("spaceship", "spaceships"),),
+    "shirt": (Noun("tshirt", "tshirts"), Noun("t shirt", "t shirts")),
+    "dress": (Noun("gown", "gowns"),),
+    "shoe": (Noun("sneaker", "sneakers"),),
+    "umbrella": (Noun("parasol", "parasols"),),
+    "cup": (Noun("mug", "mugs"), Noun("teacup", "teacups")),
+    "chair": (Noun("seat", "seats"),),
+    "saw": (Noun("handsaw", "handsaws"),),
+    "scissors": (Noun("pair of shears", "pairs of shears", "shears"),),
+    "piano": (Noun("keyboard", "keyboards"),),
+    "racket": (Noun("racquet", "racquets"),),
+    "teddy": (Noun("bear", "bears"), Noun("teddy bear", "teddy bears")),
+    "cactus": (Noun("cactus", "cacti"),),
+    "animal": (Noun("creature", "creatures"),),
+    "vegetable": (Noun("veggie", "veggies"),),
+    "clothing": (Noun("garment", "garments"),),
+    "toy": (Noun("plaything", "playthings"),),
+    "flower": (Noun("blossom", "blossoms"),),
+    "object": (Noun("thing", "things"), Noun("one", "ones")),
+}
+
 
 def is_a(category: str) -> Members:
     """What belongs to a category or one it includes."""

@@ -6,7 +6,7 @@ All are unambiguous by construction: what is nearly a tie, or what people would 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,22 +16,39 @@ from lens_adapter.builtin.world.facts import FACTS, HELD_OUT_PAIRS
 from lens_adapter.builtin.world.scenes import Scene
 from lens_adapter.builtin.world.truths import CLEAR_NEARER, CLEAR_OTHER_WAY, CLEAR_STEP, Truths
 from lens_adapter.builtin.world.wording import (
+    ASKED,
+    ASKING_FRAMES,
     BOTH,
     DIRECTIONS,
+    EVERYDAY_TEMPLATE,
     EXPRESSIONS,
     EXTREMES,
+    FRAMED,
+    FRAMES,
     NUMBERS,
     ORDINALS,
     SIDES,
     SIZE_EXTREMES,
     Look,
+    in_words,
+    is_held_out,
     noun,
     noun_phrase,
     what,
+    with_article,
 )
 
-EXPRESSION_KINDS = ("attribute", "spatial", "ordinal", "several", "reasoning", "absent")
+EXPRESSION_KINDS = ("attribute", "spatial", "ordinal", "several", "reasoning", "absent", "joined")
 SUBSETS = ("seen", "held_out_template", "held_out_phrasing", "held_out_fact")  # the last two: of "reasoning" only
+# How somebody talks -> the subset of what is said so. "usual": in the words of templates and names only; "everyday":
+# also in other words, and with more around them; "held_out": so, and with around them what is kept for evaluation.
+WORDINGS = {"usual": "seen", "everyday": "everyday", "held_out": "held_out_wording"}
+
+OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+SIDE_OF = {
+    extreme: next(side for side, (along, way) in SIDES.items() if (along, -way) == (axis, sign))
+    for extreme, (axis, sign) in EXTREMES.items()
+}
 
 Option = TypeVar("Option")
 _ATTEMPTS = 16
@@ -45,7 +62,8 @@ class Expression:
         kind: one of `EXPRESSION_KINDS`.
         text: e.g. "the leftmost animal".
         targets: indices into `scene.objects`; empty for "absent".
-        subset: one of `SUBSETS`: "seen" may be trained on; the others hold exactly one thing that never is.
+        subset: one of `SUBSETS`, or of the values of `WORDINGS`: "seen" and "everyday" may be trained on; the
+            others hold something that never is.
         fact: name of the fact that it rests on, or empty.
     """
 
@@ -66,13 +84,17 @@ class Said:
 
 
 class Describer:
-    """Names objects of one scene, choosing at random with `rng`."""
+    """Names objects of one scene, choosing at random with `rng`; `wording`: how, a key of `WORDINGS`."""
 
-    def __init__(self, scene: Scene, rng: np.random.Generator):
+    def __init__(self, scene: Scene, rng: np.random.Generator, wording: str = "usual"):
+        if wording not in WORDINGS:
+            raise ValueError(f"Expected a wording of {tuple(WORDINGS)}; got {wording!r}.")
         self.scene = scene
         self.objects = scene.objects
         self.truths = Truths(scene)
         self.rng = rng
+        self.wording = wording
+        self._words = None if wording == "usual" else rng  # chooses among words that mean the same
 
     def expression(self, kind: str, subset: str = "seen") -> Expression | None:
         """A random expression of this kind, or None where the scene has no clear one.
@@ -81,6 +103,11 @@ class Describer:
             kind: one of `EXPRESSION_KINDS`.
             subset: one of `SUBSETS`; only "seen" is for training.
         """
+        made = self._expression(kind, subset)
+        return None if made is None else replace(made, text=self._framed(made.text))
+
+    def _expression(self, kind: str, subset: str = "seen") -> Expression | None:
+        """`expression` with nothing around it."""
         if subset not in SUBSETS or (subset in SUBSETS[2:] and kind != "reasoning"):
             raise ValueError(
                 f"Expected one of {SUBSETS}, the last two for reasoning only; got {subset!r} for {kind!r}."
@@ -93,11 +120,16 @@ class Describer:
             "several": self._several,
             "reasoning": self._reasoning,
             "absent": self._absent,
+            "joined": self._joined,
         }
         # What is rarely clear, as relations, would be said too seldom without many attempts.
         attempts = (makers[kind](subset) for _ in range(_ATTEMPTS))
-        said = next((one for one in attempts if one is not None), None)
-        return None if said is None else Expression(kind, said.text, tuple(said.targets), subset, said.fact)
+        said = next((one for one in attempts if one is not None and self._may_say(one.text)), None)
+        if said is None:
+            return None
+        if subset == "seen":
+            subset = WORDINGS[self.wording]
+        return Expression(kind, said.text, tuple(said.targets), subset, said.fact)
 
     # -- choices ------------------------------------------------------------------------------------------------------
 
@@ -110,12 +142,30 @@ class Describer:
     def _template(self, name: str, subset: str, with_noun: bool = False) -> str:
         """One way to say it; the first is as common as all others together. `with_noun`: only ways that hold one."""
         ways = EXPRESSIONS[name]
-        options = [
-            way
-            for way in (ways.held_out if subset == "held_out_template" else ways.seen)
-            if not with_noun or "{n}" in way or "{many}" in way
-        ]
-        return options[0] if self.rng.random() < 0.5 else self._pick(options)
+        fit = ways.held_out if subset == "held_out_template" else ways.seen
+        if self._words and subset != "held_out_template" and ways.everyday and self.rng.random() < EVERYDAY_TEMPLATE:
+            fit = ways.everyday
+        options = [way for way in fit if not with_noun or "{n}" in way or "{many}" in way]
+        return options[0] if fit is not ways.everyday and self.rng.random() < 0.5 else self._pick(options)
+
+    def _phrase(self, look: Look, form: str = "one") -> str:
+        """A look in words; everyday ones now and then, where they are wanted."""
+        return noun_phrase(look, form, self._words)
+
+    def _word(self, usual: str) -> str:
+        return in_words(usual, self._words)
+
+    def _framed(self, text: str) -> str:
+        """With something around it, as people talk."""
+        if self.wording == "held_out":
+            return self._pick(FRAMES.held_out).format(e=text)
+        if self.wording == "everyday" and self.rng.random() < FRAMED:
+            return self._pick(ASKING_FRAMES if self.rng.random() < ASKED else FRAMES.seen).format(e=text)
+        return text
+
+    def _may_say(self, text: str) -> bool:
+        """Not where it holds words that are kept for evaluation."""
+        return self.wording != "everyday" or not is_held_out(text)
 
     def unique_name(self, target: int, without: str = "", loosely: bool = False) -> str | None:
         """A shortest-to-full name that only `target` has; never uses the attribute `without`.
@@ -128,7 +178,7 @@ class Describer:
         # Short names are what people say; longer ones come now and then.
         short = [look for look in good if len(look) == len(good[0])]
         look = self._pick(short if self.rng.random() < 0.6 else good)
-        return noun_phrase(look, self._form(look) if loosely else "one")
+        return self._phrase(look, self._form(look) if loosely else "one")
 
     def _form(self, look: Look) -> str:
         """How a name is said when nothing is counted: for "pair of scissors" also "scissors"."""
@@ -154,7 +204,9 @@ class Describer:
     def _attribute(self, subset: str) -> Said | None:
         target = self._any()
         name = self.unique_name(target, loosely=True)
-        return None if name is None else Said(self._template("attribute", subset).format(n=name), [target])
+        if name is None:
+            return None
+        return Said(self._template("attribute", subset).format(n=name, a_n=with_article(name)), [target])
 
     def _extreme(self, subset: str) -> Said | None:
         crowd = self._crowd()
@@ -162,7 +214,8 @@ class Describer:
         target = crowd and self.truths.first_along(crowd[1], extreme)
         if crowd is None or target is None:
             return None
-        return Said(self._template("extreme", subset).format(extreme=extreme, n=noun_phrase(crowd[0])), [target])
+        phrases = {"extreme": self._word(extreme), "side": SIDE_OF[extreme], "n": self._phrase(crowd[0])}
+        return Said(self._template("extreme", subset).format(**phrases), [target])
 
     def _size_extreme(self, subset: str) -> Said | None:
         crowd = self._crowd()
@@ -170,8 +223,8 @@ class Describer:
         target = crowd and self.truths.first_in_size(crowd[1], extreme)
         if crowd is None or target is None:
             return None
-        phrases = {"n": noun_phrase(crowd[0]), "many": noun_phrase(crowd[0], "many")}
-        return Said(self._template("size extreme", subset).format(extreme=extreme, **phrases), [target])
+        phrases = {"n": self._phrase(crowd[0]), "many": self._phrase(crowd[0], "many"), "extreme": self._word(extreme)}
+        return Said(self._template("size extreme", subset).format(**phrases), [target])
 
     def _relation(self, subset: str) -> Said | None:
         crowd, anchor = self._crowd(), self._any()
@@ -183,8 +236,9 @@ class Describer:
         # Needed (the name alone fits several) and clear (every other one lies the other way).
         if len(steps) < 2 or steps[-1][0] < CLEAR_STEP or steps[-2][0] > -CLEAR_OTHER_WAY:
             return None
-        text = self._template("relation", subset).format(n=noun_phrase(crowd[0]), where=direction, a=landmark)
-        return Said(text, [steps[-1][1]])
+        name = self._phrase(crowd[0])
+        phrases = {"n": name, "a_n": with_article(name), "where": self._word(direction), "a": landmark}
+        return Said(self._template("relation", subset).format(**phrases), [steps[-1][1]])
 
     def _between(self, subset: str) -> Said | None:
         crowd, first, second = self._crowd(), self._any(), self._any()
@@ -195,7 +249,7 @@ class Describer:
         answers = [self.truths.lies_between(i, first, second) for i in others]
         if None in answers or answers.count(True) != 1:
             return None
-        text = self._template("between", subset).format(n=noun_phrase(crowd[0]), a=names[0], b=names[1])
+        text = self._template("between", subset).format(n=self._phrase(crowd[0]), a=names[0], b=names[1])
         return Said(text, [others[answers.index(True)]])
 
     def _nearest(self, subset: str) -> Said | None:
@@ -206,7 +260,7 @@ class Describer:
         away = sorted((self.truths.distance(i, anchor), i) for i in crowd[1] if i != anchor)
         if len(away) < 2 or away[1][0] - away[0][0] < CLEAR_NEARER:
             return None
-        return Said(self._template("nearest", subset).format(n=noun_phrase(crowd[0]), a=landmark), [away[0][1]])
+        return Said(self._template("nearest", subset).format(n=self._phrase(crowd[0]), a=landmark), [away[0][1]])
 
     def _ordinal(self, subset: str) -> Said | None:
         group = self._group(self._any())
@@ -215,7 +269,8 @@ class Describer:
         if not group or not ordered or len(ordered) < 3:
             return None
         rank = int(self.rng.integers(min(len(ordered), len(ORDINALS))))
-        phrases = {"rank": ORDINALS[rank], "side": side, "n": noun_phrase(group[0])}
+        phrases = {"rank": self._word(ORDINALS[rank]), "side": side, "opposite": OPPOSITE[side]}
+        phrases["n"] = self._phrase(group[0])
         return Said(self._template("ordinal", subset).format(**phrases), [ordered[rank]])
 
     def _several(self, subset: str) -> Said | None:
@@ -226,8 +281,34 @@ class Describer:
         template = self._template("several", subset)
         if subset == "seen" and len(members) == 2 and self.rng.random() < 0.2:
             template = BOTH
-        phrases = {"n": noun_phrase(look), "many": noun_phrase(look, "many"), "loose": noun_phrase(look, "loose")}
-        return Said(template.format(count=NUMBERS[len(members)], **phrases), members)
+        phrases = {form: self._phrase(look, form) for form in ("many", "loose")} | {"n": self._phrase(look)}
+        return Said(template.format(count=self._word(NUMBERS[len(members)]), **phrases), members)
+
+    def _joined(self, subset: str) -> Said | None:
+        """Two or three things or groups that share nothing."""
+        parts = [self._part() for _ in range(3 if len(self.objects) > 3 and self.rng.random() < 0.2 else 2)]
+        names = [part[0] for part in parts if part is not None]
+        targets = [i for part in parts if part is not None for i in part[1]]
+        if len(names) < len(parts) or len(set(targets)) < len(targets) or len(set(names)) < len(names):
+            return None
+        template = self._template("joined" if len(names) == 2 else "joined three", subset)
+        return Said(template.format(**dict(zip("abd", names, strict=False))), targets)
+
+    def _part(self) -> tuple[str, Sequence[int]] | None:
+        """One of what "and" joins: a thing or, now and then, a group."""
+        if self.rng.random() < 0.3:
+            group = self._crowd()
+            if group is None or not group[0]:
+                return None
+            way, look, members = self._pick(("the {many}", "the {many}", "all {loose}", "the {count} {many}")), *group
+            phrases = {form: self._phrase(look, form) for form in ("many", "loose")}
+            return way.format(count=self._word(NUMBERS[len(members)]), **phrases), members
+        target = self._any()
+        name = self.unique_name(target, loosely=True)
+        if name is None:
+            return None
+        way = self._pick(("the {n}", "the {n}", "{a_n}", "{n}"))
+        return way.format(n=name, a_n=with_article(name)), [target]
 
     def _reasoning(self, subset: str) -> Said | None:
         true_here = {fact: self.truths.answers("fact", fact) for fact in FACTS}
@@ -244,11 +325,12 @@ class Describer:
         if not members or not clause:
             return None
         targets, called = members, "fact of one" if len(members) == 1 else "fact of several"
-        phrases = {"c": clause, "n": noun_phrase(look), "many": noun_phrase(look, "many")}
+        phrases = {"c": clause, "n": self._phrase(look), "many": self._phrase(look, "many")}
         phrases["what"] = what(clause) or f"something {clause}"
         if len(members) > 1 and self.rng.random() < 0.4:
-            phrases["extreme"] = self._pick(list(EXTREMES))
-            first = self.truths.first_along(members, phrases["extreme"])
+            extreme = self._pick(list(EXTREMES))
+            phrases |= {"extreme": self._word(extreme), "side": SIDE_OF[extreme]}
+            first = self.truths.first_along(members, extreme)
             if first is None:
                 return None
             targets, called = [first], "fact and extreme"
@@ -271,10 +353,11 @@ class Describer:
         if look is None:
             return None
         if chance < 0.35:
-            phrases = {"many": noun_phrase(look, "many"), "loose": noun_phrase(look, "loose"), "n": noun_phrase(look)}
-            count = NUMBERS[int(self.rng.integers(2, 5))]
+            phrases = {form: self._phrase(look, form) for form in ("many", "loose")} | {"n": self._phrase(look)}
+            count = self._word(NUMBERS[int(self.rng.integers(2, 5))])
             return Said(self._template("several", subset).format(count=count, **phrases), [])
-        return Said(self._template("attribute", subset).format(n=noun_phrase(look, self._form(look))), [])
+        template, name = self._template("attribute", subset), self._phrase(look, self._form(look))
+        return Said(template.format(n=name, a_n=with_article(name)), [])
 
     def absent_look(self) -> Look | None:
         """A name, category or color and name that surely nothing here has; None: no luck."""

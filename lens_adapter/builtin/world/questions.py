@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lens_adapter.builtin.world.catalog import COLORFUL, THINGS
 from lens_adapter.builtin.world.expressions import EXPRESSION_KINDS, Describer
@@ -16,7 +17,11 @@ from lens_adapter.builtin.world.scenes import CELLS, SceneObject
 from lens_adapter.builtin.world.truths import CLEAR_STEP, place
 from lens_adapter.builtin.world.wording import (
     DIRECTIONS,
+    EVERYDAY_QUESTIONS,
+    EVERYDAY_TEMPLATE,
     EXTREMES,
+    FRAMED,
+    FRAMES,
     NOTHING,
     NOWHERE,
     NUMBERS,
@@ -25,7 +30,6 @@ from lens_adapter.builtin.world.wording import (
     ROUTING_QUESTION,
     SIZE_EXTREMES,
     as_question,
-    noun_phrase,
     with_article,
 )
 
@@ -56,9 +60,14 @@ class Speaker(Describer):
     def question(self, kind: str) -> Question | None:
         """A random question of this kind (see `QUESTION_KINDS`), or None where the scene has no clear one."""
         made = QUESTION_KINDS[kind](self)
-        return None if made is None else Question(kind, *made)
+        return Question(kind, *made) if made is not None and self._may_say(made[0]) else None
 
     def _ask(self, template: str, **phrases: str) -> str:
+        if self._words and template in EVERYDAY_QUESTIONS and self.rng.random() < EVERYDAY_TEMPLATE / 2:
+            return self._pick(EVERYDAY_QUESTIONS[template]).format(**phrases)
+        return self._ask_usually(template, **phrases)
+
+    def _ask_usually(self, template: str, **phrases: str) -> str:
         return self._pick(QUESTIONS[template]).format(**phrases)
 
     def _left_to_right(self, members: Sequence[int]) -> list[SceneObject]:
@@ -105,10 +114,12 @@ class Speaker(Describer):
         along, everything = self.rng.random() < 0.7, range(len(self.objects))
         extreme = self._pick(list(EXTREMES if along else SIZE_EXTREMES))
         first = (self.truths.first_along if along else self.truths.first_in_size)(everything, extreme)
-        return None if first is None else (self._ask("superlatives", extreme=extreme), full_name(self.objects[first]))
+        if first is None:
+            return None
+        return self._ask("superlatives", extreme=self._word(extreme)), full_name(self.objects[first])
 
     def _description(self) -> Made:
-        made = self.expression(self._pick(["spatial", "spatial", "ordinal", "reasoning"]))
+        made = self._expression(self._pick(["spatial", "spatial", "ordinal", "reasoning"]))
         if made is None or len(made.targets) != 1:
             return None
         return self._ask("description", text=made.text), full_name(self.objects[made.targets[0]])
@@ -121,9 +132,9 @@ class Speaker(Describer):
             look = {"category": thing.category} if self.rng.random() < 0.25 else {"name": thing.name}
             if THINGS[thing.name].is_painted and self.rng.random() < 0.6:
                 look["color"] = thing.color
-            return self._ask("existence", a_n=with_article(noun_phrase(look))), "yes"
+            return self._ask("existence", a_n=with_article(self._phrase(look))), "yes"
         absent = next((made for _ in range(4) if (made := self.absent_look())), None)
-        return None if absent is None else (self._ask("existence", a_n=with_article(noun_phrase(absent))), "no")
+        return None if absent is None else (self._ask("existence", a_n=with_article(self._phrase(absent))), "no")
 
     def _counting(self) -> Made:
         if self.rng.random() < 0.85:
@@ -134,7 +145,7 @@ class Speaker(Describer):
             members = self.truths.matching(look)
         if members is None or look.get("color") == COLORFUL:
             return None
-        return self._ask("counting", many=noun_phrase(look, "many")), NUMBERS[len(members)]
+        return self._ask("counting", many=self._phrase(look, "many")), NUMBERS[len(members)]
 
     def _relations(self) -> Made:
         target, anchor = self._any(), self._any()
@@ -143,16 +154,21 @@ class Speaker(Describer):
         subject, landmark = self.unique_name(target), self.unique_name(anchor)
         if abs(step) < CLEAR_STEP or subject is None or landmark is None:
             return None
-        return self._ask("relations", n=subject, where=direction, a=landmark), "yes" if step > 0 else "no"
+        return self._ask("relations", n=subject, where=self._word(direction), a=landmark), "yes" if step > 0 else "no"
 
-    def where(self, kind: str) -> Made:
-        """Places of what an expression of this kind names; about facts, in every wording but held-out templates."""
+    def where(self, kind: str, *, framed: bool = True) -> Made:
+        """Places of what an expression of this kind names; about facts, in every wording but held-out templates.
+
+        `framed`: with what people say around a prompt, as the heads ask the model where a prompt is.
+        """
         subset = self._pick(["seen", "held_out_phrasing", "held_out_fact"]) if kind == "reasoning" else "seen"
-        made = self.expression(kind, subset)
+        made = self._expression(kind, subset)
         if made is None:
             return None
         places = " and ".join(place(thing) for thing in self._left_to_right(made.targets))
-        return self._ask("where", text=made.text), places or NOWHERE
+        text = self._framed(made.text) if framed else made.text
+        ask = self._ask if text == made.text else self._ask_usually
+        return ask("where", text=text), places or NOWHERE
 
     # -- about facts --------------------------------------------------------------------------------------------------
 
@@ -193,14 +209,16 @@ class Speaker(Describer):
             subset: "seen", or "held_out_template": how a mask is asked for in no training.
         """
         if kind == "dialogue":
-            asked = self.question(self._pick([kind for kind in QUESTION_KINDS if kind != "routing"]))
-            return None if asked is None else asked.text
+            about = self._pick(_DIALOGUE)
+            asked = self.where(WHERE[about], framed=False) if about in WHERE else QUESTION_KINDS[about](self)
+            return None if asked is None else asked[0]
         if kind == "mixed":
             first, then = self.request("dialogue"), self.request(self._pick(["explicit", "reasoning"]), subset)
             return None if first is None or then is None else f"{first} {then}"
-        wanted = ["reasoning"] if kind == "reasoning" else [kind for kind in EXPRESSION_KINDS if kind != "reasoning"]
-        made = self.expression(self._pick(wanted))
+        made = self._expression(self._pick(["reasoning"] if kind == "reasoning" else _EXPLICIT))
         ways = REQUESTS.held_out if subset == "held_out_template" else REQUESTS.seen
+        if self._words and subset == "seen" and self.rng.random() < FRAMED:
+            ways = FRAMES.held_out if self.wording == "held_out" else FRAMES.seen
         return None if made is None else self._pick(ways).format(e=made.text)
 
     def _routing(self) -> Made:
@@ -209,6 +227,10 @@ class Speaker(Describer):
         return None if said is None else (ROUTING_QUESTION.format(prompt=said), "no" if kind == "dialogue" else "yes")
 
 
+WHERE = {  # kind of question -> of the expression in it
+    "where": "attribute",
+    **{f"where_{kind}": kind for kind in ("spatial", "ordinal", "several", "reasoning", "absent", "joined")},
+}
 REQUEST_KINDS = ("dialogue", "explicit", "reasoning", "mixed")
 QUESTION_KINDS: dict[str, Callable[[Speaker], Made]] = {
     "names": Speaker._names,
@@ -221,12 +243,10 @@ QUESTION_KINDS: dict[str, Callable[[Speaker], Made]] = {
     "relations": Speaker._relations,
     "facts": Speaker._facts,
     "fact_names": Speaker._fact_names,
-    "where": lambda speaker: speaker.where("attribute"),
-    "where_spatial": lambda speaker: speaker.where("spatial"),
-    "where_ordinal": lambda speaker: speaker.where("ordinal"),
-    "where_several": lambda speaker: speaker.where("several"),
-    "where_reasoning": lambda speaker: speaker.where("reasoning"),
-    "where_absent": lambda speaker: speaker.where("absent"),
+    **{name: partial(Speaker.where, kind=kind) for name, kind in WHERE.items()},
     "description": Speaker._description,
     "routing": Speaker._routing,
 }
+# What dialogues ask, and what requests name. ("joined" is what two requests for one thing each would be.)
+_DIALOGUE = [kind for kind in QUESTION_KINDS if kind not in ("routing", "where_joined")]
+_EXPLICIT = [kind for kind in EXPRESSION_KINDS if kind not in ("reasoning", "joined")]
