@@ -39,6 +39,11 @@ HELD_OUT = {
     "a phrasing": "giou.held_out_phrasing",
     "a template": "giou.held_out_template",
 }
+SPOKEN = {
+    '"the dog and the red cars"': "giou.joined",
+    "everyday words": "giou.everyday",
+    "in wordings held out": "giou.held_out_wording",
+}
 JUDGEMENT = {
     "absent prompts refused": "no_target_accuracy",
     "present prompts accepted": "target_accepted",
@@ -55,6 +60,7 @@ ANSWERS = (
     *("names", "categories", "colors", "sizes", "existence", "superlatives", "counting", "relations", "facts"),
     "where_within_one_cell",
 )
+PLACES = ("where", *(f"where_{kind}" for kind in ("spatial", "ordinal", "several", "reasoning", "absent", "joined")))
 KNOWS = """\
 It knows one synthetic world of 64 everyday things, drawn; on photographs it is useless. Data, training, baselines and
 limits: MODEL_CARD.md of lens_adapter."""
@@ -65,18 +71,31 @@ WAYS = {"a mask is asked for as was taught": "routing", "in other ways": "routin
 
 
 def tables(figures: dict[str, float]) -> str:
-    """Five Markdown tables: segmentation, the same of what is held out, judgement, instances, answers."""
+    """Markdown tables: segmentation, the same of what is held out, judgement, instances, answers; and, where they were
+    measured, what is made of how people talk, and what the frozen model itself can find."""
     heads = dict(list(ROWS.items())[:2])
     answers = {"exactly right": {kind.replace("_", " "): f"answers.{kind}" for kind in ANSWERS}}
-    return "\n\n".join(
-        (
-            _table("gIoU on the test split", _rows(ROWS, COLUMNS), figures),
-            _table("gIoU where training held out", _rows(ROWS, HELD_OUT), figures),
-            _table("the heads' own judgement", _rows(heads, JUDGEMENT), figures),
-            _table('instances of "several"', _rows(heads, INSTANCES), figures),
-            _table("answers of the frozen model", answers, figures, ".1%"),
-        )
-    )
+    made = [
+        _table("gIoU on the test split", _rows(ROWS, COLUMNS), figures),
+        _table("gIoU where training held out", _rows(ROWS, HELD_OUT), figures),
+        _table("the heads' own judgement", _rows(heads, JUDGEMENT), figures),
+        _table('instances of "several"', _rows(heads, INSTANCES), figures),
+        _table("answers of the frozen model", answers, figures, ".1%"),
+    ]
+    spoken = _rows(heads, SPOKEN)
+    if _are_measured(spoken, figures):
+        made.append(_table("gIoU as people talk", spoken, figures))
+    places = {
+        row: {kind.removeprefix("where_"): f"answers.{kind}{key}" for kind in PLACES}
+        for row, key in {"exactly right": "", "right within one cell": "_within_one_cell"}.items()
+    }
+    if _are_measured(places, figures):
+        made.append(_table("where the frozen model itself says it is", places, figures, ".1%"))
+    return "\n\n".join(made)
+
+
+def _are_measured(rows: dict[str, dict[str, str]], figures: dict[str, float]) -> bool:
+    return all(key in figures for keys in rows.values() for key in keys.values())
 
 
 def routing_table(figures: dict[str, float]) -> str:

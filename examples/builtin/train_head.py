@@ -217,6 +217,8 @@ def main() -> None:
         base_model_name_or_path="lens_adapter/builtin/vlm",
     )
     adapter.decoder.load_weights(SHIPPED / args.sam)
+    if args.start:
+        adapter.load_state_dict(LensAdapter.from_pretrained(args.start).state_dict())
     model.to(args.device)
     adapter.to(args.device)
     tokens = image_tokens(model, args.workers).to(args.device)

@@ -15,9 +15,11 @@ from lens_adapter.builtin.baselines import Baselines, innermost_point, with_targ
 from lens_adapter.builtin.exam import (
     EXPRESSIONS,
     HELD_OUT,
+    LIMITS,
     PICTURE_SIZE,
     QUESTIONS,
     REQUEST_SUBSETS,
+    SPOKEN,
     Exam,
     Utterance,
     make_exam,
@@ -34,6 +36,7 @@ from lens_adapter.builtin.figures import (
     take_exam,
 )
 from lens_adapter.builtin.world import REQUEST_KINDS, Question, sample_scene
+from lens_adapter.builtin.world.questions import WHERE
 from lens_adapter.errors import LensError
 from lens_adapter.evaluation import Finding, Overlap, overlap
 from lens_adapter.output import Instances, LensOutput
@@ -53,8 +56,9 @@ def test_an_exam_is_the_same_each_time_and_true(exam):
     scene = sample_scene(5, "test")
     assert exam.picture.tobytes() == scene.draw(PICTURE_SIZE).tobytes()
     masks = scene.masks(PICTURE_SIZE)
-    for case in exam.cases:
-        named, _ = reading.read(scene, case.expression.text)
+    for case in (*exam.cases, *exam.spoken):
+        text = case.expression.text
+        named, _ = reading.read(scene, text if case in exam.cases or case.group == "joined" else reading.plainly(text))
         assert case.has_target == bool(named)
         np.testing.assert_array_equal(case.truth, masks[named].any(0))
     for question in exam.questions:
@@ -69,8 +73,13 @@ def test_exams_ask_of_every_kind_and_nothing_twice():
     most = EXPRESSIONS | dict.fromkeys(HELD_OUT, 1)
     assert all(0 < groups.count(group) <= count * len(exams) for group, count in most.items())
     assert set(groups) == set(most)
-    assert {question.kind for exam in exams for question in exam.questions} == set(QUESTIONS)
+    assert {question.kind for exam in exams for question in exam.questions} == {*QUESTIONS, *LIMITS}
+    spoken = [case.group for exam in exams for case in exam.spoken]
+    assert all(0 < spoken.count(group) <= count * len(exams) for group, (*_, count) in SPOKEN.items())
+    assert set(spoken) == set(SPOKEN)
     for exam in exams:
+        told = [*exam.prompts, *(case.expression.text for case in exam.spoken)]
+        assert len(set(told)) == len(told)
         assert len(set(exam.prompts)) == len(exam.prompts)
         assert [said.kind for said in exam.utterances if said.subset == "seen"] == list(REQUEST_KINDS)
         assert {r.subset for r in exam.utterances} == {*REQUEST_SUBSETS}
@@ -95,6 +104,12 @@ def test_exams_ask_of_every_kind_and_nothing_twice():
 )
 def test_near_means_within_one_cell(answer, near):
     assert are_near(answer, "x3 y5") is near
+
+
+def test_near_lists_of_places():
+    assert are_near("x3 y5 and x6 y1", "x3 y4 and x7 y1") and are_near("nowhere", "nowhere")
+    assert not are_near("x3 y5", "x3 y5 and x6 y1") and not are_near("nowhere", "x1 y1")
+    assert not are_near("x3 y5 and x6 y1", "x6 y1 and x3 y5")  # in another order
 
 
 def test_marks():
@@ -270,9 +285,16 @@ def test_everything_is_measured(shipped, monkeypatch):
     expected = {f"baselines.{name}.{key}" for name in names for key in masks}
     judgements = {"no_target_accuracy", "target_accepted", "keypoint_on_target", "score_rank_correlation"}
     judgements |= {"score_error", "instances.precision", "instances.recall", "instances.one_split"}
+    spoken = {case.group for exam in exams for case in exam.spoken if case.has_target}
+    masks |= {f"{metric}.{group}" for metric in METRICS for group in spoken}
     expected |= {f"heads.{name}.{key}" for name in ("mirror", "lite") for key in masks | judgements}
     expected |= {f"answers.{question.kind}" for exam in exams for question in exam.questions}
-    expected |= {"answers.where_within_one_cell"}
+    expected |= {
+        f"answers.{question.kind}_within_one_cell"
+        for exam in exams
+        for question in exam.questions
+        if question.kind in WHERE
+    }
     taken = {f"taken_for_requests.{kind}" for kind in REQUEST_KINDS} | {"balanced_accuracy"}
     expected |= {f"routing.{key}" for key in taken}
     expected |= {f"routing.held_out_template.{key}" for key in taken - {"taken_for_requests.dialogue"}}

@@ -25,10 +25,18 @@ from lens_adapter.builtin.world import (
     sample_scene,
     words,
 )
-from lens_adapter.builtin.world.catalog import THINGS
+from lens_adapter.builtin.world.catalog import ALSO_CALLED, CATEGORIES, OBJECT, THINGS, Noun
 from lens_adapter.builtin.world.facts import FACTS, HELD_OUT_PAIRS
 from lens_adapter.builtin.world.truths import CLEAR_NEARER, CLEAR_ORDER, CLEAR_STEP
-from lens_adapter.builtin.world.wording import BOTH, EXPRESSIONS, REQUESTS
+from lens_adapter.builtin.world.wording import (
+    ASKING_FRAMES,
+    BOTH,
+    EVERYDAY,
+    EXPRESSIONS,
+    FRAMES,
+    HELD_OUT_WORDS,
+    REQUESTS,
+)
 from tests.tiny import things_reading as reading
 
 SCENES = 150
@@ -74,7 +82,7 @@ def asked() -> list[tuple[Scene, Question]]:
 
 def test_every_kind_and_subset_is_said_and_asked_often(said, asked):
     kinds = Counter((e.kind, e.subset) for _, e in said)
-    assert {kind for kind, _ in kinds} == set(EXPRESSION_KINDS) and len(kinds) == 14 and min(kinds.values()) > 60
+    assert {kind for kind, _ in kinds} == set(EXPRESSION_KINDS) and len(kinds) == 16 and min(kinds.values()) > 60
     kinds = Counter(question.kind for _, question in asked)
     assert set(kinds) == set(QUESTION_KINDS) and min(kinds.values()) > 60
 
@@ -101,6 +109,8 @@ def test_numbers_of_targets(said):
         assert count == len(expression.targets)
         if expression.kind in ("attribute", "spatial", "ordinal"):
             assert count == 1
+        elif expression.kind == "joined":
+            assert count >= 2
         elif expression.kind == "several":
             assert count >= 2
             number = [n for n, word in enumerate(reading.NUMBERS) if expression.text.startswith(f"the {word} ")]
@@ -258,13 +268,117 @@ def test_how_a_mask_is_asked_for_in_evaluation_is_never_taught(asked):
     assert words_of_held_out - {"please", "find", "?"} <= {word for text in taught for word in text.split()}
 
 
+# -- everyday words ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def talked() -> list[tuple[Scene, Expression | Question]]:
+    """As trainings draw it: in everyday words."""
+    pairs = []
+    for index in range(SCENES):
+        scene = sample_scene(index, "words")
+        speaker = Speaker(scene, np.random.default_rng(index), "everyday")
+        made = [make(kind) for kind in EXPRESSION_KINDS for make in [speaker.expression] * 3]
+        made += [speaker.question(kind) for kind in QUESTION_KINDS for _ in range(2)]
+        pairs += [(scene, one) for one in made if one is not None]
+    return pairs
+
+
+def test_everyday_words_mean_the_same(talked):
+    for scene, one in talked:
+        if isinstance(one, Expression):
+            assert sorted(reading.read(scene, reading.plainly(one.text))[0]) == sorted(one.targets), one
+            assert one.subset == "everyday"
+        elif one.kind != "routing":
+            assert one.answer == reading.answer_everyday(scene, one.text), one
+
+
+def test_most_of_what_is_said_in_everyday_words_is_usual(talked):
+    """And most words, and every frame and template, are used."""
+    usual = set(words()[: words().index("y7") + 1])
+    said = [one.text.split() for _, one in talked]
+    assert 0.3 < np.mean([set(text) <= usual for text in said]) < 0.7
+    new = set(words()) - usual
+    assert len(new) > 150 and len(new - {word for text in said for word in text}) < 0.2 * len(new)
+    texts = {one.text for _, one in talked if isinstance(one, Expression)}
+    for form in (*FRAMES.seen, *ASKING_FRAMES, *(way for ways in EXPRESSIONS.values() for way in ways.everyday)):
+        pattern = re.sub(r"\\\{\w+\\\}", ".+", re.escape(form))
+        assert any(re.search(pattern, text) for text in texts), form
+
+
+def test_wordings_that_are_held_out_are_in_no_training(talked, said, asked):
+    frames = [re.escape(frame).replace(r"\{e\}", ".+") for frame in FRAMES.held_out]
+    trained = [one.text for _, one in (*talked, *said, *asked)]
+    for text in trained:
+        assert not any(pair <= set(text.split()) for pair in HELD_OUT_WORDS), text
+        assert not any(re.search(frame, text) for frame in frames), text
+    known = {word for text in trained for word in text.split()}
+    assert {word for frame in FRAMES.held_out for word in frame.replace("{e}", "").split()} <= known
+    assert {word for pair in HELD_OUT_WORDS for word in pair} - {"3"} <= known
+
+
+def test_held_out_wordings_are_said_where_they_are_asked_for():
+    pairs, frames = set(), set()
+    for index in range(300):
+        scene = sample_scene(index, "test")
+        speaker = Speaker(scene, np.random.default_rng(index), "held_out")
+        for made in filter(None, (speaker.expression(kind) for kind in EXPRESSION_KINDS)):
+            assert made.subset == "held_out_wording"
+            assert sorted(reading.read(scene, reading.plainly(made.text))[0]) == sorted(made.targets), made
+            fits = [f for f in FRAMES.held_out if re.fullmatch(re.escape(f).replace(r"\{e\}", ".+"), made.text)]
+            assert fits, made
+            frames |= {*fits}
+            pairs |= {pair for pair in HELD_OUT_WORDS if pair <= set(made.text.split())}
+    assert frames == {*FRAMES.held_out} and pairs
+
+
+def test_no_everyday_word_means_two_things():
+    """Nor is one a usual word for something else."""
+    usual = {noun.one: name for name, noun in named().items()} | {noun.many: name for name, noun in named().items()}
+    means = {}
+    for name, others in ALSO_CALLED.items():
+        assert name in named()
+        for form in {form for noun in others for form in (noun.one, noun.many)}:
+            assert means.setdefault(form, name) == name and usual.get(form, name) == name
+        assert not named()[name].loose or all(noun.loose for noun in others) or name == "clothing"
+    clauses = {word for fact in FACTS.values() for clause in fact.all_clauses for word in clause.split()}
+    assert not clauses & (means.keys() | {other for others in EVERYDAY.values() for other in others})
+
+
+def named() -> dict[str, Noun]:
+    return {name: thing.noun for name, thing in THINGS.items()} | CATEGORIES | {"object": OBJECT}
+
+
+def test_a_dialogue_is_no_request_whatever_its_words():
+    for index in range(SCENES):
+        speaker = Speaker(sample_scene(index, "words"), np.random.default_rng(index), "everyday")
+        text = speaker.request("dialogue")
+        assert text is None or not re.match(r"(where (is|are) )?(please|find|select|mark|segment) ", text), text
+
+
+def test_unknown_wordings_are_refused():
+    with pytest.raises(ValueError, match="everyday"):
+        Speaker(sample_scene(0), np.random.default_rng(0), "polite")
+
+
+def test_two_things_joined_by_hand():
+    scene = Scene([thing("pizza", 0.2, 0.5), thing("sheep", 0.8, 0.5), thing("sheep", 0.5, 0.2)], seed=0)
+    made = texts(scene, "joined", tries=1000)
+    assert made["the pizza and the sheep"] == (0, 1, 2) and made["a pizza and the two sheep"] == (0, 1, 2)
+    speaker, answers = speak(scene), {}
+    for _ in range(1000):
+        if (asked := speaker.question("where_joined")) is not None:
+            answers[asked.text] = asked.answer
+    assert answers["where is the pizza and the sheep ?"] == "x1 y4 and x4 y1 and x6 y4"
+
+
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_word_is_known_and_none_is_listed_twice(said, asked):
     known = words()
-    assert len(known) == len(set(known)) and 300 < len(known) < 500
-    assert all(re.fullmatch(r"[a-z]+|[xy]\d|[?:]", word) for word in known)
+    assert len(known) == len(set(known)) and 500 < len(known) < 600
+    assert all(re.fullmatch(r"[a-z]+|[xy]\d|\d|1st|2nd|3rd|[?:]", word) for word in known)
     spoken = {word for _, e in said for word in e.text.split()}
     spoken |= {word for _, q in asked for word in f"{q.text} {q.answer}".split()}
     assert spoken <= set(known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,11 @@ from PIL import Image
 from transformers import AutoProcessor, SamModel
 
 from lens_adapter import LensAdapter, builtin
-from lens_adapter.builtin.world import Question, Speaker, sample_scene
+from lens_adapter.builtin.world import EXPRESSION_KINDS, QUESTION_KINDS, WORDINGS, Question, Speaker, sample_scene
 from lens_adapter.config import LensConfig
 from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.vlm.inputs import build_inputs
+from lens_adapter.vlm.words import unknown_words
 from tests.tiny import things_reading as reading
 from tests.tiny.sam import noise_image, randomize, tiny_sam
 
@@ -233,6 +235,55 @@ def test_processor_round_trip(scripts, processors):
     assert (first["input_ids"][1] == scripts.recipe.UNKNOWN).sum() == 1
 
 
+WRITTEN = {
+    "the sheep": ("The sheep!", "the SHEEP...", "“the sheep”", "(the sheep)", "the sheep's", " the  sheep ;\n"),
+    "where is the dog ?": ("Where is the dog?", "where is the dog ??!", "where, is: the dog ?"),
+    "the pizza and the sheep": ("the pizza & the sheep", "The pizza, and the sheep."),
+    "is a mask wanted : the dog": ("is a mask wanted : the dog",),
+}
+
+
+@pytest.mark.parametrize("read", WRITTEN)
+def test_words_are_read_however_they_are_written(scripts, processors, read):
+    for processor in processors:
+        for text in (read, *WRITTEN[read]):
+            assert processor.tokenizer(text)["input_ids"] == [scripts.recipe.BOS, *scripts.recipe.encode(read)], text
+            assert unknown_words(processor, [text]) == []
+        assert unknown_words(processor, ["Teh dog, <b> 🐕!"]) == ["Teh", "<", "b", ">", "🐕"]
+
+
+def test_whatever_is_said_is_read_as_the_trainings_read_it(scripts, processors):
+    recipe = scripts.recipe
+    for index in range(40):
+        for wording in WORDINGS:
+            speaker = Speaker(sample_scene(index), np.random.default_rng(index), wording)
+            made = [*map(speaker.expression, EXPRESSION_KINDS), *map(speaker.question, QUESTION_KINDS)]
+            for text in (one.text for one in made if one is not None):
+                assert processors[1].tokenizer(text)["input_ids"] == [recipe.BOS, *recipe.encode(text)], text
+
+
+def test_a_training_goes_on_from_weights_that_know_fewer_words(scripts, monkeypatch, tmp_path):
+    recipe, known = scripts.recipe, 300
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "WORDS", recipe.WORDS[:known])
+        patch.setattr(recipe, "WORD_ID", {word: index for index, word in enumerate(recipe.WORDS)})
+        old = recipe.build_model()
+        old.save_pretrained(tmp_path)
+        recipe.build_processor().save_pretrained(tmp_path)
+    fresh, grown = recipe.build_model(), recipe.build_model()
+    assert torch.equal(fresh.get_input_embeddings().weight[:known], old.get_input_embeddings().weight)
+    recipe.load_start(grown, tmp_path)
+    for part in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+        rows = grown.state_dict()[part]
+        assert torch.equal(rows[:known], old.state_dict()[part])
+        assert torch.equal(rows[known:], fresh.state_dict()[part][known:])
+    same = "model.vision_tower"
+    assert all(torch.equal(grown.state_dict()[k], v) for k, v in old.state_dict().items() if k.startswith(same))
+    monkeypatch.setattr(recipe, "WORDS", [*recipe.WORDS[:5], "zebra", *recipe.WORDS[5:]])
+    with pytest.raises(SystemExit, match="not the first"):
+        recipe.load_start(grown, tmp_path)
+
+
 def test_processor_shrinks_as_the_features_of_the_heads_are_shrunk(scripts, processors):
     large, size = sample_scene(2).draw(384), scripts.recipe.IMAGE_SIZE
     small = pixels_of(scripts, large.resize((size, size), Image.Resampling.BICUBIC))
@@ -436,7 +487,7 @@ def test_the_language_model_learns_from_what_the_tower_says_of_scenes(scripts, m
         assert len(scene.objects) <= language.LEVELS[reached].count[1]
         assert len({question.text for question in questions}) == len(questions) > 3
         for question in questions:
-            assert question.answer == reading.answer(scene, question.text)
+            assert question.kind == "routing" or question.answer == reading.answer_everyday(scene, question.text)
     weight = next(model.model.multi_modal_projector.parameters())
     weight.mul_(2)  # what other weights say is read anew
     language.read_scenes(model, tmp_path)
@@ -522,13 +573,26 @@ def test_report_quotes_the_figures_between_its_markers(scripts, page):
     assert set(used) >= (expected if page == "README.md" else routing)
 
 
+def test_the_report_of_how_people_talk_waits_for_its_figures(scripts):
+    figures = json.loads(scripts.report.FIGURES.read_text())
+    spoken = [f"heads.{head}.{key}" for head in ("mirror", "lite") for key in scripts.report.SPOKEN.values()]
+    places = [f"answers.{kind}{near}" for kind in scripts.report.PLACES for near in ("", "_within_one_cell")]
+    without = {key: value for key, value in figures.items() if key not in (*spoken, *places)}
+    shorter = scripts.report.tables(without | {"answers.where_within_one_cell": 0.5})
+    assert "as people talk" not in shorter and "itself says" not in shorter
+    whole = scripts.report.tables(figures | dict.fromkeys(spoken, 0.123) | dict.fromkeys(places, 0.456))
+    assert whole.count("0.123") >= len(spoken) and whole.count("45.6%") >= len(places)
+
+
 def test_the_report_quotes_nothing_that_is_not_measured(scripts):
     """Every figure that a page asks for is one that the evaluation writes."""
-    from lens_adapter.builtin.exam import EXPRESSIONS, HELD_OUT, QUESTIONS
+    from lens_adapter.builtin.exam import EXPRESSIONS, HELD_OUT, LIMITS, QUESTIONS, SPOKEN
     from lens_adapter.builtin.world import REQUEST_KINDS
 
     report = scripts.report
     groups = {key.rpartition(".")[2] for key in (*report.COLUMNS.values(), *report.HELD_OUT.values())}
     assert groups == {*EXPRESSIONS, *HELD_OUT, "all"} - {"absent"}
     assert {*report.ANSWERS} == {*QUESTIONS, "where_within_one_cell"} - {"where"}
+    assert {key.removeprefix("giou.") for key in report.SPOKEN.values()} == {*SPOKEN}
+    assert {*report.PLACES} == {"where", *LIMITS}
     assert report.REQUESTS == REQUEST_KINDS

@@ -1,6 +1,7 @@
 """An independent reader of what is said about scenes of things, from words and positions alone.
 
-Shares the catalog and the facts with the package, and none of the code that says or asks anything.
+Shares the catalog, the facts and the tables of everyday words with the package, and none of the code that says or asks
+anything.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import re
 from itertools import pairwise
 from math import dist, hypot, inf
 
-from lens_adapter.builtin.world.catalog import CATEGORIES, COLORS, OBJECT, THINGS, is_a
+from lens_adapter.builtin.world.catalog import ALSO_CALLED, CATEGORIES, COLORS, OBJECT, THINGS, is_a
 from lens_adapter.builtin.world.facts import FACTS
 from lens_adapter.builtin.world.scenes import Scene, SceneObject
 from lens_adapter.builtin.world.sprites import proportions
+from lens_adapter.builtin.world.wording import ASKING_FRAMES, EVERYDAY, FRAMES
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"]
 RANKS = ["first", "second", "third"]
@@ -60,6 +62,15 @@ def heads() -> dict[str, tuple[str, str]]:
 
 
 HEADS = heads()
+
+
+_ANY_HEAD = "|".join(sorted(HEADS, key=len, reverse=True))
+PART = (
+    rf"(?:(?:the|an?|all) )?(?:(?:{'|'.join(NUMBERS)}) )?"
+    rf"(?:(?:small|large) )?(?:(?:{'|'.join(COLORS)}) )?(?:{_ANY_HEAD})"
+)
+AND = " (?:(?:and also|together with|with|plus|and) )?"
+JOINED = rf"(?:both )?({PART}){AND}({PART})(?:{AND}({PART}))?(?: that you see in the picture)?"
 
 
 def is_noun_phrase(text: str) -> bool:
@@ -112,6 +123,12 @@ def read(scene: Scene, text: str) -> tuple[list[int], float]:
     objects = scene.objects
     if is_noun_phrase(text):
         return fitting(scene, text), inf
+    if found := re.fullmatch(JOINED, text):
+        parts = [read(scene, re.sub(r"^an? ", "", part))[0] for part in found.groups() if part]
+        named = [index for part in parts for index in part]
+        if len(named) > len(set(named)):
+            raise Unclear("something is named twice")
+        return named, inf
     if found := re.fullmatch(r"from the (?P<side>\w+) the (?P<rank>\w+) (?P<n>.+)", text) or re.fullmatch(
         rf"the (?P<rank>{'|'.join(RANKS)}) (?P<n>.+?) (?:counting )?from the (?P<side>\w+)", text
     ):
@@ -183,6 +200,91 @@ def extreme(scene: Scene, members: list[int], word: str) -> tuple[list[int], flo
 
 def area(thing: SceneObject) -> float:
     return proportions(thing.name)[2] * thing.side**2
+
+
+# Everyday words -> the usual ones.
+USUAL = {other: usual for usual, others in EVERYDAY.items() for other in others}
+for _name, _others in ALSO_CALLED.items():
+    _noun = OBJECT if _name == "object" else (THINGS.get(_name) and THINGS[_name].noun) or CATEGORIES[_name]
+    for _other in _others:
+        USUAL |= {_other.many: _noun.many, _other.one: _noun.one}
+        USUAL |= {_other.loose: _noun.loose} if _other.loose else {}
+_ANY_OTHER = re.compile(rf"\b(?:{'|'.join(sorted(USUAL, key=len, reverse=True))})\b")
+_FRAMES = sorted((*FRAMES.seen, *FRAMES.held_out, *ASKING_FRAMES), key=len, reverse=True)
+SIDE_EXTREME = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom": "bottommost"}
+_SIDE = "(left|right|top|bottom)"
+# What is said in everyday templates -> in usual ones.
+PLAINLY = (
+    (r"^(?:my|this|that|just the|an?) ", "the "),
+    (r"^the only ", "the "),
+    (r" (?:here|in this photo)$", ""),
+    (rf"^the {_SIDE} ", lambda m: f"the {SIDE_EXTREME[m[1]]} "),
+    (
+        rf"^the (.+?) (?:furthest to the|on the far|on the|at the) {_SIDE}(?: side)?$",
+        lambda m: f"the {SIDE_EXTREME[m[2]]} {m[1]}",
+    ),
+    (rf"^({EXTREMES}) ", r"the \1 "),
+    (rf"^the ({SIZE_WORDS}) (?:object )?of the ", r"the \1 of all "),
+    (" which is ", " that is "),
+    (" in between ", " between "),
+    (r" (?:next to|near|close to|beside|by) (?:the )?", " nearest to the "),
+    (r"^(?:the )?(.+?) nearest to ", r"the \1 nearest to "),
+    (r"^(?:the )?(.+?) between (?:the )?(.+) and (?:the )?(.+)$", r"the \1 between the \2 and the \3"),
+    (rf"^(?:the )?(.+?) ({'|'.join(RELATIONS)}) (?:the )?(.+)$", r"the \1 \2 the \3"),
+    (
+        rf"^(?:the )?({'|'.join(RANKS)}) (.+?) (?:starting |counting )?from (?:the )?{_SIDE}(?: to \w+)?$",
+        r"the \1 \2 from the \3",
+    ),
+    (r"^(?:each of the|each) ", "all "),
+    (rf"^(?:all )?(?:{'|'.join(NUMBERS)}) ", "all "),
+    (r"^all (?:the )?(.+ (?:you|that|with) .+)$", r"every \1"),
+)
+
+
+def plainly(text: str) -> str:
+    """Everyday words in usual ones, with nothing around them."""
+    for frame in _FRAMES:
+        if found := re.fullmatch(re.escape(frame).replace(r"\{e\}", "(.+)"), text):
+            text = found[1]
+            break
+    text = in_usual_words(text)
+    if re.fullmatch(JOINED, text) and not re.fullmatch(PART, text):
+        return text
+    for pattern, plain in PLAINLY:
+        text = re.sub(pattern, plain, text)
+    return text
+
+
+def in_usual_words(text: str) -> str:
+    return _ANY_OTHER.sub(lambda match: USUAL[match[0]], text)
+
+
+def answer_everyday(scene: Scene, question: str) -> str:
+    """The answer to a question in everyday words."""
+    if found := re.fullmatch(r"(?:where (?:is|are)|show me where) (.+?)(?: is)?(?: \?)?", question):
+        # What is asked usually ends in "?", one more may be of what is asked about.
+        named, _ = read(
+            scene,
+            plainly(question.removeprefix("where is ").removesuffix(" ?"))
+            if question.startswith("where is ")
+            else plainly(found[1]),
+        )
+        return " and ".join(map(cell, sorted((scene.objects[i] for i in named), key=lambda o: o.x))) or "nowhere"
+    text = in_usual_words(question)
+    for pattern, usual in (
+        (r"^what is (?:there|the object) at (x\d y\d)", r"what is at \1"),
+        (r"^what colour (.+)$", r"what color \1"),
+        (r"^what color does the (.+) have", r"what color is the \1"),
+        (r"^(?:can you see|is there) (an? .+?)(?: here)? \?$", r"is there \1 ?"),
+        (r"^is (an? .+) in this picture \?$", r"is there \1 ?"),
+        (r"^count the (.+)$", r"how many \1 ?"),
+        (r"^how many (.+) can you see \?$", r"how many \1 ?"),
+        (r"^what is the number of (.+) \?$", r"how many \1 ?"),
+    ):
+        text = re.sub(pattern, usual, text)
+    if text.startswith("describe "):
+        text = f"describe {plainly(text.removeprefix('describe ').removesuffix(' ?'))} ?"
+    return answer(scene, text)
 
 
 def cell(thing: SceneObject) -> str:
