@@ -14,6 +14,7 @@ from tests.tiny.adapters import GREEDY, PAIRED, hooks_in, learn, ready_inputs, t
 from tests.tiny.models import IMPLEMENTATIONS
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image
+from tests.tiny.training import curve, make_trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 SCENE = sample_scene(1, "validation")
@@ -73,3 +74,16 @@ def test_a_readout_is_fitted_and_every_sam_decodes(dtype):
         assert report.pointing > report.chance
         out = adapter.segment(SCENE.draw(384), PROMPTS)
         assert out.masks.shape == (len(PROMPTS), 384, 384) and out.scores.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"bf16": True}, {"bf16": False}, {"bf16": True, "decoder_tuning": "lora"}], ids=str
+)
+@pytest.mark.parametrize("fusion", ["mirror", "lite"])
+def test_a_head_learns(fusion, options, tmp_path):
+    model, processor = tiny_pair("llava")
+    model = copy.deepcopy(model).to("cuda", torch.bfloat16 if options["bf16"] else torch.float32)
+    trainer = make_trainer(tmp_path, tiny_adapter(model, processor, fusion), max_steps=30, use_cpu=False, **options)
+    trainer.train()
+    losses = curve(trainer)
+    assert sum(losses[-5:]) < sum(losses[:5])

@@ -41,7 +41,8 @@ class Targets:
 
 
 def lens_losses(found: LensPrediction, targets: Targets, *, heat_needs_target: bool) -> dict[str, Tensor]:
-    """The unweighted parts of the loss, each a mean over the prompts it is about.
+    """The unweighted parts of the loss in float32, whatever precision the head multiplied in; each is a mean over the
+    prompts it is about.
 
     Args:
         found: of `LensAdapter.forward`.
@@ -52,6 +53,12 @@ def lens_losses(found: LensPrediction, targets: Targets, *, heat_needs_target: b
     Returns:
         "attention" (BCE of the heatmap), "bce" and "dice" of the mask, "quality" (squared error of the estimated IoU).
     """
+    with torch.autocast(found.logits.device.type, enabled=False):  # logarithms of probabilities: not in half precision
+        return _lens_losses(found, targets, heat_needs_target)
+
+
+def _lens_losses(found: LensPrediction, targets: Targets, heat_needs_target: bool) -> dict[str, Tensor]:
+    logits, quality = found.logits.float(), found.quality.float()
     present = targets.present
     some = present.sum().clamp(min=1)
     counted_mask, counted_heat = (
@@ -62,13 +69,13 @@ def lens_losses(found: LensPrediction, targets: Targets, *, heat_needs_target: b
     heat = heat_square(found.prompts.heatmap, found.prompts.size).clamp(1e-6, 1 - 1e-6)
     attention = F.binary_cross_entropy(heat, (targets.heat >= 0.5).float(), reduction="none")
     attention = weighted_mean(attention, counted_heat)
-    bce = F.binary_cross_entropy_with_logits(found.logits, targets.masks, reduction="none")
-    reached = reached_iou(found.logits.detach(), targets.masks, counted_mask) * present  # a mask for nothing is wrong
+    bce = F.binary_cross_entropy_with_logits(logits, targets.masks, reduction="none")
+    reached = reached_iou(logits.detach(), targets.masks, counted_mask) * present  # a mask for nothing is wrong
     return {
         "attention": (attention * present).sum() / some if heat_needs_target else attention.mean(),
         "bce": weighted_mean(bce, counted_mask).mean(),
-        "dice": (dice_loss(found.logits, targets.masks, counted_mask) * present).sum() / some,
-        "quality": F.mse_loss(found.quality, reached),
+        "dice": (dice_loss(logits, targets.masks, counted_mask) * present).sum() / some,
+        "quality": F.mse_loss(quality, reached),
     }
 
 

@@ -35,7 +35,7 @@ def tiny_adapter(
         adapter.decoder.mask_decoder.iou_prediction_head.layers[-1].bias.add_(0.5)
         if adapter.config.fusion == "lite":
             for parameter in adapter.head.parameters():
-                parameter.add_(0.05 * torch.randn(parameter.shape))
+                parameter.add_(0.05 * torch.randn(parameter.shape).to(parameter))
     return adapter.eval()
 
 

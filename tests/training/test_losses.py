@@ -70,3 +70,15 @@ def test_heatmaps_of_a_padded_batch_are_brought_to_one_square():
     ramp = torch.linspace(0, 1, HEAT_SIDE)
     torch.testing.assert_close(square[0], ramp.expand(HEAT_SIDE, HEAT_SIDE))
     torch.testing.assert_close(square[1], 3 * ramp.expand(HEAT_SIDE, HEAT_SIDE), atol=1e-5, rtol=0)
+
+
+def test_losses_are_computed_in_float32():
+    logits, masks = torch.randn(2, 4, 4).bfloat16(), torch.rand(2, 4, 4)
+    heat = torch.rand(2, 3, 3)
+    targets = Targets(masks, torch.rand(2, HEAT_SIDE, HEAT_SIDE))
+    expected = lens_losses(prediction(logits.float(), heat, [0.5, 0.25]), targets, heat_needs_target=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = prediction(logits, heat, [0.5, 0.25])
+        parts = lens_losses(found, targets, heat_needs_target=False)
+    assert {name: part.dtype for name, part in parts.items()} == dict.fromkeys(parts, torch.float32)
+    assert all(torch.equal(parts[name], expected[name]) for name in expected)
