@@ -158,9 +158,7 @@ def _spoken(scene: Scene) -> list[Expression]:
     said: dict[str, Expression] = {}
     for salt, (wording, kinds, count) in enumerate(SPOKEN.values(), start=15):
         speaker = Speaker(scene, np.random.default_rng([scene.seed, salt]), wording)
-        for expression in _different(
-            lambda speak=speaker, of=kinds: speak.expression(str(speak.rng.choice(of))), count
-        ):
+        for expression in _different(partial(_any_expression, speaker, kinds), count):
             said.setdefault(expression.text, expression)
     return list(said.values())
 
