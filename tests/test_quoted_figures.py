@@ -19,6 +19,7 @@ from benchmarks.cached_features import table
 from benchmarks.harness import Comparison, Row
 from benchmarks.paper_claims.report import BEGIN, END, short_table
 from lens_adapter import builtin
+from lens_adapter.annotation.run import SHARD_SIZE
 from lens_adapter.builtin.world.catalog import THINGS
 from lens_adapter.sam.published import published_table
 
@@ -265,12 +266,35 @@ def security() -> list[Quote]:
     ]
 
 
+def ten_million() -> list[Quote]:
+    profile = [("llava-1.5-7b", "profile", f"One image, {head} head") for head in ("mirror", "lite")]
+    base, encoder, head = "base, as far as it is read", "SAM's image encoder", "head"
+    mirror, lite = (tuple(ratio(*place, part) for part in (base, encoder, head)) for place in profile)
+    shards, size = -(-10_000_000 // SHARD_SIZE), 150e3
+    return [
+        ("| pictures, # kB each | # TB |", [size / 1e3, 10_000_000 * size / 1e12]),
+        ("`--shard-size #` | # |", [SHARD_SIZE, shards]),
+        ("with # files on a slow file system", [shards]),
+        ("the base # of a call, SAM's encoder #, a mirror head #; with the lite head #, # and #.", [*mirror, *lite]),
+        (
+            "Of # prompts about one picture instead of one, the base took # times as long",
+            [16, ratio("tiny", "shared_prefix", "Reading the base", "16 prompts, image once")],
+        ),
+        (
+            "`slimsam_77` took # of the time of `vit_b`, `vit_h` # (",
+            [ratio("tiny", "encoders", "SAM's image encoder, one image", name) for name in ("slimsam_77", "vit_h")],
+        ),
+        ("Tried: # pictures in one run, whose memory did not grow", [measured("annotate_memory", "list", "pictures")]),
+    ]
+
+
 # Of each page: what it quotes, and the parts of it that are written by scripts beside those between markers.
 PAGES: dict[str, tuple[Callable[[], list[Quote]], Callable[[], list[str]]]] = {
     "README.md": (readme, lambda: [published_table()]),
     "docs/cached-features.md": (cached_features, lambda: [table(record("cached_features")).split("\n\n")[1]]),
     "docs/train.md": (train, list),
     "docs/annotate.md": (annotate, list),
+    "docs/ten-million-pictures.md": (ten_million, list),
     "docs/first-head.md": (first_head, list),
     "docs/security.md": (security, list),
     **{
