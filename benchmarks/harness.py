@@ -150,7 +150,7 @@ class Stage:
 
         def seconds(name: str) -> float:
             before.get(name, int)()
-            return self._seconds(ways[name])
+            return self.timed(ways[name])
 
         warm_up = {name: seconds(name) for name in ways}
         rounds = []
@@ -199,7 +199,8 @@ class Stage:
             },
         }
 
-    def _seconds(self, work: Work) -> float:
+    def timed(self, work: Work) -> float:
+        """Seconds that some work takes on the device."""
         self._wait()
         start = time.perf_counter()
         work()

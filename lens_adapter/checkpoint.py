@@ -26,7 +26,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import cached_file
 
 from lens_adapter.errors import CheckpointMismatchError, InputError, brief
-from lens_adapter.writing import new_file_mode
+from lens_adapter.writing import new_file_mode, require_here
 
 SAVED = ".lens-save"  # a save that counts, whose files have not all taken their places
 _PART = ".part"
@@ -53,6 +53,7 @@ def saving(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: nothing can be written there.
     """
+    require_here(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tidy(folder)

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
 
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
+
+
+def require_here(path: str | os.PathLike[str]) -> None:
+    """Refuse an address, such as s3://bucket/masks: as a path it would name a new folder here, `s3:`.
+
+    Raises:
+        InputError: it is one.
+    """
+    given = os.fspath(path)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+:)/", given)  # a Path has lost the second slash; C:/ is a drive
+    if scheme and not os.path.isdir(scheme[1]):
+        raise InputError(
+            f"{brief(given, 300)} is an address, and results are written to disks here alone. Name a folder or file of "
+            "this machine, and copy it there afterwards (docs/ten-million-pictures.md)."
+        )
 
 
 @contextmanager
@@ -25,6 +41,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: nothing can be written there.
     """
+    require_here(path)
     final = Path(os.path.realpath(path))
     try:
         handle, name = mkstemp(prefix=f".{final.name[:100]}.", suffix=".part", dir=final.parent)

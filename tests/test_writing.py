@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from lens_adapter import annotate, builtin
+from lens_adapter.cli.outputs import require_files, require_folder_for
 from lens_adapter.errors import InputError
-from lens_adapter.writing import written_aside
+from lens_adapter.training.cache.store import FeatureStore
+from lens_adapter.writing import write_text, written_aside
+from tests.annotation.standin import standin, write_pictures
 
 KILLED_WHILE_WRITING = """
 import os, sys
@@ -72,3 +77,28 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         written_aside(tmp_path / "nowhere" / "a.json"),
     ):
         pass
+
+
+ADDRESSES = {
+    "a text": lambda: write_text("s3://bucket/a.json", "{}"),
+    "annotations": lambda: annotate(standin, "pictures", "s3://bucket/out", prompts="a dog"),
+    "annotations, a Path": lambda: annotate(standin, "pictures", Path("gs://bucket/out"), prompts="a dog"),
+    "a head": lambda: builtin.load_head("lite").save_pretrained("s3://bucket/head"),
+    "features": lambda: FeatureStore("s3://bucket/features").begin(key={}),
+    "a folder of a command": lambda: require_folder_for("--output", Path("s3://bucket/out")),
+    "a file of a command": lambda: require_files({"--json": Path("s3://bucket/a.json")}),
+}
+
+
+@pytest.mark.parametrize("write", ADDRESSES.values(), ids=ADDRESSES)
+def test_an_address_is_no_folder_here(write, tmp_path, monkeypatch):
+    """A folder named `s3:` would look like success."""
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures", 1)
+    with pytest.raises(InputError, match="is an address, and results are written to disks here alone"):
+        write()
+    assert os.listdir() == ["pictures"]
+    (tmp_path / "s3:").mkdir()  # somebody means it
+    (tmp_path / "s3:" / "bucket").mkdir()
+    write_text("s3:/bucket/a.json", "{}")
+    assert (tmp_path / "s3:" / "bucket" / "a.json").read_text() == "{}"

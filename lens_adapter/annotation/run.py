@@ -41,6 +41,7 @@ from lens_adapter.annotation.rows import judge_anew, shard_facts, shard_name, sh
 from lens_adapter.annotation.tasks import Tasks
 from lens_adapter.errors import InputError
 from lens_adapter.evaluation import this_process
+from lens_adapter.writing import require_here
 
 SHARD_SIZE = 512  # pictures
 FORMATS = ("parquet", "coco")
@@ -102,6 +103,7 @@ def annotate(
             `resume` is False; with `on_error="stop"`, what is wrong with a picture or a prompt.
         OSError: the disk is full, or the folder cannot be written.
     """
+    require_here(output)
     began, folder = time.monotonic(), Path(output).absolute()
     _check_options(format, on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
     if engine not in ENGINES:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lens_adapter.cli.result import STDOUT
 from lens_adapter.errors import InputError, brief
+from lens_adapter.writing import require_here
 
 _READ_OF_A_DATA_FOLDER = ("images", "masks", "prompts.jsonl")
 
@@ -30,6 +31,7 @@ def require_files(outputs: Mapping[str, Path | str | None], *inputs: Any) -> Non
         if file is None or file == STDOUT:
             continue
         path = Path(file)
+        require_here(path)
         _refuse_inputs(flag, path, inputs)
         try:
             real = os.path.realpath(path)
@@ -49,6 +51,7 @@ def require_folder_for(flag: str, folder: str | Path, *inputs: Any) -> None:
         InputError: it cannot be made or written to, or is an input.
     """
     path = Path(folder)
+    require_here(path)
     _refuse_inputs(flag, path, inputs)
     try:
         real = Path(os.path.realpath(path))

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from lens_adapter.data.files import is_file
 from lens_adapter.errors import StaleFeaturesError
 from lens_adapter.training.cache.index import FORMAT, KINDS, read_facts, read_index
-from lens_adapter.writing import written_aside
+from lens_adapter.writing import require_here, written_aside
 
 INDEX = "index.json"
 
@@ -53,6 +53,7 @@ class FeatureStore:
 
     def begin(self, **index: Any) -> None:
         """Write the index of what is to come: `key`, `shard_size`, `counts` and whatever else is to be kept."""
+        require_here(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.index = {"format": FORMAT, **index, "shards": {}}
         self._write(INDEX, json.dumps(self.index).encode())
