@@ -29,7 +29,9 @@ class EndpointHandler:
         else:
             adapter = LensAdapter.from_pretrained(head)
             name, revision = adapter.config.base_model_name_or_path, adapter.config.base_model_revision
-            model = AutoModelForImageTextToText.from_pretrained(name, revision=revision, dtype="auto", device_map="auto")
+            model = AutoModelForImageTextToText.from_pretrained(
+                name, revision=revision, dtype="auto", device_map="auto"
+            )
             processor = AutoProcessor.from_pretrained(name, revision=revision)
         self.adapter = adapter.attach(model.eval(), processor)
 

@@ -34,7 +34,7 @@ def add_to(commands: Commands) -> None:
         says that it lives, GET /ready that the model is loaded. Needs starlette and uvicorn: pip install
         'lens_adapter[serve]'. docs/serve.md says what requests hold.
 
-        Requests that come at the same time run together. Who comes when there is no room is told to come again (503).""",
+        Requests that come at the same time run together. Who finds no room is told to come again (503).""",
         examples="""
         lens-adapter serve --model builtin
         lens-adapter serve --model llava-hf/llava-1.5-7b-hf --adapter org/lens-llava-1.5-7b --device cuda --port 8080
@@ -45,7 +45,9 @@ def add_to(commands: Commands) -> None:
     add_model_options(parser)
     add_device_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines, too; default: %(default)s")
-    parser.add_argument("--port", type=port, default=8000, metavar="N", help="0: any that is free; default: %(default)s")
+    parser.add_argument(
+        "--port", type=port, default=8000, metavar="N", help="0: any that is free; default: %(default)s"
+    )
     parser.add_argument(
         "--batch-size",
         type=count,

@@ -1,9 +1,9 @@
 """What a request holds, and what is answered: the same for the server and for the handler of an Inference Endpoint.
 
-    {"inputs": <a picture as base64, or a data URI>,
-     "parameters": {"prompts": ["the dog on the left"], "score_threshold": 0.5, "mask_threshold": 0.5, "instances": false}}
+{"inputs": <a picture as base64, or a data URI>,
+ "parameters": {"prompts": ["the dog on the left"], "score_threshold": 0.5, "mask_threshold": 0.5, "instances": false}}
 
-    {"image_size": [H, W], "results": [<a dict per prompt, see LensOutput.to_records>]}
+{"image_size": [H, W], "results": [<a dict per prompt, see LensOutput.to_records>]}
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def _prompts(given: Any) -> list[str]:
     for text in texts:
         if not isinstance(text, str) or not text.strip() or not is_whole_text(text) or len(text) > LONGEST_PROMPT:
             raise InputError(
-                f"A prompt must be a text of at most {LONGEST_PROMPT} letters that says what to find; got {brief(text)}."
+                f"A prompt must be a text of at most {LONGEST_PROMPT} letters that says what to find; got "
+                f"{brief(text)}."
             )
     return list(texts)
 
@@ -163,6 +164,6 @@ def _file(given: Any) -> str | bytes:
     except (binascii.Error, ValueError):  # the latter of letters that are not ASCII
         pass
     raise InputError(
-        f"inputs must be a picture as base64 or as a data URI; got {brief(given)}. URLs are not fetched, and no path is "
-        "opened."
+        f"inputs must be a picture as base64 or as a data URI; got {brief(given)}. URLs are not fetched, and no "
+        "path is opened."
     )

@@ -1,8 +1,9 @@
 """`lens-adapter serve`: masks over HTTP. starlette and uvicorn speak it; what they leave open is here.
 
 POST / takes a request (`lens_adapter.serving.requests`) and answers 200, 400 (it cannot be used), 408 (it came too
-slowly), 413 (it is too large), 503 (no room, or no model yet; `Retry-After` says when) or 500 (our fault), each as JSON,
-errors as {"error": words}. GET /health says 200 while the process lives, GET /ready when the model is loaded, else 503.
+slowly), 413 (it is too large), 503 (no room, or no model yet; `Retry-After` says when) or 500 (our fault), each as
+JSON, errors as {"error": words}. GET /health says 200 while the process lives, GET /ready when the model is loaded,
+else 503.
 """
 
 from __future__ import annotations

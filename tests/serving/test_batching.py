@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from threading import Event
+from time import sleep
 
 import pytest
 from PIL import Image
@@ -45,7 +46,7 @@ def test_those_that_wait_go_together_as_far_as_they_fit(batches):
     batcher.start()
     first = batcher.submit(request("0"))
     while batcher._waiting:  # until it is at work, where the gate holds it
-        pass
+        sleep(0.001)
     others = [batcher.submit(request(*texts)) for texts in ("a", "bc", "defgh", "i", "j")]
     gate.set()
     batcher.close()
@@ -76,7 +77,7 @@ def test_who_has_gone_is_not_asked_about(batches):
     batcher.start()
     batcher.submit(request("0"))
     while batcher._waiting:
-        pass
+        sleep(0.001)
     gone = batcher.submit(request("gone"))
     assert gone.cancel()
     gate.set()
