@@ -3,9 +3,10 @@
     python -m benchmarks.serve_load             # into results/serve_load.json; needs the extra serve, and httpx
     python -m benchmarks.serve_load --seconds 5 --rounds 1 --json /tmp/load.json
 
-Clients send one request after another without a pause, each with a prompt and a picture that was not there before; every
-tenth has no picture. The same load goes to a server that asks the model about one request at a time, in turns with the
-other, so that what else the machine does falls on both. At the end of each round the server gets SIGTERM under load.
+Clients send one request after another without a pause, each with a prompt and a picture that was not there before;
+every tenth has no picture. The same load goes to a server that asks the model about one request at a time, in turns
+with the other, so that what else the machine does falls on both. At the end of each round the server gets SIGTERM under
+load.
 """
 
 from __future__ import annotations

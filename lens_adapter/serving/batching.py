@@ -102,7 +102,8 @@ class Batcher:
             if self._waiting:
                 left = self._waiting[0].since + self.collecting - monotonic()
                 self._changed.wait_for(lambda: self._closing or self._prompts() >= self.batch_size, max(left, 0))
-            batch, prompts = [], 0
+            batch: list[_Waiting] = []
+            prompts = 0
             while self._waiting:
                 prompts += len(self._waiting[0].request.prompts)
                 if batch and prompts > self.batch_size:

@@ -37,7 +37,7 @@ from lens_adapter.serving.bounds import (
     RETRY_AFTER,
     SLOWEST_REQUEST,
 )
-from lens_adapter.serving.requests import parse_request
+from lens_adapter.serving.requests import Answer, parse_request
 
 logger = logging.get_logger(__name__)
 
@@ -99,7 +99,8 @@ class Service:
             return _refusal(413, f"A request may have {LARGEST_REQUEST} bytes. Scale the picture down.")
         try:
             asked = await anyio.to_thread.run_sync(parse_request, body, limiter=self._opening)
-            return _json(200, await asyncio.wrap_future(self.batcher.submit(asked)))
+            answer: Answer = await asyncio.wrap_future(self.batcher.submit(asked))
+            return _json(200, answer)
         except InputError as error:
             return _refusal(400, str(error))
         except Exception as error:  # ours: the log says where, and nothing of what was sent
