@@ -222,9 +222,7 @@ def memory(process: int) -> tuple[float, float]:
 
 def measure(honest: int, hostile: int, seconds: float) -> dict[str, Any]:
     """Start the page, let them come, end it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     for side in BOMBS:  # made now: visitors share one thread
         blank(side)
@@ -238,7 +236,7 @@ def measure(honest: int, hostile: int, seconds: float) -> dict[str, Any]:
         with open(f"{folder}/log", "w") as log:
             page = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
-            _await(url, page)
+            await_answer(url, page)
             asyncio.run(visits(url, 1, 0, 10, (0.1, 0.2)))  # what the models need once
             before, _ = memory(page.pid)
             load = os.getloadavg()[0]
@@ -263,7 +261,7 @@ def measure(honest: int, hostile: int, seconds: float) -> dict[str, Any]:
             "lost": len(diary.lost),
             "words": sorted(set(diary.lost)),
             "seconds": {
-                what: {"p50": _quantile(these, 50), "p95": _quantile(these, 95), "count": len(these)}
+                what: {"p50": quantile(these, 50), "p95": quantile(these, 95), "count": len(these)}
                 for what, these in [("all", every), *sorted(diary.seconds.items())]
             },
         },
@@ -275,18 +273,31 @@ def measure(honest: int, hostile: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _await(url: str, page: subprocess.Popen[bytes]) -> None:
+def free_port() -> int:
+    """One of this machine's that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def await_answer(url: str, page: subprocess.Popen[bytes]) -> None:
+    """Wait until something answers 200 there.
+
+    Raises:
+        RuntimeError: the process has ended, or does not come to it.
+    """
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and page.poll() is None:
         try:
-            httpx.get(url)
+            httpx.get(url).raise_for_status()
             return
         except httpx.HTTPError:
             time.sleep(0.3)
-    raise RuntimeError(f"The page does not start; it ended with {page.poll()}.")
+    raise RuntimeError(f"{url} does not answer; its process ended with {page.poll()}.")
 
 
-def _quantile(values: list[float], percent: int) -> float | None:
+def quantile(values: list[float], percent: int) -> float | None:
+    """Rounded to hundredths; None of no values."""
     return round(float(np.percentile(values, percent)), 2) if values else None
 
 

@@ -34,7 +34,7 @@ LEVELS = (
     ("adapter",),
     ("results", "hub", "data", "evaluation", "training", "annotation", "pipeline"),
     ("builtin",),
-    ("app", "cli"),
+    ("app", "cli", "serving"),
     ("__main__",),
 )
 # What stands beside the road, and what of the road may reach it: by an import inside a method, for what the contract

@@ -83,7 +83,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert "lens_adapter/py.typed" in files and "lens_adapter/builtin/vlm/model.safetensors" in files
     assert {"licenses/LICENSE", "licenses/lens_adapter/builtin/world/OFL.txt", "entry_points.txt"} <= about
     assert f"\nVersion: {lens_adapter.__version__}\n" in metadata
-    for extra in ("app", "supervision", "datasets", "test", "docs"):
+    for extra in ("app", "serve", "supervision", "datasets", "test", "docs"):
         assert f"\nProvides-Extra: {extra}\n" in metadata
         assert f"`{extra}`" in (ROOT / "README.md").read_text() and f"`{extra}`" in (ROOT / "docs/index.md").read_text()
 

@@ -43,7 +43,7 @@ class Gate:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS") or path.endswith(UPLOADS):
             await self.application(scope, receive, send)  # uploads are bounded by gradio, and go to its folder
             return
-        body = await _body(receive)
+        body = await read_body(receive, LARGEST_REQUEST)
         if len(body) > LARGEST_REQUEST:
             await _refuse(send, 413, f"This request is too long: it may have {LARGEST_REQUEST} bytes. Shorten it.")
             return
@@ -136,12 +136,13 @@ def _check(value: Any) -> None:
             _check(part)
 
 
-async def _body(receive: Receive) -> bytes:
-    """The body of a request; of one that is too large, the beginning: a browser shows words when it was heard out."""
+async def read_body(receive: Receive, most: int) -> bytes:
+    """The body of a request; of one that is too large, `most` bytes and one more. It is heard out all the same: many
+    clients look at an answer only when they have sent everything."""
     body, more = bytearray(), True
     while more:
         message = await receive()
-        body += message.get("body", b"")[: LARGEST_REQUEST + 1 - len(body)]
+        body += message.get("body", b"")[: most + 1 - len(body)]
         more = message.get("more_body", False)  # none when the visitor has gone
     return bytes(body)
 

@@ -1,4 +1,4 @@
-"""`lens-adapter`: demo, segment, annotate, fit, train, evaluate, probe, push, app, env.
+"""`lens-adapter`: demo, segment, annotate, fit, train, evaluate, probe, push, app, serve, env.
 
 A room per command: it adds its parser and runs it. What is heavy to import waits until a command runs.
 """
@@ -77,7 +77,7 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     # Here, where an interrupt is met, and not above.
-    from lens_adapter.cli import annotate, app, demo, env, evaluate, fit, probe, push, segment, train
+    from lens_adapter.cli import annotate, app, demo, env, evaluate, fit, probe, push, segment, serve, train
 
     parser = argparse.ArgumentParser(
         prog="lens-adapter",
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (demo, segment, annotate, fit, train, evaluate, probe, push, app, env):
+    for room in (demo, segment, annotate, fit, train, evaluate, probe, push, app, serve, env):
         room.add_to(commands)
     return parser
 

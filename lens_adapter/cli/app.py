@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import socket
 
 from lens_adapter.cli.arguments import (
     BUILTIN,
@@ -16,7 +14,8 @@ from lens_adapter.cli.arguments import (
     port,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
-from lens_adapter.errors import InputError, LensError
+from lens_adapter.cli.ports import free_port
+from lens_adapter.errors import LensError
 
 TEACH = "lens-teach"
 
@@ -57,25 +56,6 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--share", action="store_true", help="also through a public link of gradio's")
 
 
-def _free_port(host: str, number: int | None) -> int | None:
-    """The port to serve at, which is free now; None: not chosen.
-
-    Raises:
-        InputError: the page cannot be served there.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, number or 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            if os.name == "posix":  # as servers do: a port that was left a moment ago is free
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return None if number is None else int(probe.getsockname()[1])
-    except (OSError, UnicodeError) as error:  # a name of a host that is too long
-        at = f"--host {host}" if number is None else f"--port {number} of --host {host}"
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"The page cannot be served at {at}: {why}. Choose another.") from error
-
-
 def run(args: argparse.Namespace) -> None:
     from lens_adapter.app.loopback import is_loopback
 
@@ -94,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 
     sam = args.sam or (BUILTIN if args.model == BUILTIN else "vit_b")
     LensConfig(sam=sam)  # a name that cannot be used is said now
-    device, number = checked_device(args.device), _free_port(args.host, args.port)
+    device, number = checked_device(args.device), free_port(args.host, args.port, "The page")
     head = None if name is None else head_by_name(name)  # before anything large is loaded
     model, processor = base_by_name(args.model, args.dtype, device)
     if head is None:

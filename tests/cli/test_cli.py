@@ -16,7 +16,7 @@ from lens_adapter.cli import _parser, main
 from tests.attacks.interrupts import run_commands
 from tests.cli.calls import example_lines, helped, segment
 
-COMMANDS = ("demo", "segment", "annotate", "train", "evaluate", "probe", "push", "app", "env")
+COMMANDS = ("demo", "segment", "annotate", "train", "evaluate", "probe", "push", "app", "serve", "env")
 
 
 def usage_error(capsys, *arguments: str) -> str:
