@@ -45,7 +45,7 @@ from lens_adapter.results import RESULTS_FILE, Evaluation, require_about, save_r
 from lens_adapter.sam.build import build_decoder
 from lens_adapter.sam.clicks import masks_of_clicks
 from lens_adapter.sam.embeddings import EmbeddingCache
-from lens_adapter.segmentation import LensPrediction, assemble, read_requests, segment
+from lens_adapter.segmentation import LensPrediction, Request, assemble, read_requests, segment
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.compatibility import check_base
@@ -222,7 +222,11 @@ class LensAdapter(PreTrainedModel):
         from lens_adapter.hub.publishing import publish
 
         folder = Path(save_directory)
-        hub = {key: kwargs.pop(key) for key in ("private", "commit_message", "revision", "create_pr") if key in kwargs}
+        hub = {
+            key: kwargs.pop(key)
+            for key in ("private", "commit_message", "revision", "create_pr", "base_model")
+            if key in kwargs
+        }
         self._keys_to_ignore_on_save = self._unsaved_keys
         if wrong := not_finite((kwargs.get("state_dict") or self._saved_tensors()).items()):
             raise LensError(
@@ -278,9 +282,11 @@ class LensAdapter(PreTrainedModel):
         Args:
             results: as for `save_pretrained`.
             license: as for `save_pretrained`.
-            kwargs: `commit_message`, `private`, `revision`, `token` and `create_pr`, as for `publishing.publish`.
+            kwargs: `commit_message`, `private`, `revision`, `token`, `create_pr` and `base_model`, as for
+                `publishing.publish`.
 
         Raises:
+            InputError: the base has no name that others can use, and no `base_model` was given.
             HubError: the Hub refuses, or cannot be reached.
         """
         from lens_adapter.hub.publishing import publish
@@ -586,7 +592,8 @@ class LensAdapter(PreTrainedModel):
 
         Returns:
             One `LensOutput`, or a list of them, which a notebook shows, for a list of images. Masks are at each image's
-            own size.
+            own size. Words that the model has no token for are in its `unknown_words`; a warning names each of them
+            once while the adapter is attached.
 
         Raises:
             NotAttachedError: there is no base.
@@ -609,10 +616,23 @@ class LensAdapter(PreTrainedModel):
         with self.base.turn(), evaluation_mode(self):
             drafts = segment(requests, self.base, self.encode_images, self, batch_size)
         outputs = LensOutputs(
-            assemble(request, drafted, self.decoder, thresholds, keep_logits=return_logits, instances=instances)
-            for request, drafted in zip(requests, drafts, strict=True)
+            assemble(
+                request,
+                drafted,
+                self.decoder,
+                thresholds,
+                keep_logits=return_logits,
+                instances=instances,
+                unknown_words=words,
+            )
+            for request, drafted, words in zip(requests, drafts, self._unknown_words(requests), strict=True)
         )
         return outputs if isinstance(images, (list, tuple)) else outputs[0]
+
+    def _unknown_words(self, requests: Sequence[Request]) -> list[list[list[str]]]:
+        """Of every prompt of every request, by one question, so that one warning names them all."""
+        words = iter(self.base.unknown_words([prompt for _, prompts in requests for prompt in prompts]))
+        return [[next(words) for _ in prompts] for _, prompts in requests]
 
     def _warn_if_untrained(self) -> None:
         """Once, of a head whose weights are still those that `from_model` gave it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -114,12 +114,15 @@ class GroundedText:
         phrases: in the order of the text, or in which they were asked for; a name that stands in several places is
             several phrases with one mask.
         output: the masks, scores, keypoints and heatmaps of all different phrases.
+        unknown_words: of what the model was asked, the words that it has no token for: an answer to them means little.
+            Those of the phrases are in `output.unknown_words`.
     """
 
     text: str
     token_ids: Tensor | None
     phrases: list[Phrase]
     output: LensOutput
+    unknown_words: list[str] = field(default_factory=list)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the text with its names in the colors of their masks, the picture, and a table."""
@@ -152,7 +155,8 @@ def chat(
 ) -> GroundedText:
     """See `LensAdapter.chat`."""
     picture = load_image(image)
-    inputs = _conversation_inputs(base, picture, messages)
+    inputs, asked_texts = _conversation_inputs(base, picture, messages)
+    unknown = [word for words in base.unknown_words(asked_texts) for word in words]
     made = base.generate(inputs, **generate_kwargs)
     sequences = made if isinstance(made, Tensor) else made.sequences  # (1, T)
     if len(sequences) != 1:
@@ -161,7 +165,7 @@ def chat(
     if torch.equal(tokens[: len(asked)], asked):  # encoder-decoders return the answer alone
         tokens = tokens[len(asked) :]
     text = base.require_processor().tokenizer.decode(tokens, skip_special_tokens=True)
-    return _grounded(segment, picture, text, phrases, tokens)
+    return replace(_grounded(segment, picture, text, phrases, tokens), unknown_words=list(dict.fromkeys(unknown)))
 
 
 def ground(base: FrozenBase, segment: Segment, image: Any, text: str, phrases: Wanted = None) -> GroundedText:
@@ -185,6 +189,7 @@ def route(base: FrozenBase, text: str, image: Any = None, question: str | None =
         inputs = text_inputs(processor, text, question, base.max_length)
     else:
         inputs = base.build_inputs([load_image(image)], [text], template=question)
+    base.unknown_words([text])  # which warns
     probability = float(torch.sigmoid(base.yes_over_no_of(inputs)[0]))
     return Route("mask" if probability > 0.5 else "answer", probability)
 
@@ -280,11 +285,14 @@ def _nothing(picture: Image) -> LensOutput:
 
 
 @one_at_a_time
-def _conversation_inputs(base: FrozenBase, picture: Image, messages: Messages) -> Any:
-    """What the base is called with; a list goes through its own chat template, as its user would have it."""
+def _conversation_inputs(base: FrozenBase, picture: Image, messages: Messages) -> tuple[Any, list[str]]:
+    """What the base is called with, and the user's texts in it.
+
+    A list goes through the base's own chat template, as its user would have it.
+    """
     processor = base.require_processor()
     if isinstance(messages, str):
-        return base.build_inputs([picture], [messages], template="{prompt}")
+        return base.build_inputs([picture], [messages], template="{prompt}"), [messages]
     if not getattr(processor, "chat_template", None):
         raise InputError(
             f"This {type(processor).__name__} has no chat template, so there is no telling how it writes a "
@@ -303,7 +311,7 @@ def _conversation_inputs(base: FrozenBase, picture: Image, messages: Messages) -
         return_tensors="pt",
     )
     require_length(processor, texts, asked_tokens(inputs).shape[1], base.max_length)
-    return inputs
+    return inputs, [text for turn in turns if turn["role"] == "user" for text in _texts(turn["content"])]
 
 
 def _with_image(messages: Sequence[dict[str, Any]], picture: Image) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import cached_file
 
 from lens_adapter.errors import CheckpointMismatchError, InputError, brief
+from lens_adapter.sources import why_no_source
 from lens_adapter.writing import new_file_mode, require_here
 
 SAVED = ".lens-save"  # a save that counts, whose files have not all taken their places
@@ -80,8 +81,16 @@ def current(folder: Path) -> Path:
 
 
 def located(source: str | os.PathLike[str], subfolder: str | None) -> tuple[str | os.PathLike[str], str]:
-    """Source and subfolder of a head as they are to be read: see `current`. A repository is what it was."""
-    subfolder = subfolder or ""
+    """Source and subfolder of a head as they are to be read: see `current`. A repository is what it was.
+
+    Raises:
+        OSError: there is no such folder, and no repository can be called so.
+    """
+    from lens_adapter import builtin  # which imports this
+
+    source, subfolder = builtin.head_folder(source), subfolder or ""
+    if why := why_no_source(source):
+        raise OSError(f"{brief(str(source), 300)} {why}")
     if Path(source).is_dir() and (place := current(Path(source, subfolder))).name == SAVED:
         return place, ""
     return source, subfolder

@@ -14,8 +14,9 @@ from transformers.utils import logging
 
 from lens_adapter import bounds
 from lens_adapter.checkpoint import located
-from lens_adapter.errors import InputError, LensConfigError, brief
+from lens_adapter.errors import InputError, LensConfigError, brief, did_you_mean
 from lens_adapter.sam.families import family_of, require_same_family
+from lens_adapter.sam.published import DEFAULT_SAM
 from lens_adapter.variants import BUILTIN_SAM, SAM_VARIANTS, complete_sam
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ ROUTING_QUESTION = (
     "answer in words? Answer yes or no."
 )
 
+FUSIONS = ("mirror", "lite", "readout")
 PRESENCE_QUESTION = "Is there {prompt} in this image? Answer yes or no."
 
 
@@ -77,12 +79,12 @@ class LensConfig(PretrainedConfig):
         presence_question: what a readout asks the base, to be answered by yes or no, to know whether a prompt names
             anything in the picture: one whole forward more for every prompt. None: it is not asked. A new readout's
             default is `PRESENCE_QUESTION`.
-        sam: the mask decoder. A variant's name (of `lens_adapter.sam.published.PUBLISHED`, e.g. `"vit_b"`, the small
-            `"slimsam_77"` or `"sam2.1-small"`; "builtin": the tiny one that ships), or any folder or Hub repository of
-            a SAM of transformers, whose `config.json` is read then. Or a dict: `variant` and / or any dimension of a
-            segment-anything, `weights` (an original `.pth`, a folder or a Hub repository in transformers' `SamModel`
-            layout; None: none) and `include_image_encoder` (True: the frozen image encoder travels in the
-            checkpoint); of another family as `lens_adapter.sam.families.complete_family` describes it.
+        sam: the mask decoder. A variant's name (of `lens_adapter.sam.published.PUBLISHED`: the default `"vit_b"`, the
+            small `"slimsam_77"`, `"sam2.1-small"`, ...; "builtin": the tiny one that ships), or any folder or Hub
+            repository of a SAM of transformers, whose `config.json` is read then. Or a dict: `variant` and / or any
+            dimension of a segment-anything, `weights` (an original `.pth`, a folder or a Hub repository in
+            transformers' `SamModel` layout; None: none) and `include_image_encoder` (True: the frozen image encoder
+            travels in the checkpoint); of another family as `lens_adapter.sam.families.complete_family` describes it.
         base_model_name_or_path: the frozen model this head was trained for.
         base_model_revision: its commit, where it came from the Hub.
         base_config: its configuration as a dict; the mirror rebuilds its layers from it.
@@ -127,7 +129,7 @@ class LensConfig(PretrainedConfig):
         prompt_template: str = "Where is {prompt} in this image?",
         routing_question: str = ROUTING_QUESTION,
         presence_question: str | None = None,
-        sam: str | dict[str, Any] = "vit_h",
+        sam: str | dict[str, Any] = DEFAULT_SAM,
         base_model_name_or_path: str | None = None,
         base_model_revision: str | None = None,
         base_config: dict[str, Any] | None = None,
@@ -336,8 +338,11 @@ class LensConfig(PretrainedConfig):
         bare = set(PretrainedConfig().to_dict()) | set(inspect.signature(PretrainedConfig.__init__).parameters)
         unknown = [key for key in others if key not in bare and not bounds.names_a_source(key)]
         if unknown:
-            listing = brief(sorted(unknown), 200)
-            logger.warning("LensConfig: unknown keys dropped: %s. Known: see the docstring of LensConfig.", listing)
+            logger.warning(
+                "LensConfig: unknown keys dropped: %s.%s Known: see the docstring of LensConfig.",
+                brief(sorted(unknown), 200),
+                did_you_mean(sorted(unknown), inspect.signature(cls.__init__).parameters),
+            )
         return carried
 
     def _is_a_head(self, pair: Any) -> bool:
@@ -349,7 +354,11 @@ class LensConfig(PretrainedConfig):
             if not good:
                 raise LensConfigError(f"LensConfig.{key} must be {allowed}; got {brief(getattr(self, key))}.")
 
-        require("fusion", self.fusion in ("mirror", "lite", "readout"), '"mirror", "lite" or "readout"')
+        if self.fusion not in FUSIONS:
+            meant = did_you_mean(self.fusion, FUSIONS)
+            raise LensConfigError(
+                f'LensConfig.fusion must be "mirror", "lite" or "readout"; got {brief(self.fusion)}.{meant}'
+            )
         for key, most in _MOST.items():
             value = getattr(self, key)
             require(key, bounds.is_int(value) and 1 <= value <= most, f"an integer of at least 1 and at most {most}")

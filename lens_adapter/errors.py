@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import reprlib
+from collections.abc import Iterable
+from typing import Any
 
 
 class LensError(ValueError):
@@ -50,13 +53,34 @@ class BrokenRecordError(InputError):
 
     Attributes:
         file: what describes the record; "" if it was made in memory.
-        index: its position there, counted from 0; None if it has none.
+        index: its position there, counted from 0; None if it has none. The message says the line of a file of lines
+            (`prompts.jsonl`), counted from 1 as editors do.
     """
 
     def __init__(self, reason: str, file: str = "", index: int | None = None):
-        super().__init__(f"{file}, record {index} (counted from 0): {reason}" if file else reason)
+        in_lines = file.endswith((".jsonl", ".ndjson"))
+        place = f"line {index + 1}" if index is not None and in_lines else f"record {index} (counted from 0)"
+        super().__init__(f"{file}, {place}: {reason}" if file else reason)
         self.file = file
         self.index = index
+
+
+def did_you_mean(given: Any, known: Iterable[str]) -> str:
+    """What to append to a message about a name that is not known: a question with the nearest one, or nothing.
+
+    Args:
+        given: the name, or several.
+        known: those that there are.
+
+    Examples:
+        >>> did_you_mean("mirorr", ["lite", "mirror"]), did_you_mean("x", ["lite", "mirror"])
+        (" Did you mean 'mirror'?", '')
+    """
+    choices = list(known)
+    names = given if isinstance(given, list | tuple | set) else [given]
+    nearest = [difflib.get_close_matches(name[:80], choices, n=1) for name in names if isinstance(name, str)]
+    found = dict.fromkeys(repr(name) for match in nearest for name in match)
+    return f" Did you mean {' and '.join(found)}?" if found else ""
 
 
 def brief(value: object, most: int = 80) -> str:

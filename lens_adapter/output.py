@@ -70,6 +70,8 @@ class LensOutput:
             Where it names nothing, `segment` returns an empty mask and no keypoints; the score, the heatmap and the
             logits are those that the models gave. Default: all found.
         instances: N times `Instances` if asked for, else None.
+        unknown_words: of each prompt the words that the model has no token for. With one, "not found" says nothing
+            about the picture: the prompt was not understood. Default: none.
 
     Examples:
         >>> out = adapter.segment(image, ["the dog on the left", "a cup"])
@@ -94,11 +96,14 @@ class LensOutput:
     image: Image | None = field(default=None, repr=False)
     found: Tensor = None  # type: ignore[assignment]  # never None once made: see __post_init__
     instances: list[Instances] | None = None
+    unknown_words: list[list[str]] = None  # type: ignore[assignment]  # never None once made, either
 
     def __post_init__(self) -> None:
         n = len(self.prompts)
         if self.found is None:
             self.found = torch.ones(n, dtype=torch.bool)
+        if self.unknown_words is None:
+            self.unknown_words = [[] for _ in self.prompts]
         require_shape("LensOutput.found", self.found, n)
         require_shape("LensOutput.masks", self.masks, n, *self.image_size)
         for name, flags in (("masks", self.masks), ("found", self.found)):
@@ -106,7 +111,7 @@ class LensOutput:
                 raise LensError(f"LensOutput.{name}: expected dtype bool, got {flags.dtype}.")
         require_shape("LensOutput.scores", self.scores, n)
         require_shape("LensOutput.heatmaps", self.heatmaps, n, None, None)
-        for name in ("keypoints", "keypoint_scores", "instances"):
+        for name in ("keypoints", "keypoint_scores", "instances", "unknown_words"):
             entries = getattr(self, name)
             if entries is not None and len(entries) != n:
                 raise LensError(f"LensOutput.{name}: expected {n} entries, got {len(entries)}.")
@@ -126,10 +131,13 @@ class LensOutput:
     def __repr__(self) -> str:
         """One line, without the tensors."""
         height, width = self.image_size
-        rows = zip(self.prompts, self.scores.tolist(), self.found, self.masks, strict=True)
+        rows = zip(self.prompts, self.scores.tolist(), self.found, self.masks, self.unknown_words, strict=True)
         named = [
-            f"{prompt!r} {score:.2f}" + (" absent" if not found else "" if mask.any() else " empty")
-            for prompt, score, found, mask in rows
+            f"{prompt!r} {score:.2f}"
+            + (f" not understood: {', '.join(words)}" if words else "")
+            + ("" if found or words else " absent")
+            + (" empty" if found and not mask.any() else "")
+            for prompt, score, found, mask, words in rows
         ]
         return f"LensOutput({width} x {height} pixels, {len(named)} prompts: {', '.join(named)})"
 
@@ -172,6 +180,7 @@ class LensOutput:
             image=self.image,
             found=self.found[rows],
             instances=pick(self.instances),
+            unknown_words=pick(self.unknown_words),
         )
 
     def _index(self, which: int | str) -> int:
@@ -219,7 +228,7 @@ class LensOutput:
         if heatmap and shown:
             picture = heatmap_overlay(picture, out.heatmaps.amax(0))
             style["fill"] = 0.0
-        return labelled_overlay(picture, *out._results(), **style)
+        return labelled_overlay(picture, *out._results(), understood=out._understood(), **style)
 
     def save(self, path: str | Path, *, prompts: Chosen | None = None, heatmap: bool = False) -> None:
         """Write `plot()` to `path`, whole or not at all; the format follows the suffix. Its folder is made.
@@ -295,15 +304,16 @@ class LensOutput:
             ious=ious,
             question=question,
             answer=answer,
+            understood=self._understood(),
         )
 
     def to_records(self) -> list[dict[str, Any]]:
         """What was found as plain data, ready for JSON: a dict per prompt.
 
         Its keys are `prompt`, `found`, `score`, `area` (pixels of the mask), `keypoints` (x then y, in pixels), their
-        `keypoint_scores`, and the mask as `segmentation` (see `to_coco_rle`). If instances were asked for, also
-        `instances`: a list of dicts with `score`, `area`, `box` (left, top, right, bottom; pixel edges, the last two
-        exclusive) and `segmentation`.
+        `keypoint_scores`, the mask as `segmentation` (see `to_coco_rle`), and `unknown_words`. If instances were asked
+        for, also `instances`: a list of dicts with `score`, `area`, `box` (left, top, right, bottom; pixel edges, the
+        last two exclusive) and `segmentation`.
         """
         columns = (
             self.prompts,
@@ -313,8 +323,9 @@ class LensOutput:
             [points.tolist() for points in self.keypoints],
             [scores.tolist() for scores in self.keypoint_scores],
             self.to_coco_rle(),
+            self.unknown_words,
         )
-        keys = ("prompt", "found", "score", "area", "keypoints", "keypoint_scores", "segmentation")
+        keys = ("prompt", "found", "score", "area", "keypoints", "keypoint_scores", "segmentation", "unknown_words")
         records = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
         if self.instances is not None:
             for record, instances in zip(records, self.instances, strict=True):
@@ -391,7 +402,8 @@ class LensOutput:
         from lens_adapter.pictures.notebook import results_html
 
         picture = None if self.image is None else self._picture()
-        return results_html(picture, *self._results(), parts=self._parts())
+        more: dict[str, Any] = {"parts": self._parts(), "unknown_words": self.unknown_words}
+        return results_html(picture, *self._results(), **more)
 
     def _picture(self) -> Image:
         """The image in RGB, to be drawn on."""
@@ -402,6 +414,10 @@ class LensOutput:
     def _results(self) -> tuple[Tensor, list[Tensor], list[str], list[float], list[bool]]:
         """What `labelled_overlay` and `results_html` draw, in their order."""
         return self.masks, self.keypoints, self.prompts, self.scores.tolist(), self.found.tolist()
+
+    def _understood(self) -> list[bool]:
+        """Whether the model knows all words of each prompt."""
+        return [not words for words in self.unknown_words]
 
     def _parts(self) -> list[Tensor] | None:
         """What is outlined in the place of the masks: the instances, if they were asked for."""

@@ -21,6 +21,7 @@ from huggingface_hub import EvalResult
 
 from lens_adapter.checkpoint import files_digest, weight_files
 from lens_adapter.errors import CheckpointMismatchError, InputError, brief
+from lens_adapter.hub.markdown import table
 from lens_adapter.reading import only_our_errors
 from lens_adapter.writing import write_text
 
@@ -162,9 +163,21 @@ class Evaluation:
         return made
 
     @classmethod
-    @only_our_errors
     def load(cls, file: str | Path) -> Evaluation:
         """Read what `save` or `lens-adapter evaluate --json` wrote.
+
+        Raises:
+            InputError: the file cannot be read, or is none, or holds several (see `load_all`).
+        """
+        found = cls.load_all(file)
+        if len(found) != 1:
+            raise InputError(f"{file} holds {len(found)} records, expected one. Evaluation.load_all reads them all.")
+        return found[0]
+
+    @classmethod
+    @only_our_errors
+    def load_all(cls, file: str | Path) -> list[Evaluation]:
+        """Read a file of one record, or of several as a list `records`, as `evaluate --builtin --json` writes it.
 
         Raises:
             InputError: the file cannot be read, or is none.
@@ -182,8 +195,9 @@ class Evaluation:
             raise InputError(
                 f"{file} is no JSON: {error}. Expected what `lens-adapter evaluate --json` writes."
             ) from error
+        several = content.get("records") if isinstance(content, Mapping) else None
         try:
-            return cls.from_dict(content)
+            return [cls.from_dict(record) for record in (several if isinstance(several, list) else [content])]
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
 
@@ -229,9 +243,7 @@ class Evaluation:
         rows += [
             [metric_name(metric), *(str(row.get(metric, "")) for row in self.figures.values())] for metric in metrics
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows.insert(1, ["-" * width for width in widths])
-        return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+        return table(rows)
 
     def model_index(self) -> list[EvalResult]:
         """Every figure as an entry of a model card's `model-index`."""

@@ -175,6 +175,7 @@ def assemble(
     *,
     keep_logits: bool = False,
     instances: bool = False,
+    unknown_words: list[list[str]] | None = None,
 ) -> LensOutput:
     """The results of one picture's prompts, at its own size; what is not found has an empty mask and no keypoints."""
     picture, prompts = request
@@ -201,6 +202,7 @@ def assemble(
         instances=[_instances(draft, mask, decoder, thresholds.mask) for draft, mask in zip(drafts, masks, strict=True)]
         if instances
         else None,
+        unknown_words=unknown_words,  # type: ignore[arg-type]  # None: none
     )
 
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 from lens_adapter import bounds
-from lens_adapter.errors import LensConfigError, brief
+from lens_adapter.errors import LensConfigError, brief, did_you_mean
 from lens_adapter.sam.families import complete_family
 
 # Dimensions of segment-anything's image encoders and decoders, as published with their weights.
@@ -114,11 +114,16 @@ def complete_sam(sam: str | dict[str, Any], *, read: bool = True) -> dict[str, A
     given = {"variant": sam} if isinstance(sam, str) else dict(sam)
     variant = given.pop("variant", "custom")
     if not isinstance(variant, str) or variant not in known_variants:
-        raise LensConfigError(f"LensConfig.sam: variant must be one of {[*known_variants]}; got {brief(variant)}.")
+        raise LensConfigError(
+            f"LensConfig.sam: variant must be one of {[*known_variants]}; got {brief(variant)}."
+            f"{did_you_mean(variant, known_variants)}"
+        )
     base = known_variants[variant]
     known = {*base, "include_image_encoder"}
     if unknown := sorted(set(given) - known):
-        raise LensConfigError(f"LensConfig.sam: unknown keys {brief(unknown)}; known: {sorted(known)}.")
+        raise LensConfigError(
+            f"LensConfig.sam: unknown keys {brief(unknown)}; known: {sorted(known)}.{did_you_mean(unknown, known)}"
+        )
     weights = {"weights": None} if variant == "custom" else {}
     # A copy: nobody who edits a config may edit the table of variants.
     full = deepcopy({"variant": variant, "include_image_encoder": False, **base, **weights, **given})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from lens_adapter.annotation.review import write_preview
 from lens_adapter.annotation.rows import read_rows, shard_facts, shard_name, shards_in, write_shard
 from lens_adapter.annotation.tasks import Task, Tasks
 from lens_adapter.errors import InputError
+from lens_adapter.vlm.base import FrozenBase
 
 COCO_FILE = "annotations.json"
 PREVIEW_FILE = "_preview.html"  # readers of Parquet folders leave out what begins so
+MOST_WORDS = 100  # that a report names
 LOCK = "_annotations.lock"
 
 
@@ -38,6 +40,9 @@ class AnnotationReport:
         errors: of these, how many could not be annotated.
         broken_pictures: pictures with at least one error.
         seconds: that this run took; what an earlier one did is not in it.
+        not_understood: rows whose prompt holds words that the model has no token for: where it is not found, that says
+            nothing about the picture. With an engine's cluster, or a function of one's own, this is not counted.
+        unknown_words: these words, at most `MOST_WORDS` of them.
     """
 
     output: Path
@@ -47,19 +52,24 @@ class AnnotationReport:
     errors: int
     broken_pictures: int
     seconds: float
+    not_understood: int = 0
+    unknown_words: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        """Two lines for people."""
+        """Two or three lines for people."""
         lines = [f"pictures {self.pictures}, rows {self.rows}, of these found {self.found}"]
         if self.errors:
             lines += [f"rows with an error instead of a mask {self.errors}, of {self.broken_pictures} pictures"]
+        if self.not_understood:
+            words = ", ".join(self.unknown_words)
+            lines += [f"rows with words that the model has no token for {self.not_understood}: {words}"]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {**asdict(self), "output": str(self.output)}
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """What stands in the folder's manifest: all but where it is and how long it took."""
         return {key: value for key, value in asdict(self).items() if key not in ("output", "seconds")}
 
@@ -187,6 +197,17 @@ def counted(folder: Path, shards: Sequence[Path], plan: Mapping[str, Any], began
         if row["error"] is not None:
             errors, broken, last = errors + 1, broken + (row["image"] != last), row["image"]
     return AnnotationReport(folder, plan["pictures"], rows, found, errors, broken, time.monotonic() - began)
+
+
+def with_words(report: AnnotationReport, shards: Sequence[Path], base: FrozenBase) -> AnnotationReport:
+    """The report with what the model's tokenizer has no token for in the prompts of all rows."""
+    of = lru_cache(2**16)(lambda prompt: base.unknown_words([prompt])[0])
+    rows, words = 0, dict[str, None]()
+    for row in read_rows(shards, ["prompt", "error"]):
+        if row["error"] is None and (unknown := of(row["prompt"])):
+            rows += 1
+            words |= dict.fromkeys(unknown[: MOST_WORDS - len(words)])
+    return replace(report, not_understood=rows, unknown_words=list(words))
 
 
 def write_views(

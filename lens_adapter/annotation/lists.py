@@ -35,13 +35,19 @@ _FOOTER = 8  # the last bytes of a Parquet file: the size of what stands before 
 class _Lines:
     """Lines of a binary file as text, from where it stands. Bytes that are no UTF-8 become halves of letters.
 
+    Args:
+        file: opened.
+        digest: is told every byte.
+        number: of the lines before the place where the file stands.
+
     Attributes:
         offset: where the next line begins.
+        number: of the last line that was read, counted from 1, as editors do.
     """
 
-    def __init__(self, file: IO[bytes], digest: Any = None):
+    def __init__(self, file: IO[bytes], digest: Any = None, number: int = 0):
         self._file, self._digest = file, digest
-        self.offset = file.tell()
+        self.offset, self.number = file.tell(), number
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -53,6 +59,7 @@ class _Lines:
         rest = raw
         while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
             rest = self._taken()
+        self.number += 1
         return raw.decode("utf-8", "surrogateescape")
 
     def _taken(self) -> bytes:
@@ -68,16 +75,18 @@ class LineTasks(Tasks):
 
     def __init__(self, path: Path):
         self.name, self._path = str(path), path
-        digest, self._offsets, self._count = hashlib.sha256(), array("Q"), 0
+        digest, self._count = hashlib.sha256(), 0
+        self._offsets, self._numbers = array("Q"), array("Q")  # where a stride begins, and how many lines are before it
         try:
             with path.open("rb") as file:
                 lines = _Lines(file, digest)
                 self._begin(lines)
-                entries, place = self._entries(lines), lines.offset
+                entries, place = self._entries(lines), (lines.offset, lines.number)
                 for _ in entries:
                     if self._count % _STRIDE == 0:
-                        self._offsets.append(place)
-                    self._count, place = self._count + 1, lines.offset
+                        self._offsets.append(place[0])
+                        self._numbers.append(place[1])
+                    self._count, place = self._count + 1, (lines.offset, lines.number)
         except OSError as error:
             raise InputError(f"The list {brief(self.name, 300)} cannot be read: {error}.") from error
         self.digest = digest.hexdigest()
@@ -91,11 +100,12 @@ class LineTasks(Tasks):
         with self._path.open("rb") as file:
             file.seek(self._offsets[start // _STRIDE])
             index = start - start % _STRIDE
-            for entry in self._entries(_Lines(file)):
+            lines = _Lines(file, number=self._numbers[start // _STRIDE])
+            for entry in self._entries(lines):
                 if index >= stop:
                     return
                 if index >= start:
-                    yield self._task(entry, f"{self._path.name}#{index}")
+                    yield self._task(entry, f"{self._path.name}#{lines.number}")
                 index += 1
 
     def _task(self, entry: Any, name: str) -> Task:

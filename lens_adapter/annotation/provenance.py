@@ -14,6 +14,7 @@ from lens_adapter import __version__
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.annotation.tasks import Tasks
 from lens_adapter.errors import InputError, brief
+from lens_adapter.hub.names import public_name
 from lens_adapter.training.cache.read import feature_key
 from lens_adapter.writing import write_text
 
@@ -47,12 +48,12 @@ def facts_of(segmenter: LensAdapter | Callable[..., Any]) -> dict[str, Any]:
     base, key = segmenter.base.anatomy.config, feature_key(segmenter)
     settings = {name: value for name, value in segmenter.config.to_dict().items() if name not in _NO_SETTING}
     return facts | {
-        "base": base.name_or_path or None,
+        "base": public_name(base.name_or_path),
         "base_revision": getattr(base, "_commit_hash", None),
         "base_weights": key["base_weights"],
         "processor": key["processor"],
         "dtype": str(segmenter.base.model.dtype).removeprefix("torch."),
-        "head": segmenter.config.name_or_path or None,
+        "head": public_name(segmenter.config.name_or_path),
         "head_sha256": segmenter.digest(),
         "head_config": _digest(settings),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -25,6 +26,7 @@ from lens_adapter.annotation.folder import (
     pictures_in,
     remove_leftovers,
     shard_count,
+    with_words,
     write_views,
 )
 from lens_adapter.annotation.inputs import common_prompts, tasks_of
@@ -135,6 +137,8 @@ def annotate(
         shards = _when_all_are_there(folder, plan)
         remove_leftovers(folder)
         report = counted(folder, shards, plan, began)
+        if isinstance(segmenter, LensAdapter):
+            report = with_words(report, shards, segmenter.base)
         write_views(folder, shards, plan, format=format, preview=preview, tasks=tasks, prompts=wanted)
         write_manifest(folder, plan, report.counts())
     return report
@@ -196,7 +200,10 @@ def rethreshold(
             require_same_run(path, {**facts, "score_threshold": None}, {**plan, "score_threshold": None})
             if facts["score_threshold"] != plan["score_threshold"]:
                 judge_anew(path, plan["score_threshold"], {**facts, "score_threshold": plan["score_threshold"]})
-        report = counted(where, shards, plan, began)
+        known = {
+            key: manifest["summary"][key] for key in ("not_understood", "unknown_words") if key in manifest["summary"]
+        }
+        report = replace(counted(where, shards, plan, began), **known)
         format = "coco" if (where / COCO_FILE).exists() else format
         write_views(where, shards, plan, format=format, preview=preview, tasks=tasks, prompts=plan["prompts"])
         write_manifest(where, plan, report.counts())

@@ -26,6 +26,7 @@ from lens_adapter.pictures.colors import color_of
 from lens_adapter.pictures.drawing import Canvas
 from lens_adapter.pictures.overlays import mask_overlay
 from lens_adapter.sam.clicks import clicked_mask
+from lens_adapter.sam.published import DEFAULT_SAM
 
 SHOWN_SIDE = 1024  # pixels; pictures are shown no larger, and masks are as large as the pictures
 THING, ADDING, REMOVING = 0, 2, 4  # colors: of the mask, and of clicks
@@ -159,7 +160,13 @@ class Teacher:
     """
 
     def __init__(
-        self, adapter: LensAdapter, folder: str | Path, *, sam: str = "vit_b", publishes: bool = False, **fields: Any
+        self,
+        adapter: LensAdapter,
+        folder: str | Path,
+        *,
+        sam: str = DEFAULT_SAM,
+        publishes: bool = False,
+        **fields: Any,
     ):
         self.base, self.folder, self.publishes = adapter.base, KeptFolder(folder), publishes
         self._fields = {"sam": sam, "prompt_template": adapter.config.prompt_template, **fields, "fusion": "readout"}

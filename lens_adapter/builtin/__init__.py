@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lens_adapter.builtin.models import (
         FOLDER,
+        HEAD_NAMES,
         HEADS,
         LONGEST_ANSWER,
         QUESTIONS,
@@ -19,11 +20,25 @@ if TYPE_CHECKING:
         SAM2,
         VLM,
         ask,
+        head_folder,
         load_base,
         load_head,
     )
 
-__all__ = ["FOLDER", "HEADS", "LONGEST_ANSWER", "QUESTIONS", "SAM", "SAM2", "VLM", "ask", "load_base", "load_head"]
+__all__ = [
+    "FOLDER",
+    "HEADS",
+    "HEAD_NAMES",
+    "LONGEST_ANSWER",
+    "QUESTIONS",
+    "SAM",
+    "SAM2",
+    "VLM",
+    "ask",
+    "head_folder",
+    "load_base",
+    "load_head",
+]
 
 
 def __getattr__(name: str) -> Any:

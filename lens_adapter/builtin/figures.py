@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from statistics import fmean
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,8 +20,11 @@ from lens_adapter.builtin.exam import EXPRESSIONS, REQUEST_SUBSETS, Exam, Uttera
 from lens_adapter.builtin.world import Question
 from lens_adapter.builtin.world.questions import WHERE
 from lens_adapter.data.examples import Example
-from lens_adapter.evaluation import Finding, by_subset, finding_of, measure, overlap
+from lens_adapter.evaluation import Evaluation, Finding, by_subset, finding_of, measure, overlap
+from lens_adapter.evaluation.runner import record_of
+from lens_adapter.hub.markdown import table
 from lens_adapter.output import LensOutput, is_found
+from lens_adapter.results import metric_name
 
 VALIDATION_SCENES = 40  # to choose the baselines' layer and share of the peak on
 SAME_THING = 0.5  # IoU from which on an instance is one of the things that are there
@@ -34,15 +39,38 @@ JUDGEMENTS = {
 }
 
 
-def evaluate_builtin(scenes: int) -> dict[str, float]:
-    """Measure everything the package ships on its test split, scene by scene: memory does not grow with their number.
+@dataclass(frozen=True)
+class BuiltinFigures:
+    """What was measured of the models that ship.
+
+    Attributes:
+        figures: by dotted name, see `evaluate_builtin`.
+        records: of each head by the protocol of `lens_adapter.evaluation`, absent prompts included, as `push` takes
+            them: "all" are the seen kinds. gIoU and cIoU of all are therefore others than in `figures`.
+    """
+
+    figures: dict[str, float]
+    records: list[Evaluation]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: the figures by their names, and the list `records`."""
+        return {**self.figures, "records": [record.to_dict() for record in self.records]}
+
+    def to_markdown(self) -> str:
+        """All figures in tables."""
+        return "\n\n".join(_tables(self.figures))
+
+
+def evaluate_builtin(scenes: int, foresee: Callable[[float], object] = lambda _: None) -> BuiltinFigures:
+    """Measure everything the package ships on its test split, scene by scene: memory grows by a few numbers a scene.
 
     Args:
         scenes: number of test scenes; the published figures use 1000.
+        foresee: is told before it begins how many seconds the test scenes will take, by the pace of one.
 
     Returns:
-        Figures by dotted name. Each is a fraction in [0, 1], but for `score_rank_correlation` in [-1, 1]; one of which
-        the scenes hold no case is left out.
+        The records, and figures by dotted name. Each is a fraction in [0, 1], but for `score_rank_correlation` in
+        [-1, 1]; one of which the scenes hold no case is left out.
 
         - `answers.KIND`: of the frozen model, exactly right. `answers.where_KIND` say how much of what is named so it
           can find itself, and `answers.where_KIND_within_one_cell` with what is a cell beside.
@@ -67,28 +95,41 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
         heads = {
             name: attached.enter_context(builtin.load_head(name).attach(model, processor)) for name in builtin.HEADS
         }
+
+        def taken(exam: Exam) -> tuple[list[str], list[tuple[Utterance, bool]], dict[str, LensOutput]]:
+            """The base's answers, what it takes for requests, and what each head finds."""
+            texts = [question.text for question in exam.questions]
+            said = builtin.ask(model, processor, [exam.picture] * len(texts), texts)
+            told = [
+                (one, heads["lite"].route(one.text, exam.picture).decision == "mask")  # the base decides, no head
+                for one in exam.utterances
+            ]
+            found = {
+                name: head.segment(exam.picture, exam.prompts, score_threshold=0.0, instances=True)
+                for name, head in heads.items()
+            }
+            return said, told, found
+
+        foresee(scenes * _seconds_of_one(taken))
         baselines = Baselines(heads["lite"])
         tuning = tqdm(range(VALIDATION_SCENES), desc="baselines, validation scenes")
         baselines.choose(make_exam(index, "validation") for index in tuning)
         for index in tqdm(range(scenes), desc="test scenes"):
             exam = make_exam(index, "test")
-            texts = [question.text for question in exam.questions]
-            said = builtin.ask(model, processor, [exam.picture] * len(texts), texts)
+            said, told, outputs = taken(exam)
+            routed += told
             for question, answer in zip(exam.questions, said, strict=True):
                 for kind, right in mark(question, answer).items():
                     answers[kind].append(right)
-            for utterance in exam.utterances:
-                route = heads["lite"].route(utterance.text, exam.picture)  # the base decides, no head
-                routed.append((utterance, route.decision == "mask"))
-            for name, adapter in heads.items():
-                out = adapter.segment(exam.picture, exam.prompts, score_threshold=0.0, instances=True)
+            for name, out in outputs.items():
                 findings[name] += findings_of(out, exam)
                 if exam.spoken:
-                    findings[name] += take_exam(adapter, replace(exam, cases=exam.spoken))
-                tallies[name] += count_instances(out, exam, adapter.config.score_threshold)
+                    findings[name] += take_exam(heads[name], replace(exam, cases=exam.spoken))
+                tallies[name] += count_instances(out, exam, heads[name].config.score_threshold)
             for name, masks in baselines.masks(exam).items():
                 for case, mask in zip(with_target(exam), masks, strict=True):
                     bare[name].append(Finding(overlap(mask, case.truth), score=1.0, subset=case.group))
+        records = [_record(heads[name], found) for name, found in findings.items()]
     figures = {f"answers.{kind}": fmean(right) for kind, right in answers.items()}
     figures |= {f"routing.{key}": value for key, value in routing_figures(routed).items()}
     for name, found in findings.items():
@@ -96,7 +137,55 @@ def evaluate_builtin(scenes: int) -> dict[str, float]:
         figures |= {f"heads.{name}.{key}": value for key, value in judged.items()}
     for name, found in bare.items():
         figures |= {f"baselines.{name}.{key}": value for key, value in mask_figures(found).items()}
-    return figures
+    return BuiltinFigures(figures, records)
+
+
+def _seconds_of_one(taken: Callable[[Exam], object]) -> float:
+    """What one scene takes; the first time does not count, as much is done once."""
+    exam, seconds = make_exam(0, "test"), 0.0
+    for _ in range(2):
+        began = perf_counter()
+        taken(exam)
+        seconds = perf_counter() - began
+    return seconds
+
+
+def _record(adapter: LensAdapter, findings: Sequence[Finding]) -> Evaluation:
+    subsets = by_subset(findings)
+    subsets["all"] = [finding for finding in findings if finding.subset in EXPRESSIONS]
+    dataset = {"name": "lens_adapter.builtin.world", "split": "test"}
+    return record_of(adapter, findings, subsets, adapter.config.thresholds(), dataset)
+
+
+def _tables(figures: Mapping[str, float]) -> Iterator[str]:
+    """Markdown: a table per metric of masks, one of what heads know of themselves, and one per group of the others."""
+    left = dict(figures)
+
+    def of(title: str, cells: dict[str, dict[str, str]], across: str) -> str:
+        """`cells`: row -> column -> name of the figure."""
+        columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+        rows = [[across, *columns]]
+        for name, row in cells.items():
+            rows.append([name, *(f"{left.pop(row[key]):.4f}" if key in row else "" for key in columns)])
+        return f"{title}\n\n{table(rows)}"
+
+    for metric in MASK_METRICS:
+        cells: dict[str, dict[str, str]] = defaultdict(dict)
+        for key in figures:
+            group, name, *rest = key.split(".")
+            if group in ("heads", "baselines") and rest[0] == metric:
+                cells[f"{group}.{name}"][".".join(rest[1:])] = key
+        if cells:
+            yield of(f"{metric_name(metric)} of prompts that name something ({metric})", cells, "")
+    judged: dict[str, dict[str, str]] = defaultdict(dict)
+    for key in [key for key in left if key.startswith("heads.")]:
+        _, name, rest = key.split(".", 2)
+        judged[rest][f"heads.{name}"] = key
+    if judged:
+        yield of("What heads know of themselves, and instances", judged, "")
+    for group in dict.fromkeys(key.partition(".")[0] for key in left):
+        rows = {key.partition(".")[2]: {"share": key} for key in [*left] if key.startswith(f"{group}.")}
+        yield of(f"{group.capitalize()} of the frozen model", rows, group)
 
 
 def mark(question: Question, answer: str) -> dict[str, bool]:
@@ -143,7 +232,7 @@ def take_exam(adapter: LensAdapter, exam: Exam) -> list[Finding]:
 def findings_of(out: LensOutput, exam: Exam) -> list[Finding]:
     """What was made of every case of an exam, at score threshold 0."""
     examples = (Example(exam.picture, case.expression.text, case.truth, subset=case.group) for case in exam.cases)
-    return [finding_of(out, k, example) for k, example in enumerate(examples)]
+    return [finding_of(out, k, example, picture=str(exam.seed)) for k, example in enumerate(examples)]
 
 
 @dataclass(frozen=True)

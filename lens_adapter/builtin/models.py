@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
@@ -17,6 +18,8 @@ VLM = FOLDER / "vlm"
 SAM = FOLDER / "sam"
 SAM2 = FOLDER / "sam2"  # `sam="builtin-sam2"`
 HEADS = {"mirror": FOLDER / "lens-mirror", "lite": FOLDER / "lens-lite"}
+# What `LensAdapter.from_pretrained` and every command take in the place of a head's folder or repository.
+HEAD_NAMES = {"builtin": "lite", "builtin-lite": "lite", "builtin-mirror": "mirror"}
 # In words that the shipped model knows: what its heads were taught to ask, and what a readout asks it, too.
 QUESTIONS = {"prompt_template": "where is {prompt} ?", "presence_question": "is there {prompt} ?"}
 LONGEST_ANSWER = 24  # words: the places of eight objects
@@ -40,6 +43,11 @@ def load_head(name: str = "mirror") -> LensAdapter:
         LensError: it is not there.
     """
     return LensAdapter.from_pretrained(_shipped(HEADS[name]), local_files_only=True)
+
+
+def head_folder(name: Any) -> Any:
+    """The folder of the shipped head that `name` stands for (see `HEAD_NAMES`); any other name as it is."""
+    return HEADS[HEAD_NAMES[name]] if isinstance(name, str) and name in HEAD_NAMES else name
 
 
 def ask(

@@ -10,8 +10,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
+from typing import TYPE_CHECKING
 
 from lens_adapter import __version__
+
+if TYPE_CHECKING:
+    from lens_adapter.cli.arguments import Parser
 
 INTERRUPTED = 130  # the exit code, as of any program that Ctrl-C ends
 _EPILOG = """\
@@ -50,12 +54,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     from lens_adapter.cli.result import say
     from lens_adapter.errors import LensError, one_line
 
-    args = _parser().parse_args(arguments)
+    args, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        args.parser.refuse_unknown(unknown)
     try:
         with redirect_stdout(sys.stderr):  # what libraries print meanwhile is no result
             result = args.run(args)
         if result is not None:
             result.report(args.json)
+            if result.failure:
+                say(f"lens-adapter {args.command}: {result.failure}", sys.stderr)
+                return 1
     except Exception as error:
         if _was_interrupted(error):
             raise
@@ -75,11 +84,12 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return False
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     # Here, where an interrupt is met, and not above.
     from lens_adapter.cli import annotate, app, demo, env, evaluate, fit, probe, push, segment, serve, train
+    from lens_adapter.cli.arguments import Parser
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lens-adapter",
         description="Segmentation for a frozen vision-language model: LENS heads as adapters.",
         epilog=_EPILOG,

@@ -11,20 +11,22 @@ from typing import Any
 from lens_adapter.cli.arguments import (
     BUILTIN,
     Commands,
-    adapter_of,
     add_command,
     add_data_argument,
     add_device_options,
     add_json_option,
     add_model_options,
+    add_threshold_options,
     count,
+    is_builtin_head,
+    pair_of,
     require_name,
     require_prompts,
 )
 from lens_adapter.cli.loading import checked_device, loaded_adapter
 from lens_adapter.cli.outputs import require_files, require_folder_for
 from lens_adapter.cli.result import Result, note
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
 
 
 def add_to(commands: Commands) -> None:
@@ -65,7 +67,7 @@ def add_to(commands: Commands) -> None:
         "--prompt", nargs="+", metavar="TEXT", help="what to find in every picture, in the place of the data's prompts"
     )
     asked.add_argument("--prompts", type=Path, metavar="FILE", help="the same, one to a line of a text file")
-    add_model_options(parser, required=False)
+    add_model_options(parser)
     parser.add_argument(
         "--format",
         choices=["parquet", "coco"],
@@ -88,8 +90,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--batch-size", type=count, metavar="N", help="prompts at a time; default: 8")
     parser.add_argument("--shard-size", type=count, metavar="N", help="pictures per Parquet file; default: 512")
-    parser.add_argument("--mask-threshold", type=float, metavar="P", help="default: the head's own")
-    parser.add_argument("--score-threshold", type=float, metavar="S", help="decides found; default: the head's own")
+    add_threshold_options(parser)
     parser.add_argument(
         "--rethreshold",
         type=float,
@@ -108,13 +109,13 @@ def run(args: argparse.Namespace) -> Result | None:
         if args.preview and not args.data:
             args.parser.error("--rethreshold with --preview needs DATA: where the pictures are")
         return _judge_anew(args)
-    if not (args.data and args.model):
+    if not (args.data and (args.model or is_builtin_head(args.adapter))):
         args.parser.error("give DATA and --model, or --rethreshold")
     return _annotate(args)
 
 
 def _annotate(args: argparse.Namespace) -> Result | None:
-    head = adapter_of(args)
+    args.model, head = pair_of(args)
     prompts = args.prompt or (_lines(args.prompts) if args.prompts else None)
     require_prompts(prompts or ())
     require_name("--model", args.model)
@@ -169,8 +170,15 @@ def _judge_anew(args: argparse.Namespace) -> Result:
 
 
 def _told(report: Any) -> Result:
+    from lens_adapter.annotation.rows import read_rows, shards_in
+
     note(f"Wrote {report.output}")
-    return Result(report.summary(), report.to_dict())
+    failure = ""
+    if report.errors == report.rows:
+        first = next(read_rows(shards_in(report.output), ["image", "prompt", "error"]))
+        about = brief(first["image"], 300) + (f", prompt {brief(first['prompt'])}" if first["prompt"] else "")
+        failure = f"Nothing was annotated: every row ({report.rows}) has an error. The first, {about}: {first['error']}"
+    return Result(report.summary(), report.to_dict(), failure)
 
 
 def _source(data: dict[str, Any]) -> Any:

@@ -12,10 +12,12 @@ from lens_adapter.cli.arguments import (
     add_device_options,
     add_sam_option,
     port,
+    require_name,
+    sam_of,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
-from lens_adapter.cli.ports import free_port
-from lens_adapter.errors import LensError
+from lens_adapter.cli.ports import ANOTHER_PORT, free_port
+from lens_adapter.errors import InputError, LensError, one_line
 
 TEACH = "lens-teach"
 
@@ -62,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
     local = is_loopback(args.host) and not args.share
     folder = args.teach or (TEACH if local else None)
     name = args.adapter or (BUILTIN if args.model == BUILTIN else None)
+    require_name("--model", args.model)
+    require_name("--adapter", name)
     if name is None and folder is None:
         args.parser.error("--model needs --adapter, a head that was trained for it, or --teach, to make one")
     try:
@@ -72,15 +76,18 @@ def run(args: argparse.Namespace) -> None:
     from lens_adapter.app.teaching import Teacher
     from lens_adapter.app.visitors import ended_by_signals, visitors_folder
 
-    sam = args.sam or (BUILTIN if args.model == BUILTIN else "vit_b")
-    LensConfig(sam=sam)  # a name that cannot be used is said now
+    sam = sam_of(args)
+    LensConfig(**sam)  # a name that cannot be used is said now
     device, number = checked_device(args.device), free_port(args.host, args.port, "The page")
     head = None if name is None else head_by_name(name)  # before anything large is loaded
     model, processor = base_by_name(args.model, args.dtype, device)
     if head is None:
-        head = LensAdapter.from_model(model, processor, load_sam=False, fusion="readout", sam=sam)
+        head = LensAdapter.from_model(model, processor, load_sam=False, fusion="readout", **sam)
     with head.attach(model, processor) as adapter:
         asked = builtin.QUESTIONS if args.model == BUILTIN else {}
-        teacher = None if folder is None else Teacher(adapter, folder, sam=sam, publishes=local, **asked)
+        teacher = None if folder is None else Teacher(adapter, folder, publishes=local, **sam, **asked)
         with ended_by_signals(), visitors_folder():
-            launch(build_page(adapter, teacher), host=args.host, port=number, share=args.share)
+            try:
+                launch(build_page(adapter, teacher), host=args.host, port=number, share=args.share)
+            except OSError as error:  # also gradio's own search for a free one may find none
+                raise InputError(f"The page cannot be served: {one_line(error)} {ANOTHER_PORT}") from error

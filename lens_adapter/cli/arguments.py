@@ -7,14 +7,32 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from lens_adapter.cli.result import STDOUT, Result
-from lens_adapter.errors import InputError, LensConfigError
+from lens_adapter.errors import InputError, LensConfigError, brief, did_you_mean
+from lens_adapter.sam.published import DEFAULT_SAM, PUBLISHED
+from lens_adapter.sources import why_no_source
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+_INVALID_CHOICE = re.compile(r"invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.*)\)", re.DOTALL)
 BUILTIN = "builtin"  # as a model or a head: those that ship with the package
+
+
+class Parser(argparse.ArgumentParser):
+    """Asks "Did you mean ...?" where one of several words, or an option, was mistyped."""
+
+    def error(self, message: str) -> NoReturn:
+        if wrong := _INVALID_CHOICE.search(message):
+            choices = [choice.strip(" '") for choice in wrong["choices"].split(",")]
+            message += f".{did_you_mean(wrong['given'], choices)}"
+        super().error(message)
+
+    def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
+        """A usage error about words that no option of this command takes."""
+        flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+        known = re.findall(r"--[\w-]+", self.format_usage())
+        self.error(f"unrecognized arguments: {' '.join(words)}.{did_you_mean(flags, known)}")
 
 
 def add_command(
@@ -25,7 +43,7 @@ def add_command(
     help: str,
     description: str,
     examples: str,
-) -> argparse.ArgumentParser:
+) -> Parser:
     """A parser for one command.
 
     Args:
@@ -45,10 +63,12 @@ def add_command(
     return parser
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """`--model` and `--adapter`; `adapter_of` reads the latter."""
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--model` and `--adapter`; `pair_of` reads them."""
     parser.add_argument(
-        "--model", required=required, metavar="ID_OR_FOLDER", help=f'the frozen model; "{BUILTIN}": the one that ships'
+        "--model",
+        metavar="ID_OR_FOLDER",
+        help=f'the frozen model; "{BUILTIN}", also with --adapter {BUILTIN}: the one that ships',
     )
     add_adapter_option(parser)
 
@@ -57,24 +77,43 @@ def add_adapter_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter",
         metavar="ID_OR_FOLDER",
-        help=f'the LENS head that was trained for it; default of "{BUILTIN}": the lite one that ships',
+        help=f'the LENS head that was trained for it; "{BUILTIN}" (default with --model {BUILTIN}): the lite one that '
+        f'ships; "{BUILTIN}-mirror": the other',
     )
 
 
-def add_sam_option(parser: argparse.ArgumentParser, purpose: str) -> None:
+def add_sam_option(parser: argparse.ArgumentParser, purpose: str = "") -> None:
+    size = PUBLISHED[DEFAULT_SAM].megabytes
     parser.add_argument(
         "--sam",
         metavar="NAME",
         help=f"the mask decoder{purpose}: vit_b, sam2.1-small, ..., any folder or Hub repository of a SAM of "
-        f'transformers; default: vit_b, or "{BUILTIN}" with --model {BUILTIN}',
+        f'transformers; default: {DEFAULT_SAM} ({size} MB), or "{BUILTIN}" with --model {BUILTIN}',
     )
 
 
-def adapter_of(args: argparse.Namespace) -> str:
-    """The head's name; a usage error where it is missing."""
+def sam_of(args: argparse.Namespace) -> dict[str, str]:
+    """The field `sam` of a new head, where it is not the default."""
+    sam = args.sam or (BUILTIN if args.model == BUILTIN else None)
+    return {"sam": sam} if sam else {}
+
+
+def is_builtin_head(name: str | None) -> bool:
+    """Whether it names a head that ships (`lens_adapter.builtin.HEAD_NAMES`, which imports more)."""
+    return name is not None and (name == BUILTIN or name.startswith(f"{BUILTIN}-"))
+
+
+def pair_of(args: argparse.Namespace) -> tuple[str, str]:
+    """Names of the model and of its head; a usage error where one is missing."""
+    if args.model is None and is_builtin_head(args.adapter):
+        return BUILTIN, args.adapter
+    if args.model is None and args.adapter is None:
+        args.parser.error("the following arguments are required: --model")
+    if args.model is None:
+        args.parser.error("--adapter needs --model: the frozen model that the head was trained for")
     if args.adapter is None and args.model != BUILTIN:
         args.parser.error("--model needs --adapter: a head that was trained for it")
-    return args.adapter or BUILTIN
+    return args.model, args.adapter or BUILTIN
 
 
 def add_device_options(parser: argparse.ArgumentParser, more: str = "") -> None:
@@ -86,6 +125,11 @@ def add_device_options(parser: argparse.ArgumentParser, more: str = "") -> None:
     parser.add_argument(
         "--dtype", choices=dtypes, default="auto", help="of the frozen model; default: %(default)s, as it was saved"
     )
+
+
+def add_threshold_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mask-threshold", type=float, metavar="P", help="default: the head's own")
+    parser.add_argument("--score-threshold", type=float, metavar="S", help="decides found; default: the head's own")
 
 
 def add_data_option(parser: argparse.ArgumentParser, flag: str, purpose: str) -> None:
@@ -190,11 +234,15 @@ def require_data(source: Any) -> None:
 def require_name(flag: str, name: Any) -> None:
     """Refuse what is neither a folder nor can be a repository of the Hub, before anything heavy is imported.
 
+    Args:
+        flag: that named it.
+        name: of a model or a head; None: none.
+
     Raises:
         InputError: names it.
     """
-    if isinstance(name, str) and not Path(name).is_dir() and not _HUB_NAME.fullmatch(name):
-        raise InputError(f"{flag} {name} is neither a folder nor a Hub repository (owner/name).")
+    if isinstance(name, str) and name != BUILTIN and (why := why_no_source(name)):
+        raise InputError(f"{flag} {brief(name, 300)} {why}")
 
 
 def require_prompts(prompts: Iterable[str]) -> None:

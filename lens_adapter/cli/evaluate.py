@@ -7,19 +7,21 @@ from pathlib import Path
 
 from lens_adapter.cli.arguments import (
     Commands,
-    adapter_of,
-    add_adapter_option,
     add_command,
     add_data_option,
     add_device_options,
     add_json_option,
+    add_model_options,
+    add_threshold_options,
     count,
+    is_builtin_head,
+    pair_of,
     require_data,
     require_name,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
 from lens_adapter.cli.outputs import require_files
-from lens_adapter.cli.result import Result, figures, note
+from lens_adapter.cli.result import Result, note
 
 SCENES = 1000  # of the published figures
 
@@ -35,7 +37,9 @@ def add_to(commands: Commands) -> None:
         its interval, for all prompts and by subset, as a table in Markdown. docs/evaluation.md says how each is
         counted.
 
-        With --builtin: everything the package ships, as NAME VALUE; --json has the same names. All are fractions.""",
+        With --builtin: everything the package ships, as tables; first it says how long that will take. --json has every
+        figure by its name, e.g. heads.lite.giou.attribute, and under `records` what `push --results` takes. All are
+        fractions.""",
         examples="""
         lens-adapter evaluate --model llava-hf/llava-1.5-7b-hf --adapter org/lens-llava-1.5-7b \\
             --data refer_seg format=refer dataset=refcoco+ split=testA \\
@@ -46,14 +50,12 @@ def add_to(commands: Commands) -> None:
         Several devices share the work:
         accelerate launch -m lens_adapter evaluate --model ... --adapter ... --data ...""",
     )
-    parser.add_argument("--model", metavar="ID_OR_FOLDER", help='the frozen model; "builtin": the one that ships')
-    add_adapter_option(parser)
+    add_model_options(parser)
     add_data_option(parser, "--data", "to measure on")
     parser.add_argument(
         "--batch-size", type=count, default=8, metavar="N", help="prompts at a time; default: %(default)s"
     )
-    parser.add_argument("--mask-threshold", type=float, metavar="P", help="default: the head's own")
-    parser.add_argument("--score-threshold", type=float, metavar="S", help="default: the head's own")
+    add_threshold_options(parser)
     add_device_options(parser, more=" (under accelerate launch: one each)")
     parser.add_argument("--gallery", type=Path, metavar="FILE.html", help="a page of the best, median and worst")
     parser.add_argument("--builtin", action="store_true", help="everything that ships with the package, instead")
@@ -68,18 +70,27 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> Result | None:
-    if any([args.model, args.adapter, args.data, args.gallery]) if args.builtin else not (args.model and args.data):
+    one_head = (args.model or is_builtin_head(args.adapter)) and args.data
+    if any([args.model, args.adapter, args.data, args.gallery]) if args.builtin else not one_head:
         args.parser.error("give --builtin alone, or all of --model, --adapter and --data")
     require_files({"--json": args.json, "--gallery": args.gallery}, args.data, args.model, args.adapter)
     if not args.builtin:
         return _evaluate_head(args)
-    from lens_adapter.builtin.figures import evaluate_builtin
+    from lens_adapter.builtin.figures import VALIDATION_SCENES, evaluate_builtin
 
-    return figures(evaluate_builtin(args.scenes))
+    def foresee(seconds: float) -> None:
+        duration = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+        note(
+            f"{args.scenes} test scenes, about {duration} by the pace of one, and before them {VALIDATION_SCENES} to "
+            "tune the baselines; --scenes N takes fewer or more."
+        )
+
+    measured = evaluate_builtin(args.scenes, foresee)
+    return Result(measured.to_markdown(), measured.to_dict())
 
 
 def _evaluate_head(args: argparse.Namespace) -> Result | None:
-    head = adapter_of(args)
+    args.model, head = pair_of(args)
     require_data(args.data)
     require_name("--model", args.model)
     require_name("--adapter", args.adapter)

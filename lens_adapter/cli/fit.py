@@ -14,6 +14,9 @@ from lens_adapter.cli.arguments import (
     add_json_option,
     add_sam_option,
     count,
+    require_data,
+    require_name,
+    sam_of,
 )
 from lens_adapter.cli.loading import base_by_name, checked_device
 from lens_adapter.cli.outputs import require_files, require_folder_for
@@ -53,7 +56,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--examples", type=count, default=50, metavar="N", help="drawn scenes, without --data; default: %(default)s"
     )
-    add_sam_option(parser, "")
+    add_sam_option(parser)
     parser.add_argument("--template", metavar="TEXT", help="the question, with {prompt} in it; default: a new head's")
     add_device_options(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the head goes")
@@ -61,13 +64,15 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
+    require_data(args.data)
+    require_name("--model", args.model)
     require_folder_for("--output", args.output, args.data, args.model)
     require_files({"--json": args.json}, args.data, args.model)
     from lens_adapter import LensAdapter, LensConfig, builtin
     from lens_adapter.data.formats import DataSource
 
     data = DataSource.of(args.data).examples() if args.data else None  # before anything large is loaded
-    fields: dict[str, Any] = {"fusion": "readout", "sam": args.sam or (BUILTIN if args.model == BUILTIN else "vit_b")}
+    fields: dict[str, Any] = {"fusion": "readout", **sam_of(args)}
     if args.model == BUILTIN:
         fields |= builtin.QUESTIONS
     if args.template:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lens_adapter.cli.arguments import BUILTIN
-from lens_adapter.errors import InputError, UnsupportedModelError
+from lens_adapter.errors import InputError, UnsupportedModelError, brief, one_line
 
 
 def checked_device(name: str | None) -> str:
@@ -33,6 +34,7 @@ def base_by_name(name: Any, dtype: str, device: Any) -> tuple[Any, Any]:
 
     Raises:
         UnsupportedModelError: it is no vision-language model, or needs a package that is not installed.
+        InputError: it is neither here nor on the Hub.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -47,6 +49,8 @@ def base_by_name(name: Any, dtype: str, device: Any) -> tuple[Any, Any]:
             f"--model {name} is nothing that AutoModelForImageTextToText loads here; name a vision-language model. "
             f"{_first_line(error)}"
         ) from error
+    except OSError as error:
+        raise _not_there("--model", name, error) from error
     return model.eval(), processor
 
 
@@ -54,16 +58,18 @@ def head_by_name(name: Any) -> Any:
     """The LENS head that `name` stands for, not attached.
 
     Raises:
-        InputError: there is no such folder, and no repository can be called so.
+        InputError: it is neither here nor on the Hub, or no repository can be called so.
     """
     from huggingface_hub.errors import HFValidationError
 
     from lens_adapter.adapter import LensAdapter
 
     try:
-        return LensAdapter.from_pretrained(head_folder(name))
+        return LensAdapter.from_pretrained(name)
     except HFValidationError as error:
         raise InputError(f"--adapter {name} is neither a folder nor a Hub repository. {error}") from error
+    except OSError as error:
+        raise _not_there("--adapter", name, error) from error
 
 
 def loaded_adapter(model: Any, head: Any, dtype: str, device: Any) -> Any:
@@ -71,11 +77,9 @@ def loaded_adapter(model: Any, head: Any, dtype: str, device: Any) -> Any:
     return head_by_name(head).attach(*base_by_name(model, dtype, device))
 
 
-def head_folder(name: Any) -> Any:
-    """What the name of a head stands for."""
-    from lens_adapter import builtin
-
-    return builtin.HEADS["lite"] if name == BUILTIN else name
+def _not_there(flag: str, name: Any, error: OSError) -> InputError:
+    here = "" if Path(name).is_dir() else " There is no such folder here, so it was looked for on the Hub."
+    return InputError(f"{flag} {brief(str(name), 300)} cannot be loaded.{here} {one_line(error)}")
 
 
 def _first_line(error: BaseException) -> str:

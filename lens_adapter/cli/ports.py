@@ -7,6 +7,8 @@ import socket
 
 from lens_adapter.errors import InputError
 
+ANOTHER_PORT = "Choose another --port; --port 0 takes any that is free."
+
 
 def free_port(host: str, number: int | None, what: str) -> int | None:
     """The port to serve at, which is free now; None: not chosen.
@@ -27,4 +29,5 @@ def free_port(host: str, number: int | None, what: str) -> int | None:
     except (OSError, UnicodeError) as error:  # a name of a host that is too long
         at = f"--host {host}" if number is None else f"--port {number} of --host {host}"
         why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{what} cannot be served at {at}: {why}. Choose another.") from error
+        advice = "Choose another." if number is None else ANOTHER_PORT
+        raise InputError(f"{what} cannot be served at {at}: {why}. {advice}") from error

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lens_adapter.cli.arguments import Commands, add_command, add_json_option
 from lens_adapter.cli.outputs import require_files
 from lens_adapter.cli.result import Result, note
 from lens_adapter.errors import InputError
+
+if TYPE_CHECKING:
+    from lens_adapter.results import Evaluation
 
 
 def add_to(commands: Commands) -> None:
@@ -38,6 +43,11 @@ def add_to(commands: Commands) -> None:
         metavar="FILE",
         help="what `evaluate --json` wrote about these very weights: kept beside them, and shown in the card",
     )
+    parser.add_argument(
+        "--base-model",
+        metavar="ID",
+        help="owner/name of the frozen model on the Hub; needed where the head was made for a model in a folder",
+    )
     parser.add_argument("--license", metavar="ID", help="for the card, e.g. apache-2.0; default: none is stated")
     parser.add_argument("--private", action="store_true", help="make a private repository, if it has to be made")
     parser.add_argument("--revision", metavar="BRANCH", help="default: main")
@@ -57,13 +67,15 @@ def run(args: argparse.Namespace) -> Result:
         raise InputError(f"{args.folder} must be a folder with config.json and model.safetensors; it holds no head.")
     require_files({"--json": args.json}, args.folder, args.results)
     from lens_adapter.adapter import LensAdapter
-    from lens_adapter.hub.card import is_hub_id
-    from lens_adapter.hub.publishing import files_to_publish, publish
-    from lens_adapter.results import RESULTS_FILE, Evaluation, save_results
+    from lens_adapter.hub.names import public_name
+    from lens_adapter.hub.publishing import files_to_publish, publish, require_findable
+    from lens_adapter.results import RESULTS_FILE, save_results
 
-    results = [Evaluation.load(file) for file in args.results]
     kept = files_to_publish(args.folder)
+    results = _results(args.folder, args.results)
     adapter = LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about what does not fit
+    base = args.base_model or adapter.config.base_model_name_or_path
+    require_findable(base)
     if results:
         save_results(args.folder, results)  # refuses those of another head
     for result in results:
@@ -81,13 +93,38 @@ def run(args: argparse.Namespace) -> Result:
         token=args.token,
         create_pr=args.create_pr,
         license=args.license,
+        base_model=args.base_model,
     )
-    base = adapter.config.base_model_name_or_path
-    if not is_hub_id(base):
-        note(f"Nobody else can find its base: base_model_name_or_path in config.json is {base!r}, no name of the Hub.")
+    sam = adapter.config.sam
+    if not sam["include_image_encoder"] and sam["weights"] and Path(sam["weights"]).exists():
+        note(
+            f"Nobody else can find its SAM: its weights are {sam['weights']}, here alone. Others pass `sam` when they "
+            'load the head; or save it with sam={..., "include_image_encoder": True}.'
+        )
     left = sorted({path.name for path in args.folder.iterdir()} - {*kept, RESULTS_FILE})
     if left:
         note(f"Not part of a head, not uploaded: {', '.join(left)}")
     url = str(commit.pr_url or commit.repo_url)
-    facts = {"url": url, "commit": commit.oid, "base_model": base, "not_uploaded": left}
+    facts = {"url": url, "commit": commit.oid, "base_model": public_name(base), "not_uploaded": left}
     return Result(f"Published at {url}", facts)
+
+
+def _results(folder: Path, files: Sequence[Path]) -> list[Evaluation]:
+    """The records of some files; of a file with several, those that are about this head.
+
+    Raises:
+        InputError: there is none about it in such a file.
+    """
+    from lens_adapter.results import Evaluation, folder_digest
+
+    results: list[Evaluation] = []
+    for file in files:
+        found = Evaluation.load_all(file)
+        if len(found) > 1:
+            own = [record for record in found if record.head_sha256 == folder_digest(folder)]
+            if not own:
+                raise InputError(f"{file} holds {len(found)} records, none of them about the weights in {folder}.")
+            note(f"{file}: {len(found) - len(own)} of its {len(found)} records are about other heads, and left out.")
+            found = own
+        results += found
+    return results

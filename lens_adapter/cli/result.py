@@ -22,10 +22,12 @@ class Result:
     Attributes:
         text: for people; empty: nothing.
         data: for machines, ready for JSON.
+        failure: why the command failed all the same, which makes its exit code 1; empty: it did not.
     """
 
     text: str
     data: Mapping[str, Any]
+    failure: str = ""
 
     def report(self, file: str | None) -> None:
         """Print the text, and write the data to a file; `STDOUT`: print the data alone; None: the text alone."""

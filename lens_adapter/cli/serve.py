@@ -7,11 +7,11 @@ from functools import partial
 
 from lens_adapter.cli.arguments import (
     Commands,
-    adapter_of,
     add_command,
     add_device_options,
     add_model_options,
     count,
+    pair_of,
     port,
     require_name,
 )
@@ -72,9 +72,9 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    head = adapter_of(args)
-    require_name("--model", args.model)
-    require_name("--adapter", args.adapter)
+    model, head = pair_of(args)
+    require_name("--model", model)
+    require_name("--adapter", head)
     try:
         from lens_adapter.serving.server import serve
     except ModuleNotFoundError as error:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     device, number = checked_device(args.device), free_port(args.host, args.port, "The server")
     note(f"Serving at http://{args.host}:{number}")
     served = serve(
-        partial(loaded_adapter, args.model, head, args.dtype, device),
+        partial(loaded_adapter, model, head, args.dtype, device),
         host=args.host,
         port=int(number or 0),
         batch_size=args.batch_size,

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lens_adapter.cli.arguments import (
+    BUILTIN,
     Commands,
     add_command,
     add_data_option,
     add_json_option,
     add_pairs_option,
+    add_sam_option,
     require_data,
     require_name,
 )
-from lens_adapter.cli.loading import base_by_name, head_folder
+from lens_adapter.cli.loading import base_by_name
 from lens_adapter.cli.outputs import require_files, require_folder_for
 from lens_adapter.cli.result import Result, figures, note
 
@@ -89,7 +91,7 @@ def add_to(commands: Commands) -> None:
         "--features-dtype", choices=["exact", "float16"], help="of the numbers in it; default: exact, as they came"
     )
     add_pairs_option(parser, "--head", "of LensConfig")
-    parser.add_argument("--sam", metavar="NAME", help="short for --head sam=NAME: the mask decoder, e.g. sam2.1-small")
+    add_sam_option(parser, " (short for --head sam=NAME)")
     add_pairs_option(parser, "--training", "of LensTrainingArguments")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint, if there is one")
     parser.add_argument(
@@ -112,10 +114,10 @@ def run(args: argparse.Namespace) -> Result | None:
     config = read_config(args.config, {**flags, "head": head, "training": training})
     for key in ("data", "validation"):
         require_data(config.get(key))
-    if config.get("adapter"):
-        config["adapter"] = head_folder(config["adapter"])
     for key in ("model", "adapter"):
         require_name(f"--{key}", config.get(key))
+    if config["model"] == BUILTIN and not config.get("adapter"):
+        config["head"] = {"sam": BUILTIN, **_questions(), **config["head"]}
     output = config["training"]["output_dir"]
     read = [config.get(key) for key in ("model", "adapter", "data", "validation")]
     require_folder_for("--output", output, *read)
@@ -134,6 +136,13 @@ def run(args: argparse.Namespace) -> Result | None:
     if not PartialState().is_main_process:
         return None
     return _result(output, values, [f"Wrote {output}"])
+
+
+def _questions() -> dict[str, str]:
+    """In words that the shipped model knows."""
+    from lens_adapter import builtin
+
+    return {"prompt_template": builtin.QUESTIONS["prompt_template"]}
 
 
 def _result(output: str, values: Mapping[str, float], notes: Iterable[str]) -> Result:

@@ -25,7 +25,7 @@ from lens_adapter.data.reason_seg import read_reason_seg
 from lens_adapter.data.records import Record
 from lens_adapter.data.refer import read_refer
 from lens_adapter.data.semantic import LabelMaps, read_classes
-from lens_adapter.errors import InputError, brief
+from lens_adapter.errors import InputError, brief, did_you_mean
 from lens_adapter.reading import only_our_errors
 
 
@@ -92,7 +92,8 @@ class DataSource:
                 f"Data need a path: a text, or a mapping with `path` and `format`; got {brief(source, 200)}."
             )
         if not isinstance(form, str) or form not in FORMATS:
-            raise InputError(f"There is no data format {brief(form)}; expected one of {', '.join(FORMATS)}.")
+            meant = did_you_mean(form, FORMATS)
+            raise InputError(f"There is no data format {brief(form)}; expected one of {', '.join(FORMATS)}.{meant}")
         _, *known = inspect.signature(FORMATS[form]).parameters.values()
         names = [entry.name for entry in known]
         unknown = sorted(set(options) - set(names), key=str)
@@ -101,7 +102,8 @@ class DataSource:
             problem = (
                 f"has no option {', '.join(map(str, unknown))[:200]}" if unknown else f"needs {', '.join(missing)} too"
             )
-            raise InputError(f"The data format {form!r} {problem}; its options are {', '.join(names)}.")
+            meant = did_you_mean(unknown, names)
+            raise InputError(f"The data format {form!r} {problem}; its options are {', '.join(names)}.{meant}")
         texts = {key: str(options[key]) for key in ("split", "revision") if options.get(key) is not None}
         return cls(str(path), form, options | texts)  # YAML takes the split 2017 for a number
 

@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from lens_adapter import __version__
 from lens_adapter.adapter import LensAdapter
+from lens_adapter.config import Thresholds
 from lens_adapter.data.examples import Example, Examples
 from lens_adapter.errors import InputError
 from lens_adapter.evaluation.metrics import PROTOCOL, Finding, by_subset, measure_with_intervals, overlap
+from lens_adapter.hub.names import public_name
 from lens_adapter.output import LensOutput
 from lens_adapter.results import Evaluation
 
@@ -51,27 +53,44 @@ def evaluate(
         NotAttachedError: the adapter has no base.
         InputError: there is nothing to measure, an impossible threshold, or a mask that does not fit its picture.
     """
-    config, base = adapter.config, adapter.base.anatomy.config
-    thresholds = config.thresholds(mask_threshold, score_threshold)
+    thresholds = adapter.base.config.thresholds(mask_threshold, score_threshold)
     findings = _all_findings(adapter, examples, batch_size, thresholds.mask)
     if not findings:
         raise InputError(f"There is nothing to measure: none of the {len(examples)} examples can be used.")
+    return record_of(adapter, findings, by_subset(findings), thresholds, dataset or {})
+
+
+def record_of(
+    adapter: LensAdapter,
+    findings: Sequence[Finding],
+    subsets: Mapping[str, Sequence[Finding]],
+    thresholds: Thresholds,
+    dataset: Mapping[str, str | None],
+) -> Evaluation:
+    """The record of what an attached head made of some prompts.
+
+    Args:
+        adapter: attached.
+        findings: one for each prompt, made at the mask threshold.
+        subsets: what the figures are about: name -> findings; "all" first.
+        thresholds: in use.
+        dataset: as for `evaluate`.
+    """
+    base = adapter.base.anatomy.config
     return Evaluation(
         protocol=PROTOCOL,
-        base_model=base.name_or_path or None,
+        base_model=public_name(base.name_or_path),
         base_model_revision=getattr(base, "_commit_hash", None),
-        adapter=config.name_or_path or None,
-        dataset={"name": "", "split": None, "revision": None, **(dataset or {})},
+        adapter=public_name(adapter.config.name_or_path),
+        dataset={"name": "", "split": None, "revision": None, **dataset},
         prompts=len(findings),
         images=len({finding.picture for finding in findings}),
         mask_threshold=thresholds.mask,
         score_threshold=thresholds.score,
-        figures={
-            subset: measure_with_intervals(group, thresholds.score) for subset, group in by_subset(findings).items()
-        },
+        figures={name: measure_with_intervals(group, thresholds.score) for name, group in subsets.items()},
         versions=_package_versions(),
         head_sha256=adapter.digest(),
-        findings=findings,
+        findings=list(findings),
     )
 
 

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from lens_adapter.config import LensConfig
 from lens_adapter.hub.markdown import code, plain, quoted
+from lens_adapter.hub.names import is_builtin_base, is_hub_id, others_find, public_name
 from lens_adapter.results import Evaluation, load_results
 from lens_adapter.sam.families import family_of, family_title
 from lens_adapter.writing import write_text
 
 CARD_FILE = "README.md"
+BASE_PLACEHOLDER = "path/to/its/base"  # where the base has no name that others can use
+HEAD_PLACEHOLDER = "path/to/this/head"
 _BODY = """---
 {metadata}
 ---
@@ -28,12 +30,7 @@ LENS ([arXiv 2510.16785](https://arxiv.org/abs/2510.16785)). The base model is n
 changed: it chats exactly as before.
 
 ```python
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-from lens_adapter import LensAdapter
-
-model = AutoModelForImageTextToText.from_pretrained({name})
-processor = AutoProcessor.from_pretrained({name})
+{load_base}
 adapter = LensAdapter.from_pretrained({location}).attach(model, processor)
 adapter.segment("picture.jpg", "the dog on the left").save("overlay.png")
 ```
@@ -52,8 +49,19 @@ adapter.segment("picture.jpg", "the dog on the left").save("overlay.png")
 - It fits this base model alone: `attach` refuses another architecture or size.
 - The base is always asked with the prompt above; other wordings are untested.
 - {scores}
-- A prompt with a score below {score_threshold:.4g} names nothing in the picture: `found` is false, its mask is empty.
+- {refusals}
 {more_limits}"""
+_ANY_BASE = """\
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from lens_adapter import LensAdapter
+
+model = AutoModelForImageTextToText.from_pretrained({name})
+processor = AutoProcessor.from_pretrained({name})"""
+_BUILTIN_BASE = """\
+from lens_adapter import LensAdapter, builtin
+
+model, processor = builtin.load_base()"""
 _NETWORK = """\
 | fusion | {fusion}, {fusion_layers} layers |
 | reads | the input of decoder layer {tap_layer} of {layers}; attention rows of layers {attention_layers} |"""
@@ -64,6 +72,11 @@ _READOUT_LIMITS = """\
 - Whether a readout that was fitted on drawings points as well in photographs is not known. The figures of its fit are
   of pictures like those that it was fitted on.
 """
+_REFUSALS = (
+    "A prompt with a score below {threshold:.4g} names nothing in the picture: `found` is false, and `segment` returns "
+    "an empty mask without keypoints for it, unless asked with `score_threshold=0`."
+)
+_NO_REFUSALS = "No score threshold was chosen: every prompt is taken to name something, whether it does or not."
 _NO_RESULTS = "No evaluation results are recorded for this checkpoint."
 _WHOSE = "It is not recorded which weights these results are about."
 _NO_TRAINING = "How it was trained is not recorded."
@@ -74,7 +87,7 @@ def model_card(
     config: LensConfig,
     results: Sequence[Evaluation] = (),
     *,
-    location: str = "path/to/this/head",
+    location: str = HEAD_PLACEHOLDER,
     license: str | None = None,
     tags: Sequence[str] = (),
     notes: str | None = None,
@@ -85,7 +98,8 @@ def model_card(
         config: of the head.
         results: what was measured of this head. Of a record without a digest of the weights the card says that it is
             not known whose it is, and it is no metadata.
-        location: repository or folder that the usage snippet loads.
+        location: repository that the usage snippet loads. Of a folder the snippet names none but says where one goes:
+            folders of this machine, of the base too, are nobody else's business.
         license: identifier that the Hub knows, e.g. "apache-2.0"; None: the card states none.
         tags: beside the usual ones.
         notes: somebody's own Markdown, instead of "nothing is recorded" where there are no records.
@@ -129,23 +143,36 @@ def model_card(
     text = "\n".join(f"## {title}\n\n" + "\n\n".join(parts) + "\n" for title, parts in sections if parts)
     body = _BODY.format(
         metadata=data.to_yaml(),
-        base=plain(base or "the base model"),
-        name=quoted(base or "the base model"),
+        base=plain(public_name(base) or "a base whose name is not recorded"),
+        load_base=_BUILTIN_BASE
+        if is_builtin_base(base)
+        else _ANY_BASE.format(name=quoted(str(base) if others_find(base) else BASE_PLACEHOLDER)),
         revision=f" at revision {code(config.base_model_revision)}" if config.base_model_revision else "",
-        location=quoted(location),
+        location=quoted(location if is_hub_id(location) else HEAD_PLACEHOLDER),
         reads=(_READOUT if is_readout else _NETWORK).format(**reads),
         prompt_template=code(config.prompt_template),
         num_keypoints=config.num_keypoints,
         sam=_sam(config.sam),
-        encoder="included" if config.sam["include_image_encoder"] else f"from {code(config.sam['weights'])}",
+        encoder=_encoder(config.sam),
         sections=text + (f"\n{notes}\n" if text and notes else f"{notes}\n" if notes else ""),
         scores="A score is the probability that a prompt names something in the picture, by the readout's own word."
         if is_readout
         else "A score is the mask decoder's own estimate.",
-        score_threshold=config.score_threshold,
+        refusals=_REFUSALS.format(threshold=config.score_threshold) if config.score_threshold else _NO_REFUSALS,
         more_limits=_READOUT_LIMITS if is_readout else "",
     )
     return body if notes else f"{body}\n{_SEAL.format(digest=_digest(body))}"
+
+
+def _encoder(sam: Mapping[str, Any]) -> str:
+    """Where the weights of the image encoder are."""
+    if sam["include_image_encoder"]:
+        return "included"
+    weights = sam["weights"]
+    if weights is None:
+        return "not named"
+    here = Path(weights).exists() or Path(weights).is_absolute() or Path(weights).suffix == ".pth"
+    return f"from {code(public_name(weights))}" + (", a file or folder of whoever made this head" if here else "")
 
 
 def _sam(sam: Mapping[str, Any]) -> str:
@@ -219,14 +246,3 @@ def _fit_table(facts: Mapping[str, Any]) -> str:
         share = f"{value:.3f}" if isinstance(value, int | float) and 0 <= value <= 1 else "not known"
         lines.append(f"| {title} | {share} |")
     return "\n".join(lines)
-
-
-def is_hub_id(name: str | None) -> bool:
-    """Whether `name` can be an "owner/name" of the Hub and is no folder here."""
-    if not isinstance(name, str) or name.count("/") != 1 or Path(name).exists():
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True

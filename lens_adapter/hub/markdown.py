@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 MOST_LETTERS = 500  # that a card repeats of one string
 _MARKUP = re.compile(r"([\\`*\[\]|!~])")
@@ -26,6 +27,13 @@ def code(text: object) -> str:
 def quoted(text: str) -> str:
     """As a string of Python or JSON, in a block of code."""
     return json.dumps(_one_line(text), ensure_ascii=False)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A table, aligned for a terminal, too; the first row is its heading. Cells are as they are to stand there."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in lines)
 
 
 def _one_line(text: object) -> str:

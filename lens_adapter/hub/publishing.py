@@ -15,8 +15,9 @@ from yaml import YAMLError
 
 from lens_adapter.checkpoint import current, tidy
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import HubError, InputError, LensError, one_line
+from lens_adapter.errors import HubError, InputError, LensError, brief, one_line
 from lens_adapter.hub.card import CARD_FILE, is_generated, model_card
+from lens_adapter.hub.names import BUILTIN, is_builtin_base, others_find
 from lens_adapter.results import RESULTS_FILE, load_results
 
 # What a checkpoint is made of: what else lies in its folder (optimizer states, pickles, logs) stays at home ...
@@ -39,6 +40,7 @@ def publish(
     token: bool | str | None = None,
     create_pr: bool = False,
     license: str | None = None,
+    base_model: str | None = None,
 ) -> CommitInfo:
     """Upload a saved head in one commit: afterwards the repository holds this checkpoint and nothing of an earlier one.
 
@@ -54,9 +56,11 @@ def publish(
         token: of the Hub; default: that of `hf auth login` or of HF_TOKEN.
         create_pr: propose the commit as a pull request.
         license: as for `card.model_card`; default: that of the card in the folder.
+        base_model: "owner/name" of the frozen model that the head is for; default: what its config says. It stands in
+            the config and the card there; the folder stays as it is.
 
     Raises:
-        InputError: the folder holds no head, or its card is none.
+        InputError: the folder holds no head, or its card is none; or nobody else could find the base by its name.
         HubError: the Hub refuses, or cannot be reached; nothing is uploaded by halves.
     """
     folder = Path(folder)
@@ -68,6 +72,12 @@ def publish(
         )
     files = files_to_publish(folder)
     config, results = LensConfig.from_pretrained(folder), load_results(folder)
+    if base_model is None:
+        base_model = BUILTIN if is_builtin_base(config.base_model_name_or_path) else config.base_model_name_or_path
+    require_findable(base_model)
+    if base_model != config.base_model_name_or_path:
+        config.base_model_name_or_path, config.base_model_revision = base_model, None
+        files["config.json"] = config.to_json_string().encode()
     if not results:
         files.pop(RESULTS_FILE, None)
     for result in (result for result in results if result.head_sha256):  # a leaderboard has no room for a doubt
@@ -91,6 +101,19 @@ def publish(
         changes += [CommitOperationAdd(path, content) for path, content in files.items()]
         return api.create_commit(
             repo_id, changes, commit_message=commit_message, revision=revision, create_pr=create_pr
+        )
+
+
+def require_findable(base: str | None) -> None:
+    """Refuse to publish a head whose base has a name of this machine alone, or none.
+
+    Raises:
+        InputError: says what to do.
+    """
+    if not others_find(base):
+        raise InputError(
+            f"Nobody else can find the base of this head: its name is {brief(base, 300)}; expected a repository of the "
+            "Hub (owner/name). Say which it is: --base-model owner/name, or base_model= in Python."
         )
 
 

@@ -38,6 +38,7 @@ class Panel:
         ious: per prompt the overlap with the true mask in [0, 1]; None where it is not known.
         question: what the frozen model was asked about the image.
         answer: what it said.
+        understood: N times, whether the model knows the words of the prompt; None: it does.
     """
 
     image: Image.Image
@@ -50,6 +51,7 @@ class Panel:
     ious: Sequence[float | None] | None = None
     question: str | None = None
     answer: str | None = None
+    understood: Sequence[bool] | None = None
 
     def __post_init__(self) -> None:
         if self.ious is not None and len(self.ious) != len(self.prompts):
@@ -126,7 +128,8 @@ def _cell(panel: Panel, index: int) -> Image.Image:
     heat = framed(heatmap_overlay(large, panel.heatmaps[index], points, unit=UNIT))
     one = panel.masks[index : index + 1]
     mask = framed(mask_overlay(large, one, colors=[index], fade=0.55, fill=0.15, unit=UNIT))
-    nothing = "   absent" if not panel.found[index] else "" if one.any() else "   empty mask"
+    absent = "   absent" if panel.understood is None or panel.understood[index] else "   not understood"
+    nothing = absent if not panel.found[index] else "" if one.any() else "   empty mask"
     caption = f"score {panel.scores[index]:.2f}{nothing}"
     if panel.ious is not None and panel.ious[index] is not None:
         caption += f"   IoU {panel.ious[index]:.2f}"

@@ -47,6 +47,7 @@ def place_labels(
     scores: Sequence[float],
     found: Sequence[bool],
     colors: Sequence[int],
+    understood: Sequence[bool] | None = None,
 ) -> list[Label]:
     """Labels of N prompts in their order, none upon another; one for which there is no room is left out.
 
@@ -56,6 +57,7 @@ def place_labels(
         keypoints: N times (K_i, 2), x then y, in pixels.
         prompts, scores, found: as for `overlays.labelled_overlay`.
         colors: N indices for `color_of`.
+        understood: as for `overlays.labelled_overlay`.
     """
     width, height = size
     letter = _letter_size(width, height)
@@ -70,7 +72,8 @@ def place_labels(
         # Where no font here has its letters, its number is better than empty boxes.
         prompt = prompts[index] if can_write(prompts[index]) else f"prompt {colors[index] + 1}"
         face = font(letter, bold=True, text=prompt)
-        ending = f"{scores[index]:.2f}" + (" absent" if not found[index] else "" if masks[index].any() else " empty")
+        absent = " absent" if understood is None or understood[index] else " not understood"
+        ending = f"{scores[index]:.2f}" + (absent if not found[index] else "" if masks[index].any() else " empty")
         start = shortened(prompt, face, widest - 2 * pad - face.getlength("  " + ending))
         for text in dict.fromkeys([f"{start}  {ending}" if start else ending, ending]):
             wide = round(face.getlength(text)) + 2 * pad

@@ -26,6 +26,7 @@ def results_html(
     scores: Sequence[float],
     found: Sequence[bool],
     parts: Sequence[Tensor] | None = None,
+    unknown_words: Sequence[Sequence[str]] = (),
 ) -> str:
     """The overlay, drawn at the size at which it is shown, and a table of all prompts.
 
@@ -34,8 +35,9 @@ def results_html(
     Args:
         image: RGB; None: the table alone.
         masks: as for `labelled_overlay`, like all that follow.
+        unknown_words: of each prompt, those that the model has no token for; default: none.
     """
-    columns = zip(masks, keypoints, prompts, scores, found, strict=True)
+    columns = zip(masks, keypoints, prompts, scores, found, unknown_words or [()] * len(prompts), strict=True)
     rows = "".join(_html_row(index, *row) for index, row in enumerate(columns))
     heads = "".join(f"<th {_CELL}>{title}</th>" for title in ("", "prompt", "score", "area", "keypoints (x, y)"))
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
@@ -43,7 +45,9 @@ def results_html(
         return table
     shown = _at_shown_size(image)
     points = [each * (shown.width / image.width) for each in keypoints]
-    overlay = labelled_overlay(shown, masks, points, prompts, scores, found, parts=parts)
+    overlay = labelled_overlay(
+        shown, masks, points, prompts, scores, found, [not words for words in unknown_words] or None, parts=parts
+    )
     return f"<div>{_html_picture(overlay)}{table}</div>"
 
 
@@ -83,7 +87,9 @@ def _at_shown_size(image: Image.Image) -> Image.Image:
     return image.resize((max(1, round(image.width * zoom)), max(1, round(image.height * zoom))))
 
 
-def _html_row(index: int, mask: Tensor, keypoints: Tensor, prompt: str, score: float, found: bool) -> str:
+def _html_row(
+    index: int, mask: Tensor, keypoints: Tensor, prompt: str, score: float, found: bool, unknown: Sequence[str]
+) -> str:
     points = keypoints.tolist()
     area = f"{int(mask.sum()):,} px ({mask.float().mean().item():.1%})" if mask.any() else "empty"
     named = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in points[:3]) or "none"
@@ -92,5 +98,7 @@ def _html_row(index: int, mask: Tensor, keypoints: Tensor, prompt: str, score: f
         f"display: inline-block; width: 0.9em; height: 0.9em; border: 1px solid #888; background: rgb{color_of(index)}"
     )
     swatch = f'<span style="{box}"></span>'
-    cells = (swatch, escape(prompt), f"{score:.2f}", area if found else "absent", named + more)
+    judged = area if found else "" if unknown else "absent"
+    doubt = f"not understood: {escape(', '.join(unknown))}" if unknown else ""
+    cells = (swatch, escape(prompt), f"{score:.2f}", "; ".join(filter(None, (judged, doubt))), named + more)
     return "<tr>" + "".join(f"<td {_CELL}>{cell}</td>" for cell in cells) + "</tr>"

@@ -28,12 +28,14 @@ def labelled_overlay(
     prompts: Sequence[str],
     scores: Sequence[float],
     found: Sequence[bool],
+    understood: Sequence[bool] | None = None,
     **style: Any,
 ) -> Image.Image:
     """An RGB image with the masks of N prompts, their outlines, their keypoints, and a label for each.
 
-    A label has the prompt and its score, and says "absent" where the prompt was not found, "empty" where its mask has
-    no pixels all the same. It is shortened to fit; an image too small to be read under labels gets none.
+    A label has the prompt and its score, and says "absent" where the prompt was not found ("not understood" where the
+    model does not know its words), "empty" where its mask has no pixels all the same. It is shortened to fit; an image
+    too small to be read under labels gets none.
 
     Args:
         image: what is drawn on.
@@ -42,12 +44,13 @@ def labelled_overlay(
         prompts: N texts.
         scores: N numbers in [0, 1].
         found: N times, whether the prompt names something in the image.
+        understood: N times, whether the model knows the words of the prompt; default: it does.
         style: as for `mask_overlay`.
     """
     canvas = _painted(image, masks, keypoints, **style)
     points = [each.detach().float().cpu().numpy() for each in keypoints]
     shapes, colors = masks.detach().cpu().numpy(), style.get("colors") or range(len(prompts))
-    labels = place_labels(image.size, shapes, points, prompts, scores, found, colors)
+    labels = place_labels(image.size, shapes, points, prompts, scores, found, colors, understood)
     for label in labels:
         if label.leader is not None:
             canvas.leader(label.leader, label.color)

@@ -20,7 +20,7 @@ from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from lens_adapter.bounds import MOST_SAM_CELLS, require_bounded, without_sources
-from lens_adapter.errors import CheckpointMismatchError, LensConfigError, brief
+from lens_adapter.errors import CheckpointMismatchError, LensConfigError, brief, did_you_mean
 from lens_adapter.sam.published import PUBLISHED, SEGMENT_ANYTHING
 
 # Of the colors 0 to 255.
@@ -136,7 +136,10 @@ def complete_family(
     if given.get("family") is None and (not isinstance(variant, str) or variant in variants):
         return None
     if unknown := [key for key in given if key not in (*_GIVEN, *_DERIVED)]:
-        raise LensConfigError(f"LensConfig.sam: unknown keys {brief(unknown)}; known of a family: {sorted(_GIVEN)}.")
+        raise LensConfigError(
+            f"LensConfig.sam: unknown keys {brief(unknown)}; known of a family: {sorted(_GIVEN)}."
+            f"{did_you_mean(unknown, _GIVEN)}"
+        )
     for key in ("variant", "family"):
         if not isinstance(given.get(key), str | None):
             raise LensConfigError(f"LensConfig.sam[{key!r}] must be a text; got {brief(given[key])}.")
@@ -255,10 +258,11 @@ def _require_installed(family: str) -> None:
 
 def _read(weights: Any, revision: Any, variants: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(weights, str) or not (Path(weights).is_dir() or _REPOSITORY.fullmatch(weights)):
-        names = [*variants, *(name for name, one in PUBLISHED.items() if one.family != SEGMENT_ANYTHING)]
+        names = [*variants, SHIPPED, *(name for name, one in PUBLISHED.items() if one.family != SEGMENT_ANYTHING)]
+        got = f"{brief(weights)}.{did_you_mean(weights, names)}"
         raise LensConfigError(
             f"LensConfig.sam: variant must be one of {names}, or a folder or Hub repository (owner/name) of a SAM; got "
-            f"{brief(weights)}. segment-anything's own .pth files: {{'variant': 'vit_b', 'weights': FILE}}."
+            f"{got} segment-anything's own .pth files: {{'variant': 'vit_b', 'weights': FILE}}."
         )
     try:
         family, config, commit = read_family(weights, **({} if revision is None else {"revision": revision}))

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 SEGMENT_ANYTHING = "segment-anything"
+DEFAULT_SAM = (
+    "vit_b"  # of a new head: one device has room for it beside a base; the paper's vit_h takes six times as long
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Published:
     embedding: float
     operations: float
     config: dict[str, Any] | None = None
+
+    @property
+    def megabytes(self) -> int:
+        """MB (10**6 bytes) of encoder and decoder in float32: what is fetched at least. A file may hold more."""
+        return round(4 * (self.encoder + self.decoder))
 
 
 def _hq(width: int, depth: int, heads: int, everywhere: list[int]) -> dict[str, Any]:
@@ -111,10 +119,10 @@ PUBLISHED: dict[str, Published] = {
 def published_table() -> str:
     """The table as Markdown, for README and docs."""
     lines = [
-        "| `sam=` | weights | encoder, M | decoder, M | MiB per image | GFLOPs per image |",
-        "|---|---|---|---|---|---|",
+        "| `sam=` | weights | encoder, M | decoder, M | MB to fetch | MiB per image | GFLOPs per image |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, one in PUBLISHED.items():
-        costs = f"{one.encoder:.1f} | {one.decoder:.1f} | {one.embedding:g} | {one.operations:,.0f}"
+        costs = f"{one.encoder:.1f} | {one.decoder:.1f} | {one.megabytes:,} | {one.embedding:g} | {one.operations:,.0f}"
         lines.append(f'| `"{name}"` | `{one.weights}` | {costs} |')
     return "\n".join(lines)

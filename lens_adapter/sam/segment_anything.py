@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lens_adapter.errors import CheckpointMismatchError
 from lens_adapter.sam.decoder import Decoded, MaskDecoder, in_float32
 from lens_adapter.sam.families import FAMILIES, read_family
+from lens_adapter.sam.fetching import say_what_is_fetched
 from lens_adapter.sam.weights import load_parts, load_sam_weights
 
 
@@ -79,6 +80,8 @@ class SamDecoder(MaskDecoder):
 
     def _load(self, parts: dict[str, nn.Module], source: str | Path | None, hub_kwargs: dict[str, Any]) -> None:
         source = self._source(source)
+        if source != "builtin":
+            say_what_is_fetched(source, **hub_kwargs)
         try:
             load_parts(parts, load_sam_weights(source, **hub_kwargs), source)
         except CheckpointMismatchError:

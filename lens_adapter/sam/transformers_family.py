@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskGeneration, PretrainedC
 from lens_adapter.errors import CheckpointMismatchError, LensConfigError
 from lens_adapter.sam.decoder import Decoded, MaskDecoder, in_float32
 from lens_adapter.sam.families import FAMILIES, folder_of, read_family
+from lens_adapter.sam.fetching import say_what_is_fetched
 from lens_adapter.sam.published import SEGMENT_ANYTHING
 
 PADDING = -10  # the label of a click that is none, in transformers' prompt encoders
@@ -136,6 +137,7 @@ class FamilyDecoder(MaskDecoder):
         family, *_ = read_family(folder_of(source), **hub_kwargs)
         if family != self.sam["family"]:
             raise self._of_another(source, FAMILIES[family].title)
+        say_what_is_fetched(folder_of(source), **hub_kwargs)
         try:
             model, info = AutoModelForMaskGeneration.from_pretrained(
                 folder_of(source),

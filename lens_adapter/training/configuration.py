@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lens_adapter.errors import LensConfigError
+from lens_adapter.errors import LensConfigError, did_you_mean
 
 TOP = frozenset(
     {"model", "adapter", "data", "validation", "dtype", "features", "features_dtype", "resume", "overwrite"}
@@ -60,7 +60,7 @@ def read_config(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
 
 def _require_known(known: Any, given: dict[str, Any], where: str) -> None:
     if unknown := sorted(set(given) - set(known), key=str) if known else []:
-        raise LensConfigError(f"Unknown keys {unknown}{where}; known: {sorted(known)}.")
+        raise LensConfigError(f"Unknown keys {unknown}{where}; known: {sorted(known)}.{did_you_mean(unknown, known)}")
 
 
 def _meant(key: str, value: Any) -> Any:

@@ -16,9 +16,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
+from transformers.utils import logging
 
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import InputError
+from lens_adapter.errors import InputError, brief
 from lens_adapter.signals import LensSignals, Reading, TokenLayout, whole_numbers
 from lens_adapter.vlm.anatomy import Anatomy, find_anatomy, text_config
 from lens_adapter.vlm.hooks import Query, capture, prefill
@@ -27,6 +28,9 @@ from lens_adapter.vlm.layout.tokens import token_layouts
 from lens_adapter.vlm.replica import replicated
 from lens_adapter.vlm.shared_prefix import can_share, prefill_shared, share_inputs
 from lens_adapter.vlm.threads import one_at_a_time
+from lens_adapter.vlm.words import unknown_words
+
+logger = logging.get_logger(__name__)
 
 # The model's likeliest words, whatever its own generation config prefers.
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -58,6 +62,7 @@ class FrozenBase:
         self.anatomy: Anatomy = find_anatomy(model)
         self.processor: Any = getattr(model, "processor", None) if processor is None else processor
         self.config: LensConfig = LensConfig.from_model(model, fusion="lite") if config is None else config
+        self._said: set[str] = set()  # words that were warned of
 
     @property
     def model(self) -> Any:
@@ -92,6 +97,27 @@ class FrozenBase:
                 "AutoProcessor.from_pretrained(...) of the same repository."
             )
         return self.processor
+
+    def unknown_words(self, texts: Sequence[str]) -> list[list[str]]:
+        """Of each text the words that the tokenizer has no token for, so that the model cannot know what they mean.
+
+        A warning names them all, each word once in the life of this object. Most tokenizers spell out what they do not
+        know: then there are none.
+
+        Raises:
+            InputError: there is no processor.
+        """
+        processor = self.require_processor()
+        found = [unknown_words(processor, [text]) for text in texts]
+        new = dict.fromkeys(word for words in found for word in words if word not in self._said)
+        if new:
+            self._said.update(new)
+            logger.warning(
+                "The model has no token for %s: it cannot understand these words, and what it makes of texts with "
+                "them means little.",
+                brief(list(new), 300),
+            )
+        return found
 
     # -- from pictures and prompts to a reading ------------------------------------------------------------------------
 
@@ -140,8 +166,10 @@ class FrozenBase:
         if inputs is None:
             about_one = len(images) > 1 and all(image is images[0] for image in images)
             if about_one and self._can_share(layers) and (shared := self._read_shared(images[0], prompts, layers)):
+                self.unknown_words(prompts)  # which warns; only now are they known to be texts
                 return replace(shared, yes=yes)
             inputs = self.build_inputs(images, prompts)
+            self.unknown_words(prompts)
         layouts = self.layout(inputs, sizes)
         return Reading(self.prefill(inputs, layers=layers), layouts, sizes, yes, tap_layer=self.config.tap_layer)
 

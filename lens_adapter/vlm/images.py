@@ -175,15 +175,19 @@ def _payload(uri: str) -> bytes:
 
 
 def _existing(path: str | Path, what: str) -> Path:
+    is_folder = False
     try:
         if Path(path).is_file():
             return Path(path)
+        is_folder = Path(path).is_dir()
     except (OSError, ValueError):  # no name that a file can have, or none that may be asked for
         pass
     url = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path), re.DOTALL)
     if url:  # a Path has lost one of its slashes
         where = brief(f"{url[1]}://{url[2]}", _LONGEST_URL)
         raise InputError(f"There is no image file {where}. Download it first: URLs are not fetched.")
+    if is_folder:
+        raise InputError(f"{brief(str(path), _LONGEST_PATH)} is a folder; expected one {what} file in it.")
     raise InputError(f"There is no {what} file {brief(str(path), _LONGEST_PATH)}.")
 
 
