@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # else they would be names of this module, which holds errors
+    from collections.abc import Iterable
+    from typing import Any
 
 
 class LensError(ValueError):

@@ -21,7 +21,7 @@ from huggingface_hub import EvalResult
 
 from lens_adapter.checkpoint import files_digest, weight_files
 from lens_adapter.errors import CheckpointMismatchError, InputError, brief
-from lens_adapter.hub.markdown import table
+from lens_adapter.hub.markdown import aligned_table
 from lens_adapter.reading import only_our_errors
 from lens_adapter.writing import write_text
 
@@ -243,7 +243,7 @@ class Evaluation:
         rows += [
             [metric_name(metric), *(str(row.get(metric, "")) for row in self.figures.values())] for metric in metrics
         ]
-        return table(rows)
+        return aligned_table(rows)
 
     def model_index(self) -> list[EvalResult]:
         """Every figure as an entry of a model card's `model-index`."""

@@ -22,7 +22,7 @@ from lens_adapter.builtin.world.questions import WHERE
 from lens_adapter.data.examples import Example
 from lens_adapter.evaluation import Evaluation, Finding, by_subset, finding_of, measure, overlap
 from lens_adapter.evaluation.runner import record_of
-from lens_adapter.hub.markdown import table
+from lens_adapter.hub.markdown import aligned_table
 from lens_adapter.output import LensOutput, is_found
 from lens_adapter.results import metric_name
 
@@ -167,7 +167,7 @@ def _tables(figures: Mapping[str, float]) -> Iterator[str]:
         rows = [[across, *columns]]
         for name, row in cells.items():
             rows.append([name, *(f"{left.pop(row[key]):.4f}" if key in row else "" for key in columns)])
-        return f"{title}\n\n{table(rows)}"
+        return f"{title}\n\n{aligned_table(rows)}"
 
     for metric in MASK_METRICS:
         cells: dict[str, dict[str, str]] = defaultdict(dict)

@@ -67,15 +67,13 @@ def run(args: argparse.Namespace) -> Result:
         raise InputError(f"{args.folder} must be a folder with config.json and model.safetensors; it holds no head.")
     require_files({"--json": args.json}, args.folder, args.results)
     from lens_adapter.adapter import LensAdapter
-    from lens_adapter.hub.names import public_name
-    from lens_adapter.hub.publishing import files_to_publish, publish, require_findable
+    from lens_adapter.hub.publishing import files_to_publish, findable, publish
     from lens_adapter.results import RESULTS_FILE, save_results
 
     kept = files_to_publish(args.folder)
     results = _results(args.folder, args.results)
     adapter = LensAdapter.from_pretrained(args.folder, local_files_only=True)  # complains about what does not fit
-    base = args.base_model or adapter.config.base_model_name_or_path
-    require_findable(base)
+    base = findable(args.base_model or adapter.config.base_model_name_or_path)
     if results:
         save_results(args.folder, results)  # refuses those of another head
     for result in results:
@@ -93,7 +91,7 @@ def run(args: argparse.Namespace) -> Result:
         token=args.token,
         create_pr=args.create_pr,
         license=args.license,
-        base_model=args.base_model,
+        base_model=base,
     )
     sam = adapter.config.sam
     if not sam["include_image_encoder"] and sam["weights"] and Path(sam["weights"]).exists():
@@ -105,7 +103,7 @@ def run(args: argparse.Namespace) -> Result:
     if left:
         note(f"Not part of a head, not uploaded: {', '.join(left)}")
     url = str(commit.pr_url or commit.repo_url)
-    facts = {"url": url, "commit": commit.oid, "base_model": public_name(base), "not_uploaded": left}
+    facts = {"url": url, "commit": commit.oid, "base_model": base, "not_uploaded": left}
     return Result(f"Published at {url}", facts)
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from lens_adapter.config import LensConfig
 from lens_adapter.hub.markdown import code, plain, quoted
-from lens_adapter.hub.names import is_builtin_base, is_hub_id, others_find, public_name
+from lens_adapter.hub.names import BUILTIN, is_hub_id, public_name, usable_name
 from lens_adapter.results import Evaluation, load_results
 from lens_adapter.sam.families import family_of, family_title
 from lens_adapter.writing import write_text
@@ -73,8 +73,8 @@ _READOUT_LIMITS = """\
   of pictures like those that it was fitted on.
 """
 _REFUSALS = (
-    "A prompt with a score below {threshold:.4g} names nothing in the picture: `found` is false, and `segment` returns "
-    "an empty mask without keypoints for it, unless asked with `score_threshold=0`."
+    "A prompt with a score below {threshold:.4g} names nothing in the picture: `found` is false, and `segment` returns an\n"
+    "  empty mask without keypoints for it, unless asked with `score_threshold=0`."
 )
 _NO_REFUSALS = "No score threshold was chosen: every prompt is taken to name something, whether it does or not."
 _NO_RESULTS = "No evaluation results are recorded for this checkpoint."
@@ -145,10 +145,10 @@ def model_card(
         metadata=data.to_yaml(),
         base=plain(public_name(base) or "a base whose name is not recorded"),
         load_base=_BUILTIN_BASE
-        if is_builtin_base(base)
-        else _ANY_BASE.format(name=quoted(str(base) if others_find(base) else BASE_PLACEHOLDER)),
+        if usable_name(base) == BUILTIN
+        else _ANY_BASE.format(name=quoted(usable_name(base) or BASE_PLACEHOLDER)),
         revision=f" at revision {code(config.base_model_revision)}" if config.base_model_revision else "",
-        location=quoted(location if is_hub_id(location) else HEAD_PLACEHOLDER),
+        location=quoted(usable_name(location) or HEAD_PLACEHOLDER),
         reads=(_READOUT if is_readout else _NETWORK).format(**reads),
         prompt_template=code(config.prompt_template),
         num_keypoints=config.num_keypoints,

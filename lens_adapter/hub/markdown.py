@@ -29,7 +29,7 @@ def quoted(text: str) -> str:
     return json.dumps(_one_line(text), ensure_ascii=False)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def aligned_table(rows: Sequence[Sequence[str]]) -> str:
     """A table, aligned for a terminal, too; the first row is its heading. Cells are as they are to stand there."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [rows[0], ["-" * width for width in widths], *rows[1:]]

@@ -39,14 +39,11 @@ def public_name(name: str | None) -> str | None:
     return BUILTIN if last in ("vlm", BUILTIN) else last.replace("lens-", f"{BUILTIN}-")
 
 
-def is_builtin_base(name: str | None) -> bool:
-    """Whether it is the model that ships with the package."""
-    return bool(name) and _ships(str(name)) and public_name(name) == BUILTIN
-
-
-def others_find(name: str | None) -> bool:
-    """Whether others can load the model of this name: it is on the Hub, or ships with the package."""
-    return is_hub_id(name) or is_builtin_base(name)
+def usable_name(name: str | None) -> str | None:
+    """The name by which anybody can load it, on the Hub or as one that ships; None: there is none."""
+    if not name or not (is_hub_id(name) or _ships(name)):
+        return None
+    return public_name(name)
 
 
 def _ships(name: str) -> bool:

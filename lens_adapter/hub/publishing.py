@@ -17,7 +17,7 @@ from lens_adapter.checkpoint import current, tidy
 from lens_adapter.config import LensConfig
 from lens_adapter.errors import HubError, InputError, LensError, brief, one_line
 from lens_adapter.hub.card import CARD_FILE, is_generated, model_card
-from lens_adapter.hub.names import BUILTIN, is_builtin_base, others_find
+from lens_adapter.hub.names import usable_name
 from lens_adapter.results import RESULTS_FILE, load_results
 
 # What a checkpoint is made of: what else lies in its folder (optimizer states, pickles, logs) stays at home ...
@@ -72,9 +72,7 @@ def publish(
         )
     files = files_to_publish(folder)
     config, results = LensConfig.from_pretrained(folder), load_results(folder)
-    if base_model is None:
-        base_model = BUILTIN if is_builtin_base(config.base_model_name_or_path) else config.base_model_name_or_path
-    require_findable(base_model)
+    base_model = findable(base_model or config.base_model_name_or_path)
     if base_model != config.base_model_name_or_path:
         config.base_model_name_or_path, config.base_model_revision = base_model, None
         files["config.json"] = config.to_json_string().encode()
@@ -104,17 +102,18 @@ def publish(
         )
 
 
-def require_findable(base: str | None) -> None:
-    """Refuse to publish a head whose base has a name of this machine alone, or none.
+def findable(base: str | None) -> str:
+    """The name by which anybody finds the base of a head.
 
     Raises:
-        InputError: says what to do.
+        InputError: it has a name on this machine alone, or none; says what to do.
     """
-    if not others_find(base):
+    if (name := usable_name(base)) is None:
         raise InputError(
             f"Nobody else can find the base of this head: its name is {brief(base, 300)}; expected a repository of the "
             "Hub (owner/name). Say which it is: --base-model owner/name, or base_model= in Python."
         )
+    return name
 
 
 def files_to_publish(folder: Path) -> dict[str, Any]:

@@ -62,6 +62,22 @@ def test_a_name_that_is_no_unicode(tmp_path):
     assert task.image == "caf\\xe9.png" and opened(task).size == (3, 2)
 
 
+LAST_LINE = {".jsonl": 5, ".csv": 6, ".tsv": 6, ".parquet": 4}  # of five rows, as editors count; Parquet has no lines
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_lines_are_numbered_as_editors_number_them(tmp_path, count):
+    """From 1, empty lines and a header too, wherever the reading begins."""
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n\n".join([*[json.dumps({"image": "a.png", "prompt": "p"})] * count, "broken"]))
+    (task,) = tasks_of(path).read(count, count + 1)
+    assert task.image == f"list.jsonl#{2 * count + 1}" and "Expected a JSON object" in task.error
+    path = tmp_path / "list.csv"
+    path.write_text("image,prompt\n" + "a.png,p\n\n" * count + "a.png,p,q\n")
+    (task,) = tasks_of(path).read(count, count + 1)
+    assert task.image == f"list.csv#{2 * count + 2}" and "Expected 2 values" in task.error
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
 def test_lists_name_pictures_from_their_own_folder_on(tmp_path, monkeypatch, suffix):
     write_pictures(tmp_path / "data" / "pictures", 2)
@@ -89,7 +105,7 @@ def test_lists_name_pictures_from_their_own_folder_on(tmp_path, monkeypatch, suf
     tasks = tasks_of(path)
     found = list(tasks.read(0, len(tasks)))
     assert [list(task.prompts) for task in found] == [row["prompts"] for row in rows]
-    assert [task.image for task in found] == [row["image"] for row in rows[:4]] + [f"list{suffix}#4"]
+    assert [task.image for task in found] == [row["image"] for row in rows[:4]] + [f"list{suffix}#{LAST_LINE[suffix]}"]
     assert [opened(task).size for task in found] == [(9, 7), (9, 8), (20, 10), (20, 10), (3, 2)]
 
 

@@ -38,7 +38,7 @@ from lens_adapter.builtin.figures import (
 from lens_adapter.builtin.world import REQUEST_KINDS, Question, sample_scene
 from lens_adapter.builtin.world.questions import WHERE
 from lens_adapter.errors import LensError
-from lens_adapter.evaluation import Finding, Overlap, overlap
+from lens_adapter.evaluation import Evaluation, Finding, Overlap, overlap
 from lens_adapter.output import Instances, LensOutput
 from tests.tiny import things_reading as reading
 
@@ -276,8 +276,11 @@ def test_a_refusal_is_an_empty_mask_or_a_low_score(exam):
 
 def test_everything_is_measured(shipped, monkeypatch):
     monkeypatch.setattr("lens_adapter.builtin.figures.VALIDATION_SCENES", 1)
-    figures = evaluate_builtin(scenes=2)
-    json.dumps(figures, allow_nan=False)
+    foreseen: list[float] = []
+    measured = evaluate_builtin(scenes=2, foresee=foreseen.append)
+    figures = measured.figures
+    json.dumps(measured.to_dict(), allow_nan=False)
+    assert len(foreseen) == 1 and foreseen[0] > 0
     exams = [make_exam(index, "test") for index in range(2)]
     groups = {case.group for exam in exams for case in exam.cases if case.has_target} | {"all"}
     masks = {f"{metric}.{group}" for metric in METRICS for group in groups}
@@ -301,8 +304,16 @@ def test_everything_is_measured(shipped, monkeypatch):
     assert set(figures) == expected
     for name, value in figures.items():
         assert (-1 if name.endswith("rank_correlation") else 0) <= value <= 1, name
-    again = evaluate_builtin(scenes=2)
-    assert again == figures
+    shown = [line for line in measured.to_markdown().splitlines() if line.startswith("| ") and "---" not in line]
+    numbers = [cell.strip() for line in shown for cell in line.split("|") if cell.strip().lstrip("-").startswith(("0.", "1."))]
+    assert sorted(numbers) == sorted(f"{value:.4f}" for value in figures.values()) and len(shown) < 60
+    for record, name in zip(measured.records, builtin.HEADS, strict=True):
+        assert Evaluation.from_dict(json.loads(json.dumps(record.to_dict()))).figures == record.figures
+        assert record.head_sha256 == builtin.load_head(name).digest() and record.images == 2
+        assert record.figures["reasoning"]["giou"].value == figures[f"heads.{name}.giou.reasoning"]
+        seen = [case for exam in exams for case in exam.cases if case.expression.subset == "seen"]
+        assert record.prompts > len(seen) > 0 and "absent" in record.figures
+    assert evaluate_builtin(scenes=2).figures == figures
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ BROKEN = {
 @pytest.mark.parametrize("line", BROKEN)
 def test_a_broken_line_is_named_or_skipped(tmp_path, caplog, line):
     write_folder(tmp_path, GOOD, line, GOOD)
-    with pytest.raises(BrokenRecordError, match=r"prompts\.jsonl, record 1 \(counted from 0\)") as caught:
+    with pytest.raises(BrokenRecordError, match=r"prompts\.jsonl, line 2: ") as caught:
         read_folder(tmp_path)
     assert BROKEN[line] in str(caught.value)
     assert [record.index for record in read_folder(tmp_path, "skip")] == [0, 2]
@@ -133,7 +133,7 @@ def test_a_mask_that_does_not_fit_is_named(tmp_path):
     write_levels(tmp_path / "masks" / "a.png", BOX.T)
     for index, record in enumerate(read_folder(tmp_path)):
         with pytest.raises(
-            BrokenRecordError, match=rf"prompts\.jsonl, record {index} .*a\.jpg: A mask is 8 x 12 pixels"
+            BrokenRecordError, match=rf"prompts\.jsonl, line {index + 1}: .*a\.jpg: A mask is 8 x 12 pixels"
         ):
             record.load()
 

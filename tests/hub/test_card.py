@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from lens_adapter import LensAdapter, LensConfig, builtin
-from lens_adapter.hub.card import is_generated, model_card
+from lens_adapter.hub.card import BASE_PLACEHOLDER, HEAD_PLACEHOLDER, is_generated, model_card
 from lens_adapter.results import Evaluation
 from lens_adapter.training.record import training_record
 from tests.hub.server import metadata_errors
@@ -63,12 +63,32 @@ def test_the_metadata(tmp_path):
     assert adapter.config.prompt_template in card.text and not metadata_errors(str(card))
 
 
-@pytest.mark.parametrize("name", [None, "/home/me/llava", "lens_adapter/builtin/vlm", "not an id/at all"])
-def test_a_base_that_the_hub_does_not_know_is_no_metadata(name):
-    text = model_card(LensConfig(base_model_name_or_path=name))
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        (None, "a base whose name is not recorded"),
+        ("/home/me/llava", "llava"),
+        ("C:\\Users\\me\\llava", "llava"),
+        ("lens_adapter/builtin/vlm", "builtin"),
+        ("not an id/at all", "at all"),
+    ],
+)
+def test_a_base_that_the_hub_does_not_know_is_no_metadata_and_its_folder_nobodys_business(name, shown):
+    text = model_card(LensConfig(base_model_name_or_path=name), location="/home/me/heads/mine")
     card = ModelCard(text)
     assert card.data.base_model is None and card.data.get("base_model_relation") is None and card.data.tags
-    assert not metadata_errors(text) and (name or "the base model") in card.text
+    assert not metadata_errors(text) and f"# LENS head for {shown}\n" in card.text
+    assert f"| base model | {shown} |" in card.text and "home" not in text and "Users" not in text
+    loads = "builtin.load_base()" if shown == "builtin" else f'from_pretrained("{BASE_PLACEHOLDER}")'
+    assert loads in text and f'from_pretrained("{HEAD_PLACEHOLDER}")' in text
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.42])
+def test_the_card_says_what_a_low_score_does(threshold):
+    """As `segment` and its documentation have it."""
+    text = model_card(config(score_threshold=threshold))
+    assert ("every prompt is taken to name something" in text) is (threshold == 0)
+    assert ("below 0.42 names nothing" in text and "empty mask without keypoints" in text) is (threshold == 0.42)
 
 
 def test_nothing_is_invented():
@@ -97,7 +117,11 @@ def test_the_snippet_of_a_saved_card_runs(base, tmp_path, monkeypatch):
     model, processor = tiny_pair("llava")
     model.config.name_or_path = str(base)
     tiny_adapter(model, processor).save_pretrained(tmp_path / "head")
-    run_snippet((tmp_path / "head" / "README.md").read_text(), tmp_path, monkeypatch)
+    card = (tmp_path / "head" / "README.md").read_text()
+    for placeholder, folder in ((BASE_PLACEHOLDER, base), (HEAD_PLACEHOLDER, tmp_path / "head")):
+        assert str(folder) not in card and placeholder in card
+        card = card.replace(placeholder, str(folder))
+    run_snippet(card, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", builtin.HEADS)

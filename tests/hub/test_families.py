@@ -14,7 +14,8 @@ from tests.tiny.sam import noise_image
 def test_there_and_back(hub, tmp_path):
     HfApi().create_repo("me/sam")
     HfApi().upload_folder(repo_id="me/sam", folder_path=save_family("sam2", tmp_path / "sam"))
-    adapter = LensAdapter.from_model(*tiny_pair("llava"), fusion="lite", fusion_width=32, sam="me/sam").eval()
+    fields = {"fusion": "lite", "fusion_width": 32, "sam": "me/sam", "base_model_name_or_path": "me/base"}
+    adapter = LensAdapter.from_model(*tiny_pair("llava"), **fields).eval()
     sam = adapter.config.sam
     assert (sam["weights"], sam["revision"]) == ("me/sam", HfApi().model_info("me/sam").sha)
     image, prompts = noise_image(50, 90), ["the cat", "a dog on the left"]
