@@ -291,7 +291,11 @@ class LensConfig(PretrainedConfig):
             saved = complete_sam(config_dict["sam"], read=False)
             config_dict = {**config_dict, "sam": saved}
             if "sam" in ours:
-                require_same_family(saved, complete_sam(ours["sam"]))
+                asked = complete_sam(ours["sam"])
+                require_same_family(saved, asked)
+                if isinstance(ours["sam"], str) and asked["variant"] == saved["variant"]:
+                    # A name says nothing about what travels in the checkpoint.
+                    ours["sam"] = {**asked, "include_image_encoder": saved["include_image_encoder"]}
         if (named := config_dict.get("attn_implementation")) is not None:  # transformers 4 puts its own in that place
             ours["_attn_implementation"] = named
         return super().from_dict({**config_dict, **ours}, **kwargs)

@@ -19,7 +19,7 @@ def test_defaults_are_those_of_the_method():
     assert isinstance(config, PretrainedConfig) and config.model_type == "lens"
     assert (config.fusion, config.fusion_layers, config.attention_layers) == ("mirror", 2, [])
     assert (config.num_keypoints, config.suppression_radius, config.keypoint_threshold) == (16, 4.0, 0.4)
-    assert config.mask_threshold == 0.6
+    assert config.mask_threshold == 0.6 and config.sam["variant"] == "vit_b"
     assert config.base_model_type is None
     assert LensConfig(base_config={"model_type": "llava"}).base_model_type == "llava"
 
@@ -154,10 +154,27 @@ def warnings_logged():
 
 
 def test_unknown_keys_warn_and_are_dropped(warnings_logged):
-    config = LensConfig(num_keypoint=3, tap=1)
+    config = LensConfig(num_keypoint=3, tap=1, mask_treshold=0.3)
     assert not hasattr(config, "num_keypoint") and "tap" not in config.to_dict()
     (message,) = warnings_logged
     assert "num_keypoint" in message and "tap" in message
+    assert "Did you mean 'mask_threshold' and 'num_keypoints'?" in message
+
+
+@pytest.mark.parametrize(
+    "fields, meant",
+    [
+        ({"fusion": "miror"}, "mirror"),
+        ({"sam": "sam2.1-smal"}, "sam2.1-small"),
+        ({"sam": "bultin"}, "builtin"),
+        ({"sam": "builtin-sam"}, "builtin-sam2"),
+        ({"sam": {"variant": "vit_b", "widow_size": 7}}, "window_size"),
+        ({"sam": {"variant": "sam2.1-tiny", "revisoin": "x"}}, "revision"),
+    ],
+)
+def test_a_mistyped_choice_is_asked_about(fields, meant):
+    with pytest.raises(LensConfigError, match=f"Did you mean '{meant}'"):
+        LensConfig(**fields)
 
 
 def test_known_keys_of_transformers_pass_without_a_word(warnings_logged):

@@ -305,7 +305,9 @@ def test_everything_is_measured(shipped, monkeypatch):
     for name, value in figures.items():
         assert (-1 if name.endswith("rank_correlation") else 0) <= value <= 1, name
     shown = [line for line in measured.to_markdown().splitlines() if line.startswith("| ") and "---" not in line]
-    numbers = [cell.strip() for line in shown for cell in line.split("|") if cell.strip().lstrip("-").startswith(("0.", "1."))]
+    numbers = [
+        cell.strip() for line in shown for cell in line.split("|") if cell.strip().lstrip("-").startswith(("0.", "1."))
+    ]
     assert sorted(numbers) == sorted(f"{value:.4f}" for value in figures.values()) and len(shown) < 60
     for record, name in zip(measured.records, builtin.HEADS, strict=True):
         assert Evaluation.from_dict(json.loads(json.dumps(record.to_dict()))).figures == record.figures

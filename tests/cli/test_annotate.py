@@ -10,7 +10,9 @@ import pytest
 from lens_adapter import LensAdapter
 from lens_adapter.annotation.rows import read_rows, shards_in
 from lens_adapter.builtin.demo import ONLY_ITS_WORLD
+from lens_adapter.builtin.world import sample_scene
 from lens_adapter.cli import main
+from lens_adapter.errors import LensError
 from tests.tiny.sam import noise_image
 from tests.tiny.shipped import ship_tiny, use_shipped
 
@@ -102,3 +104,34 @@ def test_what_cannot_be_annotated_is_said_and_nothing_is_written(
 ):
     assert call(folders, pictures / data, "-o", tmp_path / "out", *more) == 1
     assert complaint in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_run_of_errors_alone_has_failed(folders, pictures, tmp_path, capsys, monkeypatch):
+    """Whether the pictures or the model are to blame; what was written stays, and the report too."""
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"no picture")
+    assert call(folders, tmp_path / "bad", "-o", tmp_path / "out", "--prompt", "a dog") == 1
+    captured = capsys.readouterr()
+    assert "Nothing was annotated: every row (1) has an error. The first, 'a.png', prompt 'a dog'" in captured.err
+    assert "rows with an error instead of a mask 1, of 1 pictures" in captured.out
+
+    def fails(*_, **__):
+        raise LensError("It computed numbers that are none.")
+
+    monkeypatch.setattr(LensAdapter, "segment", fails)
+    assert call(folders, pictures, "-o", tmp_path / "out2", "--prompt", "a dog", "a cat", "--json") == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["errors"] == 8 and "numbers that are none" in captured.err
+
+
+def test_rows_of_words_without_a_token_are_counted(tmp_path, capsys, caplog):
+    sample_scene(148846, "test").draw(384).save(tmp_path / "scene.png")
+    asked = ["annotate", str(tmp_path), "-o", str(tmp_path / "out"), "--prompt", "the dog", "the puppy", "teh puppy"]
+    said = "rows with words that the model has no token for 2: puppy, teh"
+    assert main([*asked, "--adapter", "builtin"]) == 0
+    assert said in capsys.readouterr().out and caplog.text.count("The model has no token for") == 1
+    assert main([*asked, "--model", "builtin", "--resume", "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["not_understood"], report["unknown_words"]) == (2, ["puppy", "teh"])
+    assert main(["annotate", "-o", str(tmp_path / "out"), "--rethreshold", "0.2"]) == 0
+    assert said in capsys.readouterr().out

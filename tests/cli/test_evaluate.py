@@ -7,6 +7,7 @@ import json
 import pytest
 
 from lens_adapter.cli import main
+from lens_adapter.errors import InputError
 from lens_adapter.evaluation import Evaluation
 from tests.data.formats import reference
 from tests.data.test_folder import write_folder
@@ -26,7 +27,7 @@ def test_evaluate_a_head(folders, tmp_path, capsys):
     assert captured.out == result.to_markdown() + "\n" and all(f"Wrote {file}" in captured.err for file in files)
     assert (result.prompts, result.images, result.mask_threshold) == (2, 1, 0.3)
     assert result.dataset == {"name": "refcoco", "split": "val", "revision": None}
-    assert (result.base_model, result.adapter) == (str(folders / "base"), str(folders / "head"))
+    assert (result.base_model, result.adapter) == ("base", "head")  # their folders are nobody else's business
     assert list(result.figures) == ["all", "val"] and files[1].read_text().count("<figure>") == 2
 
 
@@ -54,7 +55,13 @@ def test_evaluate_writes_every_figure_it_prints(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lens_adapter.builtin.figures.VALIDATION_SCENES", 1)
     file = tmp_path / "results" / "figures.json"
     assert main(["evaluate", "--builtin", "--scenes", "1", "--json", str(file)]) == 0
-    figures = json.loads(file.read_text())
-    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    assert {name: f"{value:.4f}" for name, value in figures.items()} == printed
+    figures, captured = json.loads(file.read_text()), capsys.readouterr()
+    records = [Evaluation.from_dict(record) for record in figures.pop("records")]
+    assert [record.adapter for record in records] == ["lens-mirror", "lens-lite"] and records == Evaluation.load_all(
+        file
+    )
+    with pytest.raises(InputError, match="holds 2 records"):
+        Evaluation.load(file)
+    assert all(f" {value:.4f} " in captured.out for value in figures.values()) and "| heads.lite " in captured.out
+    assert len(captured.out.splitlines()) < 90 and "1 test scenes, about " in captured.err.partition("baselines, ")[0]
     assert "heads.lite.giou.attribute" in figures and "baselines.random_object.giou.attribute" in figures

@@ -20,10 +20,12 @@ from lens_adapter.results import folder_digest
 from tests.data.test_folder import write_folder
 from tests.hub.server import OWNER, STRANGER
 from tests.test_results import RECORD
+from tests.tiny.adapters import BASE_NAME
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image
 
 HEAD = "me/lens"
+BASE = ["--base-model", "org/the-base"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -38,7 +40,6 @@ def test_push(hub, folder, tmp_path, capsys):
     flags = ["--results", str(tmp_path / "test.json"), "--license", "mit", "--private", "--message", "One head"]
     assert main(["push", str(folder), HEAD, *flags]) == 0
     captured = capsys.readouterr()
-    assert "Nobody else can find its base: base_model_name_or_path in config.json is None" in captured.err
     assert "Not part of a head, not uploaded: training_args.bin\n" in captured.err
     assert captured.out == f"Published at {hub.url}/{HEAD}\n"
     assert hub.repositories[HEAD].private and hub.repositories[HEAD].messages == ["initial commit", "One head"]
@@ -53,7 +54,7 @@ def test_push(hub, folder, tmp_path, capsys):
     assert facts == {
         "url": f"{hub.url}/{HEAD}",
         "commit": hub.repositories[HEAD].branches["next"],
-        "base_model": None,
+        "base_model": BASE_NAME,
         "not_uploaded": ["training_args.bin"],
     }
     assert hub.files(HEAD, "next").keys() == files.keys()
@@ -79,6 +80,35 @@ def test_results_of_an_unknown_head_are_shown_with_a_word_and_are_no_metadata(hu
     assert card.data.eval_results is None and not any(name.startswith(".eval") for name in hub.files(HEAD))
 
 
+@pytest.mark.parametrize("name", [None, "/home/me/llava", "not/an/id"])
+def test_a_base_that_nobody_else_finds_is_refused_until_it_is_named(hub, folder, capsys, name):
+    config = json.loads((folder / "config.json").read_text()) | {"base_model_name_or_path": name}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["push", str(folder), HEAD]) == 1
+    said = capsys.readouterr().err
+    assert "Nobody else can find the base of this head" in said and "--base-model owner/name" in said
+    assert not hub.requests
+    assert main(["push", str(folder), HEAD, "--base-model", "also/not/one"]) == 1 and not hub.requests
+    assert main(["push", str(folder), HEAD, *BASE]) == 0
+    files = hub.files(HEAD)
+    assert json.loads(files["config.json"])["base_model_name_or_path"] == "org/the-base"
+    assert ModelCard(files["README.md"].decode()).data.base_model == "org/the-base"
+    assert not any(b"home/me" in content for content in files.values())
+    assert json.loads((folder / "config.json").read_text()) == config  # theirs stays
+    assert LensAdapter.from_pretrained(HEAD).config.base_model_name_or_path == "org/the-base"
+
+
+def test_of_a_file_of_several_records_that_of_the_head_is_taken(hub, folder, tmp_path, capsys):
+    """As `evaluate --builtin --json` writes it: figures by name, and `records`."""
+    own, other = {**RECORD, "head_sha256": folder_digest(folder)}, {**RECORD, "head_sha256": "ab" * 32}
+    for records, code in (([other, own], 0), ([other, other], 1)):
+        (tmp_path / "all.json").write_text(json.dumps({"heads.lite.giou.all": 0.5, "records": records}))
+        assert main(["push", str(folder), HEAD, "--results", str(tmp_path / "all.json")]) == code
+    said = capsys.readouterr().err
+    assert "1 of its 2 records are about other heads" in said and "none of them about the weights in" in said
+    assert len(ModelCard(hub.files(HEAD)["README.md"].decode()).data.eval_results) == 3
+
+
 def test_what_evaluate_writes_fits_its_head_and_no_other(hub, folders, tmp_path, capsys):
     """From the command that measures to the one that publishes, and a head that is trained further between them."""
     data, file = tmp_path / "data", tmp_path / "figures.json"
@@ -87,14 +117,15 @@ def test_what_evaluate_writes_fits_its_head_and_no_other(hub, folders, tmp_path,
     names = ["--model", str(folders / "base"), "--adapter", str(head), "--data", str(data)]
     assert main(["evaluate", *names, "--json", str(file)]) == 0
     assert json.loads(file.read_text())["head_sha256"] == folder_digest(head)
-    assert main(["push", str(head), HEAD, "--results", str(file)]) == 0
-    assert ModelCard(hub.files(HEAD)["README.md"].decode()).data.eval_results
+    assert main(["push", str(head), HEAD, "--results", str(file), *BASE]) == 0
+    card = ModelCard(hub.files(HEAD)["README.md"].decode())
+    assert card.data.eval_results and str(tmp_path) not in str(card) and str(folders) not in str(card)
     adapter = LensAdapter.from_pretrained(head)
     adapter.head.descriptors.text_vector.data += 1e-6
     adapter.save_pretrained(head)
-    assert main(["push", str(head), HEAD, "--results", str(file)]) == 1
+    assert main(["push", str(head), HEAD, "--results", str(file), *BASE]) == 1
     assert "are about another head" in capsys.readouterr().err
-    assert main(["push", str(head), HEAD]) == 0
+    assert main(["push", str(head), HEAD, *BASE]) == 0
     assert ModelCard(hub.files(HEAD)["README.md"].decode()).data.eval_results is None
 
 
