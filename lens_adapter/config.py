@@ -293,8 +293,9 @@ class LensConfig(PretrainedConfig):
             if "sam" in ours:
                 asked = complete_sam(ours["sam"])
                 require_same_family(saved, asked)
-                if isinstance(ours["sam"], str) and asked["variant"] == saved["variant"]:
-                    # A name says nothing about what travels in the checkpoint.
+                names = ("variant", "weights", "revision", "include_image_encoder")
+                alike = all(asked.get(key) == value for key, value in saved.items() if key not in names)
+                if isinstance(ours["sam"], str) and alike:  # a name says nothing about what travels in the checkpoint
                     ours["sam"] = {**asked, "include_image_encoder": saved["include_image_encoder"]}
         if (named := config_dict.get("attn_implementation")) is not None:  # transformers 4 puts its own in that place
             ours["_attn_implementation"] = named

@@ -179,8 +179,8 @@ def _tables(figures: Mapping[str, float]) -> Iterator[str]:
             yield of(f"{metric_name(metric)} of prompts that name something ({metric})", cells, "")
     judged: dict[str, dict[str, str]] = defaultdict(dict)
     for key in [key for key in left if key.startswith("heads.")]:
-        _, name, rest = key.split(".", 2)
-        judged[rest][f"heads.{name}"] = key
+        _, head, figure = key.split(".", 2)
+        judged[figure][f"heads.{head}"] = key
     if judged:
         yield of("What heads know of themselves, and instances", judged, "")
     for group in dict.fromkeys(key.partition(".")[0] for key in left):

@@ -92,7 +92,7 @@ def add_sam_option(parser: argparse.ArgumentParser, purpose: str = "") -> None:
     )
 
 
-def sam_of(args: argparse.Namespace) -> dict[str, str]:
+def sam_of(args: argparse.Namespace) -> dict[str, Any]:
     """The field `sam` of a new head, where it is not the default."""
     sam = args.sam or (BUILTIN if args.model == BUILTIN else None)
     return {"sam": sam} if sam else {}

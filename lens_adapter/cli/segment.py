@@ -128,9 +128,10 @@ def _overlays(args: argparse.Namespace, images: Sequence[Path]) -> list[Path]:
             args.parser.error(f"argument -o/--output: overlays of several images go to a folder; got {str(folder)!r}")
         return [folder / f"{_name(number, image)}.png" for number, image in enumerate(images, 1)]
     try:
-        return [picture(str(args.output or "overlay.png"))]
+        overlay = picture(str(args.output or "overlay.png"))
     except argparse.ArgumentTypeError as error:
         args.parser.error(f"argument -o/--output: {error}")
+    return [overlay]
 
 
 def _name(number: int, image: Path) -> str:

@@ -73,8 +73,8 @@ _READOUT_LIMITS = """\
   of pictures like those that it was fitted on.
 """
 _REFUSALS = (
-    "A prompt with a score below {threshold:.4g} names nothing in the picture: `found` is false, and `segment` returns\n"
-    "  an empty mask without keypoints for it, unless asked with `score_threshold=0`."
+    "A prompt with a score below {threshold:.4g} names nothing in the picture: `found` is false, and `segment`\n"
+    "  returns an empty mask without keypoints for it, unless asked with `score_threshold=0`."
 )
 _NO_REFUSALS = "No score threshold was chosen: every prompt is taken to name something, whether it does or not."
 _NO_RESULTS = "No evaluation results are recorded for this checkpoint."

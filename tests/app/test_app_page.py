@@ -150,7 +150,8 @@ def test_a_port_that_is_taken(tiny, capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["app", "--port", str(port)]) == 1
-    assert str(port) in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"--port {port} of --host 127.0.0.1" in said and "--port 0 takes any that is free" in said
 
 
 def test_the_space_serves_the_shipped_models(tiny, launched, monkeypatch):
