@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +14,15 @@ from torch import Tensor
 
 from lens_adapter.config import Thresholds
 from lens_adapter.errors import InputError, LensError, brief
+from lens_adapter.finite import is_finite
 from lens_adapter.output import Chosen, LensOutput, make_folder
 from lens_adapter.sam.decoder import MaskDecoder
 from lens_adapter.vlm.images import ImageInput, load_image
-from lens_adapter.writing import written_aside
 
 if TYPE_CHECKING:
     from lens_adapter.sam.tracking import MaskTracker
 
 Frames = Sequence[ImageInput] | np.ndarray | Tensor  # what `read_frames` takes
-ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}  # that Pillow writes
 
 
 def read_frames(frames: Frames) -> list[Image.Image]:
@@ -157,21 +155,18 @@ class LensVideoOutput:
             path: of the file: .gif, .webp, or .png.
             prompts: what to draw, as for `LensOutput.plot`.
             heatmap: as for `LensOutput.plot`.
-            fps: frames per second.
+            fps: frames per second, at most 100.
 
         Raises:
-            InputError: another suffix, no positive `fps`, or nothing can be written there.
+            InputError: another suffix, an impossible `fps`, or nothing can be written there.
             LensError: there are no pictures.
         """
-        kind = ANIMATIONS.get(Path(path).suffix.lower())
-        if kind is None:
-            raise InputError(f"{brief(fspath(path), 300)} must end in {', '.join(ANIMATIONS)}: animations of pictures.")
-        if not 0 < fps <= 1000:
-            raise InputError(f"fps must be above 0 and at most 1000; got {fps!r}.")
-        first, *others = [out.plot(prompts=prompts, heatmap=heatmap) for out in self.frames]
+        from lens_adapter.pictures.saving import require_animation, save_animation
+
+        require_animation(path, fps)  # better refused before it is drawn
+        pictures = [out.plot(prompts=prompts, heatmap=heatmap) for out in self.frames]
         make_folder(Path(path).parent)
-        with written_aside(path) as aside:
-            first.save(aside, kind, save_all=True, append_images=others, duration=1000 / fps, loop=0)
+        save_animation(pictures, path, fps)
 
     def to_coco_rle(self) -> list[list[dict[str, Any]]]:
         """The masks as COCO run-length encodings, `{"size": [H, W], "counts": str}`: T times N."""
@@ -190,12 +185,21 @@ def track_masks(
         tracker: of the decoder's family.
         decoder: the head's, with its image encoder.
         thresholds: of the masks.
+
+    Raises:
+        LensError: the video model made numbers that are infinite or none.
     """
     masks, scores, found, size = video.masks, video.scores, video.found, video.image_size
     session = tracker.open(decoder, [out.image for out in video if out.image is not None])
     for start in sorted({frame for frame in video.best if frame is not None}):
         rows = [row for row, frame in enumerate(video.best) if frame == start]
         for frame, logits, presence in tracker.carry(session, start, masks[start, rows]):
+            if not (is_finite(logits) & is_finite(presence)):
+                raise LensError(
+                    f"The video model, in {str(decoder.dtype).removeprefix('torch.')}, made numbers that are infinite "
+                    f"or none (NaN) of frame {frame}; expected masks. Load the head in bfloat16 or float32: "
+                    "LensAdapter.from_pretrained(..., dtype=torch.bfloat16), or segment frame by frame (track=False)."
+                )
             present = presence.cpu() > 0
             masks[frame, rows] = decoder.masks(logits, size, thresholds.mask) & present[:, None, None]
             scores[frame, rows], found[frame, rows] = presence.sigmoid().cpu(), present

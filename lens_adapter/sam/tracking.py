@@ -8,7 +8,7 @@ weights: how masks become memories, and how frames attend to them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from transformers import PretrainedConfig
 from lens_adapter.bounds import require_bounded, without_sources
 from lens_adapter.errors import CheckpointMismatchError
 from lens_adapter.sam.families import FAMILIES, without_foreign
-
-if TYPE_CHECKING:
-    from lens_adapter.sam.decoder import MaskDecoder
 
 # What of a video model is the head's own.
 OWN_PARTS = ("vision_encoder", "prompt_encoder", "mask_decoder", "shared_image_embedding", "no_memory_embedding")
@@ -55,13 +52,13 @@ class MaskTracker:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def open(self, decoder: MaskDecoder, frames: Sequence[Image]) -> Any:
+    def open(self, decoder: Any, frames: Sequence[Image]) -> Any:
         """A session of the family about a video, with the head's parts as they are now.
 
         The frames' pixels stay on the CPU: 12 bytes for each of the square, of every frame (in float32).
 
         Args:
-            decoder: of the head, with its image encoder.
+            decoder: the `MaskDecoder` of the head, with its image encoder.
             frames: T RGB pictures of one size.
         """
         self.model.vision_encoder = decoder.image_encoder

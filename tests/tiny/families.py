@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import CONFIG_MAPPING, AutoModelForMaskGeneration, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForMaskGeneration, PretrainedConfig, PreTrainedModel
 
 from lens_adapter.sam.families import FAMILIES
 from tests.tiny.sam import randomize
@@ -128,9 +128,9 @@ def tiny_family_model(family: str, seed: int = 0, config: dict[str, Any] | None 
     return model.eval()
 
 
-def tiny_video_model(family: str, seed: int = 0) -> PreTrainedModel:
-    """The family's own model of videos, whose parts for single pictures are those of `tiny_family_model`."""
-    config, image = video_parts(family), tiny_family_model(family, seed, video_parts(family))
+def tiny_video_config(family: str) -> PretrainedConfig:
+    """Of the family's own model of videos."""
+    config = video_parts(family)
     memory: dict[str, Any] = {
         "image_size": config["prompt_encoder_config"]["image_size"],
         "num_maskmem": 3,
@@ -154,9 +154,14 @@ def tiny_video_model(family: str, seed: int = 0) -> PreTrainedModel:
             **{f"perceiver_resampler_{name}": 1 for name in ("num_attention_heads", "num_layers")},
             "perceiver_resampler_mlp_intermediate_size": 32,
         }
+    return getattr(transformers, FAMILIES[family].video[0]).config_class(**config, **memory)
+
+
+def tiny_video_model(family: str, seed: int = 0) -> PreTrainedModel:
+    """The family's own model of videos, whose parts for single pictures are those of `tiny_family_model`."""
     model_class = getattr(transformers, FAMILIES[family].video[0])
-    model = randomize(model_class(model_class.config_class(**config, **memory)), seed + 1)
-    model.load_state_dict(image.state_dict(), strict=False)
+    model = randomize(model_class(tiny_video_config(family)), seed + 1)
+    model.load_state_dict(tiny_family_model(family, seed, video_parts(family)).state_dict(), strict=False)
     return model.eval()
 
 
