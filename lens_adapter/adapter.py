@@ -34,7 +34,14 @@ from lens_adapter.checkpoint import (
     weight_files,
 )
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError, NotAttachedError
+from lens_adapter.errors import (
+    CheckpointMismatchError,
+    InputError,
+    LensConfigError,
+    LensError,
+    NotAttachedError,
+    brief,
+)
 from lens_adapter.finite import not_finite
 from lens_adapter.fitting import FitReport, Labelled, fit_readout
 from lens_adapter.head.head import LensHead
@@ -102,7 +109,7 @@ class LensAdapter(PreTrainedModel):
         self._names_sam = config.fusion == "readout" and bool(config.sam["weights"])
         self._sam_is_loaded = True
         # The video model that `segment_video` was last asked for, and by what name.
-        self._tracker: tuple[str | bool, MaskTracker] | None = None
+        self._tracker: tuple[str | bool | PathLike[str], MaskTracker] | None = None
         # Some weights that a new head began with, until it is known to have others.
         self._untrained: dict[str, Tensor] = {}
         if self._names_sam:
@@ -623,7 +630,7 @@ class LensAdapter(PreTrainedModel):
         frames: Frames,
         prompts: str | Sequence[str],
         *,
-        track: bool | str = False,
+        track: bool | str | PathLike[str] = False,
         batch_size: int | None = None,
         mask_threshold: float | None = None,
         score_threshold: float | None = None,
@@ -660,12 +667,21 @@ class LensAdapter(PreTrainedModel):
         thresholds = self.config.thresholds(mask_threshold, score_threshold)
         pictures, texts = read_frames(frames), [prompts] if isinstance(prompts, str) else prompts
         tracker = self._load_tracker(track) if track else None
-        asked = {"mask_threshold": mask_threshold, "score_threshold": score_threshold}
-        video = LensVideoOutput(self.segment(pictures, [texts] * len(pictures), batch_size=batch_size, **asked))
+        video = LensVideoOutput(
+            self.segment(
+                pictures,
+                [texts] * len(pictures),
+                batch_size=batch_size,
+                mask_threshold=mask_threshold,
+                score_threshold=score_threshold,
+            )
+        )
         return video if tracker is None else track_masks(video, tracker, self.decoder, thresholds)
 
-    def _load_tracker(self, source: str | bool) -> MaskTracker:
+    def _load_tracker(self, source: str | bool | PathLike[str]) -> MaskTracker:
         """The video model by this name, loaded once."""
+        if not isinstance(source, bool | str | PathLike):
+            raise InputError(f"track must be True, False, or a folder or repository; got {brief(source)}.")
         if self._tracker is None or self._tracker[0] != source:
             self._tracker = (source, self.decoder.load_tracker(None if source is True else str(source)))
         return self._tracker[1]

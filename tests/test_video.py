@@ -86,6 +86,8 @@ def test_prompts_and_thresholds_are_those_of_segment(trio):
             adapter.segment_video(FRAMES, wrong)
     with pytest.raises(InputError, match="mask_threshold"):
         adapter.segment_video(FRAMES, PROMPTS, mask_threshold=2)
+    with pytest.raises(InputError, match="track must be True"):
+        adapter.segment_video(FRAMES, PROMPTS, track=5)
     assert not adapter.segment_video(FRAMES, PROMPTS, score_threshold=0.999).found.any()
     adapter.detach()
     with pytest.raises(NotAttachedError):
