@@ -79,7 +79,12 @@ def test_tracked_logits_are_those_of_the_familys_own(family, videos):
     tracker = adapter.decoder.load_tracker()
     rows, columns = torch.meshgrid(torch.arange(50), torch.arange(90), indexing="ij")
     masks = torch.stack([(rows - 20) ** 2 + (columns - x) ** 2 < 150 for x in (20, 60)])
-    carried = list(tracker.carry(tracker.open(adapter.decoder, FRAMES), start, masks))
+    switch = "dynamic_multimask_via_stability"  # off for heads; a video model tracks as it was taught
+    assert getattr(tracker.model.config.mask_decoder_config, switch)
+    assert not adapter.config.sam["config"]["mask_decoder_config"][switch]
+    session = tracker.open(adapter.decoder, FRAMES)
+    list(tracker.carry(session, 4, masks[:1]))  # is forgotten
+    carried = list(tracker.carry(session, start, masks))
     assert [frame for frame, *_ in carried] == [3, 4, 1, 0]
     theirs = by_hand(adapter, videos[family], start, masks)
     for frame, logits, presence in carried:
