@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lens_adapter.output import LensOutput
     from lens_adapter.sam.embeddings import EmbeddingCache
     from lens_adapter.signals import LensSignals, TokenLayout
+    from lens_adapter.video import LensVideoOutput
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "LensConfig",
     "LensOutput",
     "LensSignals",
+    "LensVideoOutput",
     "ProbeResult",
     "TokenLayout",
     "annotate",
@@ -38,6 +40,7 @@ _HOMES = {
     "LensConfig": "lens_adapter.config",
     "LensOutput": "lens_adapter.output",
     "LensSignals": "lens_adapter.signals",
+    "LensVideoOutput": "lens_adapter.video",
     "ProbeResult": "lens_adapter.evaluation.probing",
     "TokenLayout": "lens_adapter.signals",
     "annotate": "lens_adapter.annotation.run",

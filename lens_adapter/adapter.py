@@ -34,7 +34,14 @@ from lens_adapter.checkpoint import (
     weight_files,
 )
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError, NotAttachedError
+from lens_adapter.errors import (
+    CheckpointMismatchError,
+    InputError,
+    LensConfigError,
+    LensError,
+    NotAttachedError,
+    brief,
+)
 from lens_adapter.finite import not_finite
 from lens_adapter.fitting import FitReport, Labelled, fit_readout
 from lens_adapter.head.head import LensHead
@@ -45,8 +52,10 @@ from lens_adapter.results import RESULTS_FILE, Evaluation, require_about, save_r
 from lens_adapter.sam.build import build_decoder
 from lens_adapter.sam.clicks import masks_of_clicks
 from lens_adapter.sam.embeddings import EmbeddingCache
+from lens_adapter.sam.tracking import MaskTracker
 from lens_adapter.segmentation import LensPrediction, Request, assemble, read_requests, segment
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
+from lens_adapter.video import Frames, LensVideoOutput, read_frames, track_masks
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.compatibility import check_base
 from lens_adapter.vlm.hooks import Query
@@ -99,6 +108,8 @@ class LensAdapter(PreTrainedModel):
         # SAM as it was published is named, not copied: a readout's checkpoint is a few kilobytes.
         self._names_sam = config.fusion == "readout" and bool(config.sam["weights"])
         self._sam_is_loaded = True
+        # The video model that `segment_video` was last asked for, and by what name.
+        self._tracker: tuple[str | bool | PathLike[str], MaskTracker] | None = None
         # Some weights that a new head began with, until it is known to have others.
         self._untrained: dict[str, Tensor] = {}
         if self._names_sam:
@@ -297,7 +308,7 @@ class LensAdapter(PreTrainedModel):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are detached: they never take the base along."""
-        return {**vars(self), "_base": None}
+        return {**vars(self), "_base": None, "_tracker": None}
 
     # -- attaching ----------------------------------------------------------------------------------------------------
 
@@ -628,6 +639,67 @@ class LensAdapter(PreTrainedModel):
             for request, drafted, words in zip(requests, drafts, self._unknown_words(requests), strict=True)
         )
         return outputs if isinstance(images, (list, tuple)) else outputs[0]
+
+    def segment_video(
+        self,
+        frames: Frames,
+        prompts: str | Sequence[str],
+        *,
+        track: bool | str | PathLike[str] = False,
+        batch_size: int | None = None,
+        mask_threshold: float | None = None,
+        score_threshold: float | None = None,
+    ) -> LensVideoOutput:
+        """Masks for prompts in every frame of a video, by what `segment` does; nothing is trained.
+
+        The base reads each frame as a picture of its own. Masks are drawn frame by frame, or, with `track`, carried
+        from the frame where a prompt's score is best on to the last and back to the first, by the video model of the
+        mask decoder's family: the image encoder, the prompt encoder and the tuned mask decoder in it are this head's,
+        its memory is that of the video model's weights.
+
+        Args:
+            frames: T frames of one size: a list of what `segment` takes as images, a numpy array (T, H, W, 3) or a
+                torch tensor (T, 3, H, W). Files of videos are for a decoder of videos to read.
+            prompts: one, or a list; asked about every frame.
+            track: True: by the video model in the weights that `config.sam` names; a text: by that of this folder or
+                repository, of the same family and size.
+            batch_size: as for `segment`: rows (frame and prompt) that run together; default: those of one frame.
+            mask_threshold: as for `segment`.
+            score_threshold: as for `segment`; also of the frame from which a mask is carried.
+
+        Raises:
+            NotAttachedError: there is no base.
+            InputError: frames, a prompt or a threshold that cannot be used.
+            LensConfigError: `track`, and the family of the head's mask decoder has no video model.
+            CheckpointMismatchError: `track`, and the weights hold no memory, or do not fit.
+
+        Examples:
+            >>> video = adapter.segment_video([image, image.rotate(5)], ["the dog on the left", "a cup"])
+            >>> video.masks.shape, video.scores.shape, len(video[0].heatmaps)
+            (torch.Size([2, 2, 480, 640]), torch.Size([2, 2]), 2)
+        """
+        self.base.require_processor()
+        thresholds = self.config.thresholds(mask_threshold, score_threshold)
+        pictures, texts = read_frames(frames), [prompts] if isinstance(prompts, str) else prompts
+        tracker = self._load_tracker(track) if track else None
+        video = LensVideoOutput(
+            self.segment(
+                pictures,
+                [texts] * len(pictures),
+                batch_size=batch_size,
+                mask_threshold=mask_threshold,
+                score_threshold=score_threshold,
+            )
+        )
+        return video if tracker is None else track_masks(video, tracker, self.decoder, thresholds)
+
+    def _load_tracker(self, source: str | bool | PathLike[str]) -> MaskTracker:
+        """The video model by this name, loaded once."""
+        if not isinstance(source, bool | str | PathLike):
+            raise InputError(f"track must be True, False, or a folder or repository; got {brief(source)}.")
+        if self._tracker is None or self._tracker[0] != source:
+            self._tracker = (source, self.decoder.load_tracker(None if source is True else str(source)))
+        return self._tracker[1]
 
     def _unknown_words(self, requests: Sequence[Request]) -> list[list[list[str]]]:
         """Of every prompt of every request, by one question, so that one warning names them all."""

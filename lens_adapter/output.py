@@ -246,7 +246,7 @@ class LensOutput:
 
         picture_format(path)  # better refused before it is drawn
         picture = self.plot(prompts=prompts, heatmap=heatmap)
-        _make_folder(Path(path).parent)
+        make_folder(Path(path).parent)
         save_picture(picture, path)
 
     def save_masks(self, folder: str | Path) -> list[Path]:
@@ -269,7 +269,7 @@ class LensOutput:
         """
         from PIL import Image
 
-        _make_folder(Path(folder))
+        make_folder(Path(folder))
         files = []
         for number, (prompt, mask) in enumerate(zip(self.prompts, self.masks.cpu().numpy(), strict=True), 1):
             words = re.sub(r"\W+", "-", prompt)[:LONGEST_NAME].strip("-_")
@@ -434,7 +434,7 @@ class LensOutputs(list[LensOutput]):
         return f"<div>{pages}{f'<p>and {more} more</p>' if more > 0 else ''}</div>"
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

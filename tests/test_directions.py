@@ -30,7 +30,7 @@ LEVELS = (
     ("config",),
     ("vlm", "head", "sam", "instances"),
     ("output",),
-    ("segmentation", "chat", "fitting"),
+    ("segmentation", "video", "chat", "fitting"),
     ("adapter",),
     ("results", "hub", "data", "evaluation", "training", "annotation", "pipeline"),
     ("builtin",),
@@ -42,6 +42,7 @@ LEVELS = (
 BESIDE = ("pictures",)
 REACHES = {
     "output": {"pictures"},  # LensOutput.plot, .save, .to_polygons, and what a notebook shows
+    "video": {"pictures"},  # LensVideoOutput.save
     "chat": {"pictures"},  # what a notebook shows
     "adapter": {"hub", "results", "data", "pictures"},  # save_pretrained, push_to_hub; fit reads a folder; look
 }

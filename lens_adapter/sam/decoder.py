@@ -29,6 +29,7 @@ from lens_adapter.sam.square import (
     threshold_masks,
     upsample_logits,
 )
+from lens_adapter.sam.tracking import MaskTracker
 from lens_adapter.signals import SparsePrompts
 
 # Prompts decoded together, by device. Each takes tens of megabytes in a SAM of the published sizes: a CPU is fastest
@@ -110,6 +111,22 @@ class MaskDecoder(nn.Module, ABC):
 
         Args, Raises: as for `load_weights`.
         """
+
+    def load_tracker(self, source: str | Path | None = None, **hub_kwargs: Any) -> MaskTracker:
+        """The video model of the family, which carries masks through the frames of a video.
+
+        Args:
+            source: a folder or Hub repository that holds its memory; default: `weights` of `LensConfig.sam`.
+            hub_kwargs: as for `load_weights`.
+
+        Raises:
+            LensConfigError: the family has no video model, or the installed transformers has not; no source.
+            CheckpointMismatchError: unreadable, of another family, or without a memory.
+        """
+        raise LensConfigError(
+            f"{family_title(self.sam)} has no video model, so its masks cannot be tracked. Segment frame by frame "
+            "(track=False), or take a head with sam= of SAM 2, EdgeTAM or SAM 3, 'sam2.1-small' say."
+        )
 
     @abstractmethod
     def _resized_colors(self, image: Image.Image, size: tuple[int, int]) -> Tensor:

@@ -47,6 +47,7 @@ class SamFamily:
         colors: mean and standard deviation of R, G, B.
         also: `model_type`s of other models that hold one of these, to which transformers' own loader leads, too.
         parts: how the `model_type`s of its parts begin.
+        video: transformers' names of its video model, and of the processor for that; none: it has no video model.
     """
 
     title: str
@@ -56,6 +57,7 @@ class SamFamily:
     details: str = ""
     colors: tuple[tuple[float, float, float], tuple[float, float, float]] = _IMAGENET
     also: tuple[str, ...] = ()
+    video: tuple[str, ...] = ()
 
     @property
     def has_object_score(self) -> bool:
@@ -65,12 +67,27 @@ class SamFamily:
 FAMILIES: dict[str, SamFamily] = {
     "sam": SamFamily("SAM", "4.29", ("sam_",)),
     "sam_hq": SamFamily("SAM-HQ", "4.52", ("sam_hq_",), details="early"),
-    "sam2": SamFamily("SAM 2", "4.56", ("sam2_",), squashed=True, details="pyramid", also=("sam2_video",)),
+    "sam2": SamFamily(
+        *("SAM 2", "4.56", ("sam2_",)),
+        squashed=True,
+        details="pyramid",
+        also=("sam2_video",),
+        video=("Sam2VideoModel", "Sam2VideoProcessor"),
+    ),
     "edgetam": SamFamily(
-        "EdgeTAM", "4.57", ("edgetam_", "timm_wrapper"), squashed=True, details="pyramid", also=("edgetam_video",)
+        *("EdgeTAM", "4.57", ("edgetam_", "timm_wrapper")),
+        squashed=True,
+        details="pyramid",
+        also=("edgetam_video",),
+        video=("EdgeTamVideoModel", "Sam2VideoProcessor"),
     ),
     "sam3_tracker": SamFamily(
-        "SAM 3 tracker", "5.0", ("sam3_",), squashed=True, details="pyramid", colors=_HALF, also=("sam3_video",)
+        *("SAM 3 tracker", "5.0", ("sam3_",)),
+        squashed=True,
+        details="pyramid",
+        colors=_HALF,
+        also=("sam3_video", "sam3_tracker_video"),
+        video=("Sam3TrackerVideoModel", "Sam3TrackerVideoProcessor"),
     ),
 }
 
@@ -196,7 +213,7 @@ def whole_config(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         raise LensConfigError(f"LensConfig.sam['config'] must be the config of a {row.title}; got {brief(config)}.")
     config, _ = without_sources(config, "sam")
     require_bounded(config, "sam.config")
-    parts = {name: _cleaned(config[name]) for name in _PARTS if isinstance(config.get(name), Mapping)}
+    parts = {name: without_foreign(config[name]) for name in _PARTS if isinstance(config.get(name), Mapping)}
     _require_own(parts, row)
     if row.has_object_score:
         parts["mask_decoder_config"] = {
@@ -209,7 +226,7 @@ def whole_config(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         raise LensConfigError(f"LensConfig.sam['config'] is none of a {row.title}: {error}") from error
     except ImportError as error:
         raise LensConfigError(f"LensConfig.sam: {row.title} needs another package. {error}") from error
-    whole: dict[str, Any] = json.loads(json.dumps({name: _cleaned(made[name]) for name in _PARTS}))
+    whole: dict[str, Any] = json.loads(json.dumps({name: without_foreign(made[name]) for name in _PARTS}))
     return whole
 
 
@@ -300,14 +317,14 @@ def _check(full: Mapping[str, Any], derived: Mapping[str, Any], given: Mapping[s
             raise LensConfigError(f"LensConfig.sam[{key!r}] is {derived[key]!r} by its config; got {given[key]!r}.")
 
 
-def _cleaned(config: Any) -> Any:
+def without_foreign(config: Any) -> Any:
     """Without what any config may hold, whatever the model: paths, dtypes, implementations, classes of others."""
     if not isinstance(config, Mapping):
         return config
     foreign = {*PretrainedConfig().to_dict(), "auto_map", "attn_implementation", "torch_dtype", "dtype"}
     foreign |= {"num_labels", "label_names"}
     return {
-        key: _cleaned(value)
+        key: without_foreign(value)
         for key, value in config.items()
         if key == "model_type" or not (key in foreign or key.startswith("_"))
     }

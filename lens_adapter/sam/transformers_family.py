@@ -21,6 +21,7 @@ from lens_adapter.sam.decoder import Decoded, MaskDecoder, in_float32
 from lens_adapter.sam.families import FAMILIES, folder_of, read_family
 from lens_adapter.sam.fetching import say_what_is_fetched
 from lens_adapter.sam.published import SEGMENT_ANYTHING
+from lens_adapter.sam.tracking import OWN_PARTS, MaskTracker, video_class, video_config
 
 PADDING = -10  # the label of a click that is none, in transformers' prompt encoders
 
@@ -129,39 +130,44 @@ class FamilyDecoder(MaskDecoder):
 
     def _read(self, source: str | Path | None, hub_kwargs: dict[str, Any]) -> PreTrainedModel:
         """The whole model, on the CPU, in float32: built as our config says, never as the source says."""
-        source = self._source(source)
-        if str(source) == "builtin" or Path(source).suffix == ".pth":
-            raise self._of_another(source, SEGMENT_ANYTHING)
-        if source == self.sam["weights"] and self.sam["revision"] is not None:
-            hub_kwargs = {"revision": self.sam["revision"], **hub_kwargs}
-        family, *_ = read_family(folder_of(source), **hub_kwargs)
-        if family != self.sam["family"]:
-            raise self._of_another(source, FAMILIES[family].title)
-        say_what_is_fetched(folder_of(source), **hub_kwargs)
-        try:
-            model, info = AutoModelForMaskGeneration.from_pretrained(
-                folder_of(source),
-                config=self._config(),
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # all that is wrong is listed below
-                dtype=torch.float32,
-                **hub_kwargs,
-            )
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise CheckpointMismatchError(
-                f"{source} does not fit the dimensions in LensConfig.sam, or is damaged. {error} Choose the variant "
-                "these weights are of, or fetch them again. Only safetensors are read."
-            ) from error
-        if info["missing_keys"] or info["mismatched_keys"]:
-            missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        source, hub_kwargs, _ = self._located(source, hub_kwargs)
+        model, missing = read_model(AutoModelForMaskGeneration, self._config(), source, hub_kwargs)
+        if missing:
             raise CheckpointMismatchError(
                 f"{source} does not fit the dimensions in LensConfig.sam: {len(missing)} tensors are missing or of "
                 f"other shapes: {str(missing[:3])[1:-1]}. Choose the variant these weights are of."
             )
         self._require_finite([model], source)
         return model
+
+    def _located(
+        self, source: str | Path | None, hub_kwargs: dict[str, Any]
+    ) -> tuple[str | Path, dict[str, Any], dict[str, Any]]:
+        """Where weights are, at which revision, and what the config there says; of this family, or refused."""
+        source = self._source(source)
+        if str(source) == "builtin" or Path(source).suffix == ".pth":
+            raise self._of_another(source, SEGMENT_ANYTHING)
+        if source == self.sam["weights"] and self.sam["revision"] is not None:
+            hub_kwargs = {"revision": self.sam["revision"], **hub_kwargs}
+        family, config, _ = read_family(folder_of(source), **hub_kwargs)
+        if family != self.sam["family"]:
+            raise self._of_another(source, FAMILIES[family].title)
+        return source, hub_kwargs, config
+
+    def load_tracker(self, source: str | Path | None = None, **hub_kwargs: Any) -> MaskTracker:
+        if not self.family.video:
+            return super().load_tracker(source, **hub_kwargs)
+        source, hub_kwargs, described = self._located(source, hub_kwargs)
+        model_class = video_class(self.sam["family"])
+        model, missing = read_model(model_class, video_config(self.sam, described), source, hub_kwargs)
+        if missing := [name for name in missing if not name.startswith(OWN_PARTS)]:
+            raise CheckpointMismatchError(
+                f"{source} holds no {self.family.title} that remembers: {len(missing)} tensors of its memory are "
+                f"missing or of other shapes: {str(missing[:3])[1:-1]}. Name a folder or repository of a "
+                f"{model_class.__name__} of the same size with track=, or segment frame by frame (track=False)."
+            )
+        self._require_finite([model], source)
+        return MaskTracker(model)
 
     # Images
 
@@ -256,3 +262,32 @@ class FamilyDecoder(MaskDecoder):
         )
         presence = more[1][:, 0, 0].sigmoid() if self.family.has_object_score else None
         return Decoded(masks[:, 0, 0], iou[:, 0, 0], presence)
+
+
+def read_model(
+    loader: Any, config: PretrainedConfig, source: str | Path, hub_kwargs: dict[str, Any]
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model of these families, on the CPU, in float32, and the tensors that its source lacks or has in other shapes.
+
+    Raises:
+        CheckpointMismatchError: unreadable, or damaged.
+    """
+    say_what_is_fetched(folder_of(source), **hub_kwargs)
+    try:
+        model, info = loader.from_pretrained(
+            folder_of(source),
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # all that is wrong is listed
+            dtype=torch.float32,
+            **hub_kwargs,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise CheckpointMismatchError(
+            f"{source} does not fit the dimensions in LensConfig.sam, or is damaged. {error} Choose the variant "
+            "these weights are of, or fetch them again. Only safetensors are read."
+        ) from error
+    wrong = [*info["missing_keys"], *(key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])]
+    return model, sorted(map(str, wrong))

@@ -24,6 +24,7 @@ SAYS = {
     "segment": rf": \d+ pixels, score {NUMBER}, first keypoint \[",
     "fit_a_readout": rf"(?s)Fitted on 30 prompts.*hottest point in the mask.*pixels, score {NUMBER}",
     "several_prompts": rf"(?s)score {NUMBER}  \d+ outline\(s\), RLE of \d+ bytes.*score {NUMBER}  not there",
+    "video": rf"in \d+ of 12 frames, J {NUMBER}, F {NUMBER}",
     "attach_to_a_pipeline": rf"(?s)The leftmost object: (\w+ ?)+, \d+ pixels\n(\[.*: {NUMBER}, \(480, 480\)'\]\n){{3}}",
     "capture_attention_only": r"(?s)The answer: x\d y\d.*of the attention is on the image",
     "grounded_chat": rf"(?s)'[\w ]+' \(0, \d+\): \d+ pixels, score {NUMBER}.*at \(3, \d+\).*\(probability of a mask",
@@ -42,6 +43,7 @@ ELSEWHERE = {
 WRITES = {
     "segment": ["overlay.png"],
     "fit_a_readout": ["my-readout/model.safetensors", "readout.png", "look.png"],
+    "video": ["video.gif"],
     "grounded_chat": ["grounded.png"],
     "evaluate_a_head": ["gallery.html", "validation.json"],
     "train_on_a_folder": ["labelled-scenes/prompts.jsonl", "my-head/model.safetensors", "my-head/first-sample.png"],

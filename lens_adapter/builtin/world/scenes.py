@@ -152,7 +152,7 @@ def sample_scene(index: int, split: str = "train", *, count: tuple[int, int] = (
         mirrored = THINGS[name].mirrors and rng.random() < 0.5
         size = list(SIZES)[int(rng.integers(len(SIZES)))]
         side, angle = float(rng.uniform(*SIZES[size])), float(rng.uniform(-0.22, 0.22))
-        half_x, half_y = _reach(name, side, angle)
+        half_x, half_y = reach(name, side, angle)
         for x, y in rng.uniform((half_x, half_y), (1 - half_x, 1 - half_y), (60, 2)):
             thing = SceneObject(name, color, size, float(x), float(y), side, angle, bool(mirrored))
             if all(_apart(thing, other) for other in objects):
@@ -174,7 +174,7 @@ def _choose(rng: np.random.Generator, objects: list[SceneObject]) -> tuple[str, 
     return name, paints[int(rng.integers(len(paints)))]
 
 
-def _reach(name: str, side: float, angle: float) -> tuple[float, float]:
+def reach(name: str, side: float, angle: float) -> tuple[float, float]:
     """How far a thing reaches to the side and up from its middle, with a little air."""
     width, height, _ = proportions(name)
     cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
