@@ -25,7 +25,7 @@ gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install -e
 httpx = pytest.importorskip("httpx")
 
 from benchmarks import page_load  # noqa: E402
-from benchmarks.visitor import LAYERS, Visitor, named  # noqa: E402
+from benchmarks.visitor import LAYERS, SHOWN, Visitor, named  # noqa: E402
 from lens_adapter.app import bounds  # noqa: E402
 from lens_adapter.app.examples import EXAMPLES  # noqa: E402
 from lens_adapter.app.kept import MOST_EXAMPLES  # noqa: E402
@@ -157,10 +157,10 @@ def test_no_file_of_the_server_is_read_whatever_names_it(visit, scene, folder, f
                     await visitor.ask("keep", None, upload),
                     await visitor.ask("attempt", None, None, upload),
                     # a chat with a file in it, which the page would show
-                    await visitor.ask("ask", picture, "what?", [{"role": "user", "content": upload}]),
+                    await visitor.ask("ask", picture, "what?", [{"role": "user", "content": upload}], True, *SHOWN),
                 ]
                 for name in ("upload", "segment", "predict"):
-                    body = {"data": [upload, PROMPT, LAYERS], "fn_index": visitor.functions["segment"]}
+                    body = {"data": [upload, PROMPT, *SHOWN], "fn_index": visitor.functions["segment"]}
                     replies.append(await visitor.post(f"/gradio_api/run/{name}", body))
                     replies.append(await visitor.post(f"/gradio_api/call/{name}", body))
                     replies.append(await visitor.post(f"/gradio_api/call/v2/{name}", {"upload": upload}))
@@ -197,7 +197,7 @@ def test_uploads_without_a_path_and_things_that_are_none(visit, scene):
             await visitor.ask("click", None, "Add", event={"index": [1, 1], "value": None}),
             await visitor.ask("attempt", None, None, PROMPT),
         ]
-        good = await visitor.ask("segment", picture, PROMPT, {"no": "layers"})
+        good = await visitor.ask("segment", picture, PROMPT, {"no": "layers"}, None)
         return no_picture, odd, good
 
     no_picture, odd, good = visit(ask)
@@ -276,8 +276,8 @@ def test_a_flood_from_one_address_leaves_room_for_others(visit, page, adapter, s
             with adapter.base.turn():  # nothing is done meanwhile
                 first = asyncio.create_task(visitor.segment(picture, PROMPT))
                 await asyncio.sleep(0.3)
-                replies = [await visitor.join("segment", picture, PROMPT, LAYERS) for _ in range(60)]
-                body = {"data": [picture, PROMPT, LAYERS], "fn_index": visitor.functions["segment"]}
+                replies = [await visitor.join("segment", picture, PROMPT, *SHOWN) for _ in range(60)]
+                body = {"data": [picture, PROMPT, *SHOWN], "fn_index": visitor.functions["segment"]}
                 replies += [await visitor.post("/gradio_api/call/segment", body) for _ in range(10)]
                 honest = asyncio.create_task(other.segment(await other.upload(scene), PROMPT))
                 await asyncio.sleep(0.3)
@@ -297,7 +297,7 @@ def test_who_leaves_while_waiting_does_not_stop_the_queue(visit, page, adapter, 
             with adapter.base.turn():  # nothing is done meanwhile
                 first = asyncio.create_task(visitor.segment(picture, PROMPT))
                 await asyncio.sleep(0.3)
-                assert all([(await leaving.join("segment", other, PROMPT, LAYERS)).good for _ in range(3)])
+                assert all([(await leaving.join("segment", other, PROMPT, *SHOWN)).good for _ in range(3)])
                 page._queue.pending_messages_per_session.pop(leaving.session, None)  # as when a connection ends
             await asyncio.wait_for(first, 60)
         return await asyncio.wait_for(visitor.segment(picture, PROMPT), 60)
@@ -439,7 +439,7 @@ def test_what_visitors_left_goes_with_the_page(tmp_path, scene):
                     picture = await visitor.upload(scene)
                     found = await visitor.segment(picture, f"{PROMPT}\nthe red car")
                     for _ in range(4):  # whose answers nobody waits for
-                        assert (await visitor.join("segment", picture, PROMPT, LAYERS)).good
+                        assert (await visitor.join("segment", picture, PROMPT, *SHOWN)).good
                     return found
             except httpx.ConnectError:
                 await asyncio.sleep(0.2)
