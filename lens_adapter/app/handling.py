@@ -48,8 +48,8 @@ def then_at_once(handler: Callable[..., Any], inputs: Any, outputs: Any, *after:
         event(handler, inputs, outputs, queue=False, show_progress="hidden", **HIDDEN)
 
 
-def text(html: str) -> gr.HTML:
-    return gr.HTML(html, apply_default_css=False, elem_classes="lens-bare")
+def text(html: str, *classes: str) -> gr.HTML:
+    return gr.HTML(html, apply_default_css=False, elem_classes=["lens-bare", *classes])
 
 
 def state(value: Any = None) -> gr.State:

@@ -47,8 +47,9 @@ CSS = """
 .lens-head .quiet, .lens-note { color: var(--body-text-color-subdued); font-size: .875rem; }
 .lens-step { font-weight: 600; }
 .lens-bare .html-container { padding: 0; }
-.lens-talk { display: flex; flex-direction: column-reverse; max-height: 22rem; min-height: 8rem; overflow-y: auto; padding: .75rem;
-    border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
+.lens-talk { display: flex; flex-direction: column-reverse; max-height: 22rem; min-height: 8rem;
+    overflow-y: auto; padding: .75rem; border: 1px solid var(--border-color-primary);
+    border-radius: var(--block-radius); }
 .lens-talk > div { display: flex; flex-direction: column; gap: .5rem; margin-bottom: auto; }
 .lens-talk p { max-width: 90%; margin: 0; padding: .4rem .7rem; border-radius: 8px; white-space: pre-wrap;
     overflow-wrap: anywhere; line-height: 1.45; border: 1px solid var(--border-color-primary); }
@@ -75,7 +76,8 @@ CSS = """
 .lens-table th { text-align: left; font-weight: 600; font-size: .85rem; color: var(--body-text-color-subdued); }
 .lens-table th, .lens-table td { padding: .35rem .5rem .35rem 0; border-bottom: 1px solid var(--border-color-primary); }
 .lens-table .number { text-align: right; padding-right: 0; padding-left: .5rem; }
-.lens-table .number, .lens-table .judged { white-space: nowrap; }
+.lens-table .number { white-space: nowrap; }
+.lens-table td:first-child { min-width: 8.5rem; }
 .lens-table .swatch { float: left; width: .85em; height: .85em; border-radius: 3px; margin: .3em .55em 0 0;
     box-shadow: 0 0 0 1px rgb(128 128 128 / 50%); }
 .lens-table .prompt { display: block; overflow: hidden; overflow-wrap: anywhere; }
@@ -89,15 +91,19 @@ CSS = """
     box-shadow: 0 0 0 1px rgb(128 128 128 / 50%); }
 """  # .lens-heat: matplotlib's magma at fifths
 
-# Ctrl+Enter (on a Mac Command+Enter) in a text presses the button beside it. A result that is out of sight is shown.
+# Ctrl+Enter (on a Mac Command+Enter) in a text presses the button that belongs to it.
 SCRIPT = """() => document.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-    const button = event.target.closest(".lens-asks")?.parentElement.querySelector(".lens-runs");
+    const button = event.target.closest(".lens-asks")?.querySelector(".lens-runs, .submit-button");
     if (button) { event.preventDefault(); button.click(); }
 })"""
-SEEN = """() => {
-    const result = document.querySelector(".lens-seen"), place = result.getBoundingClientRect();
-    if (place.top < 0 || place.top > innerHeight / 2) result.scrollIntoView();
+# Where a result and its table are out of sight, they are brought into it, once the picture has its size.
+SEEN = """async () => {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await document.querySelector(".lens-result img")?.decode().catch(() => {});
+    const heading = document.querySelector(".lens-seen"), table = document.querySelector(".lens-table");
+    const below = (table ?? heading).getBoundingClientRect().bottom > innerHeight;
+    if (below || heading.getBoundingClientRect().top < 0) heading.scrollIntoView();
 }"""
 
 SILENCE = "Its answers are its own: the head has no part in them."
@@ -153,9 +159,9 @@ def step(text: str) -> str:
     return f'<div class="lens-step">{escape(text)}</div>'
 
 
-def legend(result: PageResult | None, layers: Collection[str], prompt: int = ALL) -> str:
+def legend(result: PageResult, layers: Collection[str], prompt: int = ALL) -> str:
     """What those of the drawn layers mean that do not speak for themselves; "" where there are none."""
-    shown = [] if result is None else [result.records[k] for k in result.shown(prompt)]
+    shown = [result.records[k] for k in result.shown(prompt)]
     words = []
     if HEATMAP in layers and shown:
         scale = '<span class="lens-heat" role="img" aria-label="black over purple and orange to pale yellow"></span>'
@@ -180,7 +186,7 @@ def table(result: PageResult) -> str:
     columns = '<th>Prompt</th><th>Judged</th><th class="number">Score</th><th class="number">Area</th>'
     note = f"{width} x {height} pixels. A score is the head's own estimate of its mask's quality."
     if not result.shown():
-        note += f" None is {result.threshold:.3f} or more: with a lower threshold the nearest is shown."
+        note += f" No score reaches {result.threshold:.3f}: a lower threshold shows what came nearest."
     return (
         f'<div class="lens-table"><table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>'
         f'<p class="lens-note">{escape(note)}</p>'

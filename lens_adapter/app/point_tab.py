@@ -44,7 +44,7 @@ STEP = 0.001  # of the slider of thresholds
 
 def point_tab(adapter: LensAdapter) -> None:
     """Lay it out, for an attached adapter, in the page that is being built."""
-    pictures = [shown.scene().draw(PICTURE_SIZE) for shown in EXAMPLES]
+    pictures = [example.scene().draw(PICTURE_SIZE) for example in EXAMPLES]
     own = min(round(adapter.config.score_threshold, 3), 1 - STEP)
 
     def of_slider(threshold: Any) -> Any:
@@ -69,17 +69,21 @@ def point_tab(adapter: LensAdapter) -> None:
         return turns, looks.chat(turns), "", *(shown(result, layers) if result else [gr.skip()] * RESULTS)
 
     @said_plainly
-    def judge(found: tuple[PageResult, Files] | None, layers: list[str], threshold: float) -> tuple[Any, ...]:
-        """The results by another threshold; no model runs."""
+    def judge(
+        found: tuple[PageResult, Files] | None, layers: list[str], prompt: int, threshold: float
+    ) -> tuple[Any, ...]:
+        """What was found before by another threshold; no model runs."""
+        score = adapter.config.thresholds(None, of_slider(threshold)).score
         if found is None:
             return (gr.skip(),) * RESULTS
-        score = adapter.config.thresholds(None, of_slider(threshold)).score
-        return shown(found[0].judged(score), layers)
+        result = found[0].judged(score)
+        unchanged = bool(result.shown()) and result.shown() == found[0].shown()
+        return (gr.skip(),) * RESULTS if unchanged else shown(result, layers, prompt)
 
     @said_plainly
     def pick(event: gr.SelectData) -> tuple[Image, str, str]:
-        picture, shown = chosen([*zip(pictures, EXAMPLES, strict=True)], event.index)
-        return picture, "\n".join(shown.prompts), shown.question
+        picture, example = chosen([*zip(pictures, EXAMPLES, strict=True)], event.index)
+        return picture, "\n".join(example.prompts), example.question
 
     # What was said is the server's own word: a chat that a visitor sends could name files in it.
     found, turns = state(), state([])
@@ -103,24 +107,23 @@ def point_tab(adapter: LensAdapter) -> None:
                 buttons=[],
                 elem_classes="lens-picture",
             )
-            with gr.Column():
+            with gr.Column(elem_classes="lens-asks"):
                 prompts = gr.Textbox(
                     label="What to find, one prompt per line",
                     placeholder="the dog on the left\nevery red cup",
                     lines=3,
                     max_lines=LINES,
-                    elem_classes="lens-asks",
                 )
                 button = gr.Button("Segment (Ctrl+Enter)", variant="primary", elem_classes="lens-runs")
         with gr.Column(scale=5, min_width=320):
-            gr.HTML(looks.step("What the head finds"), apply_default_css=False, elem_classes=["lens-bare", "lens-seen"])
+            text(looks.step("What the head finds"), "lens-seen")
             overlay = gr.Image(
                 show_label=False,
                 interactive=False,
                 buttons=["download", "fullscreen"],
                 elem_classes="lens-result",
             )
-            legend, table = text(""), text("")
+            table = text("")
             layers = gr.CheckboxGroup(LAYERS, value=[MASKS, KEYPOINTS], label="Layers")
             only = gr.Dropdown([("All prompts", ALL)], value=ALL, label="Show", filterable=False)
             threshold = gr.Slider(
@@ -141,11 +144,12 @@ def point_tab(adapter: LensAdapter) -> None:
                 placeholder="what is on the left?",
                 submit_btn="Ask",
                 max_lines=3,
+                elem_classes="lens-asks",
             )
             points = gr.Checkbox(label="Point at what the answer names")
             clearing = gr.Button("Clear the chat", size="sm")
 
-    results = [found, overlay, legend, only, table, masks, rle]
+    results = [found, overlay, only, table, masks, rle]
     talk = [turns, chat]
     examples.select(pick, None, [picture, prompts, question], **HIDDEN)
     checked = picture.upload(check, picture, None, preprocess=False, **DRAWS)
@@ -155,14 +159,23 @@ def point_tab(adapter: LensAdapter) -> None:
     looking = [picture, prompts, layers, threshold]
     segmented = button.click(segment, looking, results, show_progress_on=overlay, **AS_UPLOADED, **MODEL)
     segmented.success(None, None, None, js=looks.SEEN)
-    then_at_once(unmark, turns, talk, segmented.success)
-    drawn = [
-        control.input(redraw, [found, layers, only], [overlay, legend], show_progress="minimal", **DRAWS)
+    redrawn = [
+        control.input(redraw, [found, layers, only], [overlay, table], show_progress="minimal", **DRAWS)
         for control in (layers, only)
     ]
-    judged = threshold.release(judge, [found, layers, threshold], results, show_progress_on=overlay, **DRAWS)
-    # What was found before, or is no longer there, would pass for an answer.
-    then_at_once(nothing, None, results, *(event.failure for event in (segmented, judged, *drawn)))
+    judged = threshold.change(
+        judge,
+        [found, layers, only, threshold],
+        results,
+        trigger_mode="always_last",
+        show_progress="minimal",
+        show_progress_on=overlay,
+        **DRAWS,
+    )
+    # What was found before would pass for an answer.
+    failures = [event.failure for event in (segmented, judged, *redrawn)]
+    then_at_once(nothing, None, results, *failures)
+    then_at_once(unmark, turns, talk, segmented.success, *failures)
 
     asking = [picture, question, turns, points, layers, threshold]
     asked = question.submit(ask, asking, [*talk, question, *results], show_progress_on=chat, **AS_UPLOADED, **MODEL)
@@ -170,24 +183,34 @@ def point_tab(adapter: LensAdapter) -> None:
     then_at_once(lambda: ([], looks.chat([])), None, talk, clearing.click)
 
 
-RESULTS = 7  # outputs of `shown`
+RESULTS = 6  # outputs of `shown`
 LINES = 12  # of prompts that are seen at a time
 
 
-def shown(result: PageResult, layers: Any) -> tuple[Any, ...]:
-    """What there is to see of a result: its state, the picture, the legend, the prompts, the table, the files."""
+def shown(result: PageResult, layers: Any, prompt: int = ALL) -> tuple[Any, ...]:
+    """What there is to see of a result: its state, the picture, the prompts, the table, the files."""
     files = Files(result)
-    layers = [layer for layer in LAYERS if isinstance(layers, list) and layer in layers]
     choices = [("All prompts", ALL), *((record["prompt"], k) for k, record in enumerate(result.records))]
+    picture, table = drawn(result, layers, prompt)
     return (
         (result, files),
-        result.draw(layers),
-        looks.legend(result, layers),
-        gr.Dropdown(choices, value=ALL, interactive=True),
-        looks.table(result),
+        picture,
+        gr.Dropdown(choices, value=prompt, interactive=True),
+        table,
         gr.DownloadButton(value=files.masks, interactive=True),
         gr.DownloadButton(value=files.rle, interactive=True),
     )
+
+
+def drawn(result: PageResult, layers: Any, prompt: Any) -> tuple[Image, str]:
+    """The picture and the table.
+
+    Raises:
+        InputError: there is no such prompt.
+    """
+    layers = [layer for layer in LAYERS if isinstance(layers, list) and layer in layers]
+    prompt = ALL if prompt == ALL else chosen(range(len(result.records)), prompt)
+    return result.draw(layers, prompt), looks.legend(result, layers, prompt) + looks.table(result)
 
 
 @said_plainly
@@ -199,17 +222,13 @@ def check(upload: Upload) -> None:
 @said_plainly
 def redraw(found: tuple[PageResult, Files] | None, layers: list[str], prompt: int) -> tuple[Image | None, str]:
     """Other layers of what was found before; no model runs."""
-    if found is None:
-        return None, ""
-    result = found[0]
-    prompt = ALL if prompt == ALL else chosen(range(len(result.records)), prompt)
-    return result.draw(layers, prompt), looks.legend(result, layers, prompt)
+    return (None, "") if found is None else drawn(found[0], layers, prompt)
 
 
 def nothing() -> tuple[Any, ...]:
     """No results."""
     closed = gr.DownloadButton(value=None, interactive=False)
-    return None, None, "", gr.Dropdown([("All prompts", ALL)], value=ALL), "", closed, closed
+    return None, None, gr.Dropdown([("All prompts", ALL)], value=ALL), "", closed, closed
 
 
 def forget() -> tuple[Any, ...]:

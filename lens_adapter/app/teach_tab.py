@@ -191,14 +191,14 @@ def teach_tab(teacher: Teacher) -> None:
             drawn = gr.Button("Use drawn scenes instead", size="md")
             figures = text(looks.FIRST)
             with gr.Column(visible=False) as trial:
-                prompts = gr.Textbox(
-                    label="What to find in the open picture, one prompt per line",
-                    placeholder="the dog on the left",
-                    lines=2,
-                    max_lines=LINES,
-                    elem_classes="lens-asks",
-                )
-                trying = gr.Button("Try (Ctrl+Enter)", variant="primary", elem_classes="lens-runs")
+                with gr.Column(elem_classes="lens-asks"):
+                    prompts = gr.Textbox(
+                        label="What to find in the open picture, one prompt per line",
+                        placeholder="the dog on the left",
+                        lines=2,
+                        max_lines=LINES,
+                    )
+                    trying = gr.Button("Try (Ctrl+Enter)", variant="primary", elem_classes="lens-runs")
                 result = gr.Image(
                     show_label=False,
                     interactive=False,

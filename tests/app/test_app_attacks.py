@@ -102,7 +102,7 @@ def test_a_visitor_gets_what_a_visitor_came_for(visit, scene, folder):
     picture, found, drawn, said = visit(come)
     assert found.good and drawn.good and all(one.good for one in said)
     chats = [one.data[1] for one in said]
-    assert [len(chat) for chat in chats] == [2, 4] and chats[1][:2] == chats[0]
+    assert [chat.count('"asked"') for chat in chats] == [1, 2] and EXAMPLES[0].question in chats[0]
     assert found.data[1]["path"] != drawn.data[0]["path"]
     for file in (picture["path"], found.data[1]["path"], found.data[4]["value"]["path"]):
         assert Path(file).is_relative_to(folder)
@@ -196,6 +196,7 @@ def test_uploads_without_a_path_and_things_that_are_none(visit, scene):
             await visitor.ask("mark", None, event={"index": 0, "value": None}),
             await visitor.ask("click", None, "Add", event={"index": [1, 1], "value": None}),
             await visitor.ask("attempt", None, None, PROMPT),
+            *[await visitor.ask("segment", picture, PROMPT, LAYERS, odd) for odd in (-1, 1, 1e999, "0", [0])],
         ]
         good = await visitor.ask("segment", picture, PROMPT, {"no": "layers"}, None)
         return no_picture, odd, good
@@ -209,6 +210,10 @@ def test_uploads_without_a_path_and_things_that_are_none(visit, scene):
         *["What was selected is not here, or not any more. Select it again."] * 5,
         "Open a picture first.",
         "Fit a head first.",
+        *[
+            f"score_threshold must be a number in [0, 1); got {got}."
+            for got in ("-1", "1", "inf", "&#x27;0&#x27;", "[0]")
+        ],
     ]
 
 
@@ -249,7 +254,9 @@ def test_what_goes_over_a_bound_gets_words_and_never_a_model(visit, scene, adapt
                 )
             ],
             "none of JPEG": [await visitor.segment(script, PROMPT), await visitor.ask("upload", [script], None)],
-            "At most 7 prompts": [await visitor.segment(picture, "\n".join(f"the {k}" for k in range(1000)))],
+            f"At most {bounds.MOST_PROMPTS} prompts": [
+                await visitor.segment(picture, "\n".join(f"the {k}" for k in range(1000)))
+            ],
             "too long": [
                 await visitor.segment(picture, "a" * (bounds.LONGEST_PROMPT + 1)),
                 await visitor.question(picture, "a" * (bounds.LONGEST_PROMPT + 1)),
@@ -330,8 +337,10 @@ def test_new_sessions_are_bounded_and_who_waits_is_not_forgotten(visit, page, sc
 
 
 def test_a_state_is_small_and_goes_after_a_while(visit, page, monkeypatch):
-    """Of a picture of 3 megapixels and seven prompts: masks alone would be 21 MB."""
-    lines = "\n".join(f"the {color} car" for color in ("red", "blue", "green", "black", "white", "pink", "grey"))
+    """Of a picture of 3 megapixels and as many prompts as there may be: masks alone would be 63 MB."""
+    colors = ("red", "blue", "green", "black", "white", "pink", "grey")
+    lines = "\n".join(f"the {color} {thing}" for color in colors for thing in ("car", "cup", "shirt"))
+    assert lines.count("\n") + 1 == bounds.MOST_PROMPTS
     large = png(Image.new("RGB", (2000, 1500), "navy"))
 
     async def come(visitor):

@@ -118,8 +118,7 @@ def teach(page: Page) -> None:
 
 def click(page: Page, x: float, y: float) -> None:
     """In fractions of the open picture, which is square."""
-    page.wait_for_function("() => document.querySelector('.lens-canvas img')?.complete")
-    page.wait_for_timeout(500)
+    page.wait_for_function("() => document.querySelector('.lens-canvas img')?.naturalWidth > 0")
     picture = page.locator(".lens-canvas img")
     before, box = picture.get_attribute("src"), picture.bounding_box()
     assert box is not None
@@ -136,13 +135,13 @@ SITUATIONS: dict[str, Callable[[Page], None]] = {
 
 @contextmanager
 def served() -> Iterator[str]:
-    with builtin.load_head("lite").attach(*builtin.load_base()) as adapter, TemporaryDirectory() as folder:
-        with visitors_folder():
-            teacher = Teacher(adapter, Path(folder, "lens-teach"), sam="builtin", publishes=True, **builtin.QUESTIONS)
-            page = build_page(adapter, teacher)
-            launch(page, host="127.0.0.1", prevent_thread_lock=True, quiet=True)
-            yield page.local_url
-            page.close()
+    adapter = builtin.load_head("lite").attach(*builtin.load_base())
+    with adapter, TemporaryDirectory() as folder, visitors_folder():
+        teacher = Teacher(adapter, Path(folder, "lens-teach"), sam="builtin", publishes=True, **builtin.QUESTIONS)
+        page = build_page(adapter, teacher)
+        launch(page, host="127.0.0.1", prevent_thread_lock=True, quiet=True)
+        yield page.local_url
+        page.close()
 
 
 def main() -> None:
