@@ -77,7 +77,7 @@ CSS = """
 .lens-table th, .lens-table td { padding: .35rem .5rem .35rem 0; border-bottom: 1px solid var(--border-color-primary); }
 .lens-table .number { text-align: right; padding-right: 0; padding-left: .5rem; }
 .lens-table .number { white-space: nowrap; }
-.lens-table td:first-child { min-width: 8.5rem; }
+.lens-table td:first-child { min-width: 6.5rem; }
 .lens-table .swatch { float: left; width: .85em; height: .85em; border-radius: 3px; margin: .3em .55em 0 0;
     box-shadow: 0 0 0 1px rgb(128 128 128 / 50%); }
 .lens-table .prompt { display: block; overflow: hidden; overflow-wrap: anywhere; }

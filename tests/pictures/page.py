@@ -1,7 +1,7 @@
 """The page as a browser shows it, to be looked at: `PYTHONPATH=.app python -m tests.pictures.page FOLDER [NAME ...]`.
 
 Writes a picture of each situation, on a phone, a tablet and a desktop, in the light and in the dark; of those named
-alone, if any are. `docs/app.png` and `docs/teach.png` are `--docs FOLDER`.
+alone, if any are. With `--docs`: `app.png` and `teach.png` of the docs.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
-from playwright.sync_api import Page, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 from lens_adapter import builtin
 from lens_adapter.app.examples import EXAMPLES
@@ -23,8 +25,13 @@ from lens_adapter.app.teaching import Teacher
 from lens_adapter.app.visitors import visitors_folder
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-SIZES = {"phone": (390, 844), "tablet": (768, 1024), "desktop": (1280, 800)}
-OF_DOCS = (1366, 768)
+SIZES: dict[str, ViewportSize] = {
+    "phone": {"width": 390, "height": 844},
+    "tablet": {"width": 768, "height": 1024},
+    "desktop": {"width": 1280, "height": 800},
+}
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+OF_DOCS: ViewportSize = {"width": 1366, "height": 768}
 PROMPTS = "What to find, one prompt per line"
 DESCRIBE = "describe the picture ."  # an answer of which names a thing
 
@@ -99,45 +106,65 @@ def many(page: Page) -> None:
 
 def teach(page: Page) -> None:
     page.get_by_role("tab", name="Teach").click()
+    opened = page.locator(".lens-canvas img")
     for number, shown in enumerate(EXAMPLES):
+        before = opened.get_attribute("src") if number else None
         page.locator(".lens-pictures .thumbnail-item").nth(number).click()
+        wait_for_another(page, before)
+        clean = opened.get_attribute("src") or ""
         prompt, (target, *_) = next(iter(shown.prompts.items()))
         thing = shown.scene().objects[target]
         click(page, thing.x, thing.y)
-        if number < len(EXAMPLES) - 1 or page.locator(".lens-kept .caption-label").count() < number:
-            page.get_by_label("What would you ask for").fill(prompt)
-            page.get_by_role("button", name="Keep").click()
-            expect(page.locator(".lens-kept .caption-label")).to_have_count(number + 1)
-            expect(page.get_by_label("What would you ask for")).to_have_value("")
-    page.get_by_role("button", name="Use drawn scenes").click()
+        page.get_by_label("What would you ask for").fill(prompt)
+        page.get_by_role("button", name="Keep").click()
+        expect(page.locator(".lens-kept .caption-label")).to_have_count(number + 1)
+        expect(opened).to_have_attribute("src", clean)
+    click(page, thing.x, thing.y)
+    page.get_by_role("button", name="Fit", exact=True).click()
     page.get_by_label("What to find in the open picture").fill("the red car\nthe pencil\nthe sheep")
     page.get_by_role("button", name="Try").click()
     page.locator(".lens-tried img").wait_for()
     expect(page.locator(".lens-table").last.locator("tbody tr")).to_have_count(3)
 
 
+def wait_for_another(page: Page, before: str | None) -> None:
+    """Until another picture is open, and has come."""
+    page.wait_for_function(
+        "before => { const i = document.querySelector('.lens-canvas img');"
+        " return i && i.src != before && i.naturalWidth > 0 }",
+        arg=before,
+    )
+
+
 def click(page: Page, x: float, y: float) -> None:
     """In fractions of the open picture, which is square."""
-    page.wait_for_function("() => document.querySelector('.lens-canvas img')?.naturalWidth > 0")
     picture = page.locator(".lens-canvas img")
     before, box = picture.get_attribute("src"), picture.bounding_box()
     assert box is not None
     side = min(box["width"], box["height"])
     place: Any = {"x": (box["width"] - side) / 2 + x * side, "y": (box["height"] - side) / 2 + y * side}
     picture.click(position=place)
-    page.wait_for_function("before => document.querySelector('.lens-canvas img').src != before", arg=before)
+    wait_for_another(page, before)
+
+
+def app(page: Page) -> None:
+    open_example(page, 0)
+    segment(page)
+    page.locator(".lens-table").wait_for()
+    ask(page)
 
 
 SITUATIONS: dict[str, Callable[[Page], None]] = {
     one.__name__: one for one in (nothing, results, heat, error, no_result, chat, many, teach)
 }
+DOCS: dict[str, Callable[[Page], None]] = {"app": app, "teach": teach}
 
 
 @contextmanager
 def served() -> Iterator[str]:
     adapter = builtin.load_head("lite").attach(*builtin.load_base())
-    with adapter, TemporaryDirectory() as folder, visitors_folder():
-        teacher = Teacher(adapter, Path(folder, "lens-teach"), sam="builtin", publishes=True, **builtin.QUESTIONS)
+    with adapter, TemporaryDirectory() as folder, chdir(folder), visitors_folder():
+        teacher = Teacher(adapter, "lens-teach", sam="builtin", publishes=True, **builtin.QUESTIONS)
         page = build_page(adapter, teacher)
         launch(page, host="127.0.0.1", prevent_thread_lock=True, quiet=True)
         yield page.local_url
@@ -147,43 +174,36 @@ def served() -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", choices=[*SITUATIONS, []], help="situations; default: all but teach")
+    parser.add_argument("names", nargs="*", choices=[*SITUATIONS, []], help="situations; default: all")
     parser.add_argument("--docs", action="store_true", help="the two pictures of the docs instead")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    folder = args.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    expect.set_options(timeout=60_000)
     with served() as address, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-
-        def shoot(name: str, doing: Callable[[Page], None], size: tuple[int, int], scheme: str) -> None:
-            context = browser.new_context(
-                viewport={"width": size[0], "height": size[1]},
-                color_scheme=scheme,  # type: ignore[arg-type]  # "light" or "dark"
-            )
-            page = context.new_page()
+        for name in DOCS if args.docs else args.names or SITUATIONS:
+            page = browser.new_page(viewport=OF_DOCS)
             page.goto(address)
             page.get_by_role("button", name="Segment").wait_for()
-            doing(page)
-            page.evaluate("scrollTo(0, 0)")
-            page.mouse.move(0, 0)
-            page.wait_for_timeout(400)
-            page.screenshot(path=args.folder / f"{name}.png", full_page=True)
-            context.close()
-
-        if args.docs:
-            shoot("app", docs_app, OF_DOCS, "light")
-            shoot("teach", teach, OF_DOCS, "light")
-            return
-        for name in args.names or [name for name in SITUATIONS if name != "teach"]:
-            for device, size in SIZES.items():
-                for scheme in ("light", "dark"):
-                    shoot(f"{name}-{device}-{scheme}", SITUATIONS[name], size, scheme)
+            (DOCS if args.docs else SITUATIONS)[name](page)
+            if args.docs:
+                shoot(page, folder / f"{name}.png")
+                with Image.open(folder / f"{name}.png") as picture:  # a third of the bytes, to the eye the same
+                    picture.convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)
+            else:
+                for (device, size), scheme in product(SIZES.items(), SCHEMES):
+                    page.set_viewport_size(size)
+                    page.emulate_media(color_scheme=scheme)
+                    shoot(page, folder / f"{name}-{device}-{scheme}.png")
+            page.close()
 
 
-def docs_app(page: Page) -> None:
-    open_example(page, 0)
-    segment(page)
-    page.locator(".lens-table").wait_for()
-    ask(page)
+def shoot(page: Page, file: Path) -> None:
+    page.evaluate("scrollTo(0, 0)")
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(400)
+    page.screenshot(path=file, full_page=True)
 
 
 if __name__ == "__main__":
