@@ -68,6 +68,7 @@ CSS = """
 .lens-pictures { max-height: 16rem; overflow-y: auto !important; }
 .lens-kept .caption-label { left: 0; right: 0; max-width: 100%; border-radius: 0; padding: .1rem .4rem; }
 .lens-kept .thumbnail-item img { position: absolute; top: 0; height: calc(100% - 1.4rem); object-fit: contain; }
+.lens-kept .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .lens-kept { max-height: 24rem; overflow-y: auto !important; }
 .lens-refused { border-left: 4px solid #d55e00; padding: .1rem 0 .1rem .75rem; line-height: 1.45; }
 .lens-refused b { display: block; }

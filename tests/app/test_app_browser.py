@@ -368,6 +368,12 @@ def test_teach_by_clicking(visit, taught, tmp_path):
         page.get_by_role("button", name="Try").click()
         page.locator(".lens-tried img").wait_for()
         playwright.expect(page.locator(".lens-table").last.locator("tbody tr")).to_have_count(2)
+        page.get_by_label("What to find in the open picture").fill("<image>")
+        page.get_by_label("What to find in the open picture").press("Control+Enter")
+        assert "special" in message(page)
+        page.locator(".lens-tried img").wait_for(state="detached")  # no old result passes for one
+        playwright.expect(page.locator(".lens-table").last).to_contain_text("On pictures it had not seen")
+        playwright.expect(page.locator(".wrap .error:visible")).to_have_count(0)
         with page.expect_download() as download:
             page.get_by_role("button", name="Download the head").click()
         download.value.save_as(tmp_path / "head.zip")
