@@ -33,7 +33,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.visitor import LAYERS, Reply, Visitor, named
+from benchmarks.visitor import SHOWN, Reply, Visitor, named
 from lens_adapter.app.bounds import MOST_PROMPTS
 from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE
 
@@ -144,7 +144,7 @@ async def list_much(visitor: Visitor, diary: Diary) -> None:
 async def flood(visitor: Visitor, diary: Diary) -> None:
     upload = await visitor.upload(picture())
     for _ in range(100):
-        diary.hostile("100 requests at a time", await visitor.join("segment", upload, "the cup", LAYERS), harmless=True)
+        diary.hostile("100 requests at a time", await visitor.join("segment", upload, "the cup", *SHOWN), harmless=True)
     await visitor.segment(upload, "the cup")
 
 
@@ -164,7 +164,7 @@ async def babble(visitor: Visitor, diary: Diary) -> None:
 async def fill(visitor: Visitor, diary: Diary) -> None:
     """All that one may ask for: of the bounds on a picture and on prompts, the most."""
     upload = await visitor.upload(picture(LARGEST, kind="JPEG"), f"{random.random()}.jpg")
-    prompts = "\n".join(f"the {color} car" for color in ("red", "blue", "green", "black", "white", "pink", "grey"))
+    prompts = "\n".join(f"the red car {k}" for k in range(MOST_PROMPTS))
     diary.hostile(f"25 megapixels and {MOST_PROMPTS} prompts", await visitor.segment(upload, prompts), harmless=True)
 
 
@@ -172,7 +172,7 @@ async def smuggle(visitor: Visitor, diary: Diary) -> None:
     upload = await visitor.upload(picture())
     for file in SERVER_FILES:
         turns = [{"role": "user", "content": named(file)}]
-        diary.hostile("files in a chat", await visitor.ask("ask", upload, "what is it?", turns))
+        diary.hostile("files in a chat", await visitor.ask("ask", upload, "what is it?", turns, True, *SHOWN))
 
 
 HOSTILE = (steal, explode, script, chatter, list_much, flood, multiply, babble, fill, smuggle)

@@ -12,6 +12,7 @@ import httpx
 
 PATIENCE = 300  # seconds that a visitor waits for an answer
 LAYERS = ["Masks", "Keypoints"]
+SHOWN = (LAYERS, None)  # with the head's own score threshold
 ALL_PROMPTS = -1
 
 
@@ -105,13 +106,13 @@ class Visitor:
         return Reply(True, "", said.get("event_id", said) if isinstance(said, dict) else said)
 
     async def segment(self, picture: Any, lines: str) -> Reply:
-        return await self.ask("segment", picture, lines, LAYERS)
+        return await self.ask("segment", picture, lines, *SHOWN)
 
     async def redraw(self, layers: list[str]) -> Reply:
         return await self.ask("redraw", None, layers, ALL_PROMPTS)
 
-    async def question(self, picture: Any, words: str) -> Reply:
-        return await self.ask("ask", picture, words, None)
+    async def question(self, picture: Any, words: str, points: bool = False) -> Reply:
+        return await self.ask("ask", picture, words, None, points, *SHOWN)
 
 
 def named(path: str) -> dict[str, Any]:

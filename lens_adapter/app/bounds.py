@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lens_adapter.pictures.colors import PALETTE
+from lens_adapter.pictures.colors import PALETTE, SHADES
 
 MOST_PIXELS = 25_000_000  # of a picture; checked before it is decoded
 LARGEST_UPLOAD = "40mb"
 MOST_PICTURES = 40  # of one's own that are open at a time
 
-MOST_PROMPTS = len(PALETTE)  # of a picture: a color each
+MOST_PROMPTS = SHADES * len(PALETTE)  # of a picture, or names in an answer: a color each
 LONGEST_PROMPT = 500  # letters; also of a question
 LONGEST_NAME = 200  # letters, of what is taught
 MOST_CLICKS = 20  # on one thing

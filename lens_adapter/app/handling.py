@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.events import Dependency
 
-from lens_adapter.app.bounds import EXPIRY
+from lens_adapter.app.bounds import AT_ONCE, EXPIRY
 from lens_adapter.app.visitors import uploaded
 from lens_adapter.errors import InputError, LensError
 
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # who asks the models queues up
 HIDDEN: dict[str, Any] = {"api_visibility": "private"}
+DRAWS: dict[str, Any] = {"concurrency_id": "draws", "concurrency_limit": AT_ONCE, **HIDDEN}  # may hold a whole picture
 # Handlers get a picture as it was uploaded ({"path": ...}): what is wrong with it, the package says in its own words.
 AS_UPLOADED: dict[str, Any] = {"preprocess": False, **HIDDEN}
 
@@ -36,8 +38,18 @@ def said_plainly(handler: Callable[..., Any]) -> Callable[..., Any]:
     return handle
 
 
-def text(html: str) -> gr.HTML:
-    return gr.HTML(html, apply_default_css=False, elem_classes="lens-bare")
+def then_at_once(handler: Callable[..., Any], inputs: Any, outputs: Any, *after: Callable[..., Dependency]) -> None:
+    """What the page shows after some events, such as `event.failure`, without queueing up.
+
+    After a failure gradio covers the outputs of an event by the word "Error" and leaves them as they were; the outputs
+    of a handler that is called then are uncovered again.
+    """
+    for event in after:
+        event(handler, inputs, outputs, queue=False, show_progress="hidden", **HIDDEN)
+
+
+def text(html: str, *classes: str) -> gr.HTML:
+    return gr.HTML(html, apply_default_css=False, elem_classes=["lens-bare", *classes])
 
 
 def state(value: Any = None) -> gr.State:

@@ -76,6 +76,7 @@ def launch(page: gr.Blocks, *, host: str, port: int | None = None, share: bool =
         share=share,
         theme=looks.THEME,
         css=looks.CSS,
+        js=looks.SCRIPT,
         max_file_size=bounds.LARGEST_UPLOAD,
         state_session_capacity=bounds.MOST_SESSIONS,
         enable_monitoring=False,

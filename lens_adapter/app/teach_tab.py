@@ -9,7 +9,7 @@ import gradio as gr
 from PIL.Image import Image
 
 from lens_adapter.app import looks
-from lens_adapter.app.bounds import MOST_PICTURES, MOST_PROMPTS
+from lens_adapter.app.bounds import MOST_PICTURES
 from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE
 from lens_adapter.app.findings import KEYPOINTS, MASKS, Source
 from lens_adapter.app.handling import (
@@ -22,9 +22,11 @@ from lens_adapter.app.handling import (
     said_plainly,
     state,
     text,
+    then_at_once,
 )
 from lens_adapter.app.kept import THUMBNAIL, Kept
 from lens_adapter.app.loopback import is_asked_here
+from lens_adapter.app.point_tab import LINES
 from lens_adapter.app.teaching import Click, Drawing, Taught, Teacher, fitted
 from lens_adapter.errors import FitError, InputError
 
@@ -108,30 +110,30 @@ def teach_tab(teacher: Teacher) -> None:
             teacher.folder.remove(kept)
         return strip()
 
-    def learn(drawn_scenes: bool) -> tuple[Any, ...]:
+    def learn(earlier: Taught | None, drawn_scenes: bool) -> tuple[Any, ...]:
         try:
             taught = teacher.fit(drawn_scenes=drawn_scenes)
         except (FitError, InputError) as error:
-            return gr.skip(), looks.refusal(error), gr.skip(), gr.skip()
+            return gr.skip(), looks.refusal(error, earlier is not None), *[gr.skip()] * 4
         archive = gr.DownloadButton(value=taught.archive)
-        return taught, looks.fit_table(taught), gr.Column(visible=True), archive
+        return taught, looks.fit_table(taught), gr.Column(visible=True), archive, *untried()
+
+    progress: Any = gr.Progress(track_tqdm=True)  # gradio looks for it among the defaults
 
     @said_plainly
-    def fit(progress: gr.Progress = gr.Progress(track_tqdm=True)) -> tuple[Any, ...]:  # noqa: B008  # gradio's way
-        return learn(drawn_scenes=False)
+    def fit(earlier: Taught | None, progress: Any = progress) -> tuple[Any, ...]:
+        return learn(earlier, drawn_scenes=False)
 
     @said_plainly
-    def fit_scenes(progress: gr.Progress = gr.Progress(track_tqdm=True)) -> tuple[Any, ...]:  # noqa: B008
-        return learn(drawn_scenes=True)
+    def fit_scenes(earlier: Taught | None, progress: Any = progress) -> tuple[Any, ...]:
+        return learn(earlier, drawn_scenes=True)
 
     @said_plainly
     def attempt(taught: Taught | None, drawing: Drawing | None, lines: str) -> tuple[gr.Image, str]:
         if taught is None:
             raise InputError("Fit a head first.")
         result = taught.find(drawing, lines)
-        return gr.Image(value=result.draw([MASKS, KEYPOINTS]), visible=True), looks.table(result).removeprefix(
-            looks.LEGEND
-        )
+        return gr.Image(value=result.draw([MASKS, KEYPOINTS]), visible=True), looks.table(result)
 
     @said_plainly
     def push(taught: Taught | None, repository: str, private: bool, request: gr.Request) -> str:
@@ -189,13 +191,14 @@ def teach_tab(teacher: Teacher) -> None:
             drawn = gr.Button("Use drawn scenes instead", size="md")
             figures = text(looks.FIRST)
             with gr.Column(visible=False) as trial:
-                prompts = gr.Textbox(
-                    label="What to find in the open picture, one prompt per line",
-                    placeholder="the dog on the left",
-                    lines=2,
-                    max_lines=MOST_PROMPTS,
-                )
-                trying = gr.Button("Try", variant="primary")
+                with gr.Column(elem_classes="lens-asks"):
+                    prompts = gr.Textbox(
+                        label="What to find in the open picture, one prompt per line",
+                        placeholder="the dog on the left",
+                        lines=2,
+                        max_lines=LINES,
+                    )
+                    trying = gr.Button("Try (Ctrl+Enter)", variant="primary", elem_classes="lens-runs")
                 result = gr.Image(
                     show_label=False,
                     interactive=False,
@@ -216,18 +219,27 @@ def teach_tab(teacher: Teacher) -> None:
     keepsake = [kept, gallery, words, marked, removal]
     several.upload(upload, [several, uploads], [uploads, pictures, *opening], show_progress="hidden", **AS_UPLOADED)
     pictures.select(choose, uploads, opening, show_progress="hidden", **HIDDEN)
-    canvas.select(
+    clicked = canvas.select(
         click, [drawing, how], [drawing, canvas], show_progress="minimal", show_progress_on=how, **HIDDEN, **MODEL
     )
-    undoing.click(undo, drawing, [drawing, canvas], show_progress="minimal", show_progress_on=how, **HIDDEN, **MODEL)
+    undone = undoing.click(
+        undo, drawing, [drawing, canvas], show_progress="minimal", show_progress_on=how, **HIDDEN, **MODEL
+    )
+    then_at_once(lambda: gr.skip(), None, how, clicked.failure, undone.failure)
     clearing.click(clear, drawing, [drawing, canvas], show_progress="minimal", show_progress_on=how, **HIDDEN)
     for event in (keeping.click, name.submit):
         event(keep, [drawing, name], [drawing, canvas, how, name, *keepsake], show_progress="hidden", **HIDDEN)
     gallery.select(mark, kept, [marked, removal], **HIDDEN)
     removal.click(remove, marked, keepsake, show_progress="hidden", **HIDDEN)
     for button, handler in ((fitting, fit), (drawn, fit_scenes)):
-        button.click(handler, None, [taught, figures, trial, archive], show_progress_on=figures, **HIDDEN, **MODEL)
-    trying.click(attempt, [taught, drawing, prompts], [result, table], show_progress_on=trying, **HIDDEN, **MODEL)
+        outputs = [taught, figures, trial, archive, result, table]
+        button.click(handler, taught, outputs, show_progress_on=figures, **HIDDEN, **MODEL)
+    tried = trying.click(
+        attempt, [taught, drawing, prompts], [result, table], show_progress_on=prompts, **HIDDEN, **MODEL
+    )
+    then_at_once(untried, None, [result, table], tried.failure)
+    then_at_once(lambda: gr.skip(), None, prompts, tried.failure)
     if teacher.publishes:
-        pushing.click(push, [taught, repository, private], address, show_progress_on=address, **HIDDEN)
+        pushed = pushing.click(push, [taught, repository, private], address, show_progress_on=address, **HIDDEN)
+        then_at_once(lambda: looks.TOKEN, None, address, pushed.failure)
     gr.on(None, strip, None, keepsake, show_progress="hidden", **HIDDEN)  # as the page opens

@@ -16,11 +16,13 @@ PALETTE: tuple[RGB, ...] = (
     (0, 114, 178),  # blue
     (240, 228, 66),  # yellow
 )
+_SHADES = ((0, 0.0), (0, 0.45), (255, 0.55))  # towards black or white, and how far
+SHADES = len(_SHADES)
 
 
 def color_of(index: int) -> RGB:
     """The color of the prompt at `index`: of the palette, then darker, then lighter, and so round again."""
-    towards, share = ((0, 0.0), (0, 0.45), (255, 0.55))[index // len(PALETTE) % 3]
+    towards, share = _SHADES[index // len(PALETTE) % SHADES]
     return tuple(round(level + share * (towards - level)) for level in PALETTE[index % len(PALETTE)])
 
 

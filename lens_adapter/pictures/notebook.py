@@ -60,6 +60,11 @@ def grounded_html(text: str, spans: Sequence[tuple[tuple[int, int] | None, int]]
             marked.
         results: HTML of the prompts, as from `results_html`.
     """
+    return f'<div><p style="white-space: pre-wrap">{marked_html(text, spans)}</p>{results}</div>'
+
+
+def marked_html(text: str, spans: Sequence[tuple[tuple[int, int] | None, int]]) -> str:
+    """A text, escaped, with its names marked; arguments as for `grounded_html`."""
     marked, done = [], 0
     for (start, end), index in sorted((span, index) for span, index in spans if span is not None):
         if start >= done:
@@ -67,8 +72,7 @@ def grounded_html(text: str, spans: Sequence[tuple[tuple[int, int] | None, int]]
             style = f"background: rgb{background}; color: rgb{ink}; border-radius: 3px; padding: 0 3px"
             marked.append(f'{escape(text[done:start])}<mark style="{style}">{escape(text[start:end])}</mark>')
             done = end
-    words = "".join(marked) + escape(text[done:])
-    return f'<div><p style="white-space: pre-wrap">{words}</p>{results}</div>'
+    return "".join(marked) + escape(text[done:])
 
 
 def _html_picture(picture: Image.Image) -> str:

@@ -25,7 +25,7 @@ gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install -e
 httpx = pytest.importorskip("httpx")
 
 from benchmarks import page_load  # noqa: E402
-from benchmarks.visitor import LAYERS, Visitor, named  # noqa: E402
+from benchmarks.visitor import LAYERS, SHOWN, Visitor, named  # noqa: E402
 from lens_adapter.app import bounds  # noqa: E402
 from lens_adapter.app.examples import EXAMPLES  # noqa: E402
 from lens_adapter.app.kept import MOST_EXAMPLES  # noqa: E402
@@ -102,7 +102,7 @@ def test_a_visitor_gets_what_a_visitor_came_for(visit, scene, folder):
     picture, found, drawn, said = visit(come)
     assert found.good and drawn.good and all(one.good for one in said)
     chats = [one.data[1] for one in said]
-    assert [len(chat) for chat in chats] == [2, 4] and chats[1][:2] == chats[0]
+    assert [chat.count('"asked"') for chat in chats] == [1, 2] and EXAMPLES[0].question in chats[0]
     assert found.data[1]["path"] != drawn.data[0]["path"]
     for file in (picture["path"], found.data[1]["path"], found.data[4]["value"]["path"]):
         assert Path(file).is_relative_to(folder)
@@ -157,10 +157,10 @@ def test_no_file_of_the_server_is_read_whatever_names_it(visit, scene, folder, f
                     await visitor.ask("keep", None, upload),
                     await visitor.ask("attempt", None, None, upload),
                     # a chat with a file in it, which the page would show
-                    await visitor.ask("ask", picture, "what?", [{"role": "user", "content": upload}]),
+                    await visitor.ask("ask", picture, "what?", [{"role": "user", "content": upload}], True, *SHOWN),
                 ]
                 for name in ("upload", "segment", "predict"):
-                    body = {"data": [upload, PROMPT, LAYERS], "fn_index": visitor.functions["segment"]}
+                    body = {"data": [upload, PROMPT, *SHOWN], "fn_index": visitor.functions["segment"]}
                     replies.append(await visitor.post(f"/gradio_api/run/{name}", body))
                     replies.append(await visitor.post(f"/gradio_api/call/{name}", body))
                     replies.append(await visitor.post(f"/gradio_api/call/v2/{name}", {"upload": upload}))
@@ -196,8 +196,9 @@ def test_uploads_without_a_path_and_things_that_are_none(visit, scene):
             await visitor.ask("mark", None, event={"index": 0, "value": None}),
             await visitor.ask("click", None, "Add", event={"index": [1, 1], "value": None}),
             await visitor.ask("attempt", None, None, PROMPT),
+            *[await visitor.ask("segment", picture, PROMPT, LAYERS, odd) for odd in (-1, 1, "0", [0])],
         ]
-        good = await visitor.ask("segment", picture, PROMPT, {"no": "layers"})
+        good = await visitor.ask("segment", picture, PROMPT, {"no": "layers"}, None)
         return no_picture, odd, good
 
     no_picture, odd, good = visit(ask)
@@ -209,6 +210,10 @@ def test_uploads_without_a_path_and_things_that_are_none(visit, scene):
         *["What was selected is not here, or not any more. Select it again."] * 5,
         "Open a picture first.",
         "Fit a head first.",
+        *[
+            f"score_threshold must be a number in [0, 1); got {got}."
+            for got in ("-1", "1", "inf", "&#x27;0&#x27;", "[0]")
+        ],
     ]
 
 
@@ -249,7 +254,9 @@ def test_what_goes_over_a_bound_gets_words_and_never_a_model(visit, scene, adapt
                 )
             ],
             "none of JPEG": [await visitor.segment(script, PROMPT), await visitor.ask("upload", [script], None)],
-            "At most 7 prompts": [await visitor.segment(picture, "\n".join(f"the {k}" for k in range(1000)))],
+            f"At most {bounds.MOST_PROMPTS} prompts": [
+                await visitor.segment(picture, "\n".join(f"the {k}" for k in range(1000)))
+            ],
             "too long": [
                 await visitor.segment(picture, "a" * (bounds.LONGEST_PROMPT + 1)),
                 await visitor.question(picture, "a" * (bounds.LONGEST_PROMPT + 1)),
@@ -276,8 +283,8 @@ def test_a_flood_from_one_address_leaves_room_for_others(visit, page, adapter, s
             with adapter.base.turn():  # nothing is done meanwhile
                 first = asyncio.create_task(visitor.segment(picture, PROMPT))
                 await asyncio.sleep(0.3)
-                replies = [await visitor.join("segment", picture, PROMPT, LAYERS) for _ in range(60)]
-                body = {"data": [picture, PROMPT, LAYERS], "fn_index": visitor.functions["segment"]}
+                replies = [await visitor.join("segment", picture, PROMPT, *SHOWN) for _ in range(60)]
+                body = {"data": [picture, PROMPT, *SHOWN], "fn_index": visitor.functions["segment"]}
                 replies += [await visitor.post("/gradio_api/call/segment", body) for _ in range(10)]
                 honest = asyncio.create_task(other.segment(await other.upload(scene), PROMPT))
                 await asyncio.sleep(0.3)
@@ -297,7 +304,7 @@ def test_who_leaves_while_waiting_does_not_stop_the_queue(visit, page, adapter, 
             with adapter.base.turn():  # nothing is done meanwhile
                 first = asyncio.create_task(visitor.segment(picture, PROMPT))
                 await asyncio.sleep(0.3)
-                assert all([(await leaving.join("segment", other, PROMPT, LAYERS)).good for _ in range(3)])
+                assert all([(await leaving.join("segment", other, PROMPT, *SHOWN)).good for _ in range(3)])
                 page._queue.pending_messages_per_session.pop(leaving.session, None)  # as when a connection ends
             await asyncio.wait_for(first, 60)
         return await asyncio.wait_for(visitor.segment(picture, PROMPT), 60)
@@ -330,8 +337,10 @@ def test_new_sessions_are_bounded_and_who_waits_is_not_forgotten(visit, page, sc
 
 
 def test_a_state_is_small_and_goes_after_a_while(visit, page, monkeypatch):
-    """Of a picture of 3 megapixels and seven prompts: masks alone would be 21 MB."""
-    lines = "\n".join(f"the {color} car" for color in ("red", "blue", "green", "black", "white", "pink", "grey"))
+    """Of a picture of 3 megapixels and as many prompts as there may be: masks alone would be 63 MB."""
+    colors = ("red", "blue", "green", "black", "white", "pink", "grey")
+    lines = "\n".join(f"the {color} {thing}" for color in colors for thing in ("car", "cup", "shirt"))
+    assert lines.count("\n") + 1 == bounds.MOST_PROMPTS
     large = png(Image.new("RGB", (2000, 1500), "navy"))
 
     async def come(visitor):
@@ -439,7 +448,7 @@ def test_what_visitors_left_goes_with_the_page(tmp_path, scene):
                     picture = await visitor.upload(scene)
                     found = await visitor.segment(picture, f"{PROMPT}\nthe red car")
                     for _ in range(4):  # whose answers nobody waits for
-                        assert (await visitor.join("segment", picture, PROMPT, LAYERS)).good
+                        assert (await visitor.join("segment", picture, PROMPT, *SHOWN)).good
                     return found
             except httpx.ConnectError:
                 await asyncio.sleep(0.2)

@@ -23,9 +23,11 @@ from lens_adapter.app.findings import (
     MASKS,
     Files,
     PageResult,
+    Turn,
     answer,
     find,
     open_picture,
+    point_at,
 )
 from lens_adapter.builtin.world.truths import CLEAR_ORDER
 from lens_adapter.cli.evaluate import SCENES
@@ -83,7 +85,11 @@ def test_lines_are_prompts():
 
 @pytest.mark.parametrize(
     "text, complaint",
-    [("", "one prompt per line"), (" \n\t\n", "one prompt per line"), ("\n".join("abcdefgh"), "At most 7 prompts")],
+    [
+        ("", "one prompt per line"),
+        (" \n\t\n", "one prompt per line"),
+        ("\n".join("abcdefghijklmnopqrstuvw"), "At most 21 prompts"),
+    ],
 )
 def test_lines_that_cannot_be_prompts(text, complaint):
     with pytest.raises(InputError, match=complaint):
@@ -111,9 +117,42 @@ def test_a_prompt_too_long_for_the_model(adapter, files):
         find(adapter, files[0], "red " * 600)
 
 
-def test_words_the_model_has_never_read(adapter, files):
-    assert find(adapter, files[0], "the red zebra\nmy dog").unread == ["zebra", "my"]
-    assert find(adapter, files[0], "The RED car").unread == []
+def test_words_the_model_does_not_know_are_named_by_prompt(adapter, files):
+    assert find(adapter, files[0], "the red zebra\nthe RED car\nmy dog").unknown == [["zebra"], [], ["my"]]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.9, 0.99])
+def test_another_threshold_is_what_segment_says_by_it(adapter, files, result, threshold, monkeypatch):
+    prompts = [record["prompt"] for record in result.records]
+    expected = adapter.segment(open_picture(result.source), prompts, score_threshold=threshold).to_records()
+    monkeypatch.setattr(adapter, "segment", None)  # no model runs
+    judged = result.judged(threshold)
+    assert judged.records == expected
+    assert judged.shown() == [k for k, record in enumerate(expected) if record["found"]]
+    assert len({threshold, result.threshold}) == 1 or judged.records != result.records
+
+
+def test_the_threshold_is_the_heads_unless_another_is_asked_for(adapter, files):
+    assert find(adapter, files[0], "the pizza").threshold == adapter.config.score_threshold
+    assert find(adapter, files[0], "the pizza", 0.5).threshold == 0.5
+    with pytest.raises(InputError, match="score_threshold"):
+        find(adapter, files[0], "the pizza", 1)
+
+
+def test_what_an_answer_names_is_pointed_at(adapter, files):
+    turn, result = point_at(adapter, files[0], Turn("what?", "A dog and the sheep; the dog sits."))
+    assert [record["prompt"] for record in result.records] == ["A dog", "the sheep", "the dog"]
+    assert {turn.answer[slice(*span)]: row for span, row in turn.names} == {"A dog": 0, "the sheep": 1, "the dog": 2}
+    assert result.records == find(adapter, files[0], "A dog\nthe sheep\nthe dog").records and turn.note == ""
+
+
+def test_an_answer_that_names_nothing_and_one_that_names_too_much(adapter, files, monkeypatch):
+    turn, result = point_at(adapter, files[0], Turn("how many?", "four"))
+    assert result is None and turn.names == () and "names a thing" in turn.note
+    monkeypatch.setattr(findings, "MOST_PROMPTS", 1)
+    turn, result = point_at(adapter, files[0], Turn("what?", "the sheep, the dog, The Sheep"))
+    assert [record["prompt"] for record in result.records] == ["the sheep"]
+    assert [row for _, row in turn.names] == [0, 0] and turn.note == "1 more names were not pointed at."
 
 
 def test_every_choice_of_layers_is_another_picture_of_the_same_size(result):
@@ -211,5 +250,5 @@ def test_another_base(tmp_path, monkeypatch):
     model, processor = tiny_pair("qwen2_vl")
     with LensAdapter.from_model(model, processor, load_sam=False, sam=tiny_sam()) as adapter:
         result = find(adapter, tmp_path / "photo.jpg", "a dog\na cat")
-        assert result.draw(LAYERS, 1).size == (70, 50) and result.unread == []
+        assert result.draw(LAYERS, 1).size == (70, 50) and result.unknown == [[], []]
         assert isinstance(answer(adapter, tmp_path / "photo.jpg", "what is this?"), str)

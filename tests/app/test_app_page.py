@@ -6,6 +6,7 @@ import runpy
 import socket
 import sys
 from configparser import ConfigParser
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install -e
 
 from huggingface_hub import RepoCard  # noqa: E402
 
-from lens_adapter import builtin  # noqa: E402
+from lens_adapter import LensAdapter, builtin  # noqa: E402
 from lens_adapter.app import looks, page, point_tab  # noqa: E402
-from lens_adapter.app.findings import find  # noqa: E402
+from lens_adapter.app.findings import ALL, Turn, find  # noqa: E402
 from lens_adapter.app.visitors import FOLDER  # noqa: E402
 from lens_adapter.cli import main  # noqa: E402
 from lens_adapter.errors import FitError  # noqa: E402
+from lens_adapter.pictures.colors import color_of  # noqa: E402
 from tests.tiny.shipped import ship_tiny, use_shipped  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -46,14 +48,54 @@ def test_the_table_has_a_row_per_prompt_and_no_markup_of_a_visitor(adapter, file
     assert shown.count("<tr class=") == 3
     assert "<img" not in shown and "&lt;img src=x onerror=alert(1)&gt;" in shown
     rows = shown.split("<tr class=")[1:]
-    assert "✓ found" in rows[0] and "✗ absent" in rows[2]
-    assert "480 x 480 pixels" in shown and "never read: &lt;img, src=x, onerror=alert(1)&gt;." in shown
+    for judged, row in zip(("✓ found", "? not understood", "✗ not in the picture"), rows, strict=True):
+        assert judged in row
+    assert ["unknown: " in row for row in rows] == [False, True, False]
+    assert "480 x 480 pixels" in shown and "lower threshold" not in shown
+    for word in ("img", "onerror", "alert"):
+        assert word in rows[1].split("unknown: ")[1]
+
+
+def test_the_table_of_nothing_says_what_would_show_more(adapter, files):
+    assert "No score reaches 0.990: a lower threshold" in looks.table(find(adapter, files[0], "the pizza", 0.99))
+
+
+def test_the_legend_is_about_what_is_drawn(adapter, files):
+    result = find(adapter, files[0], "the pizza\nthe blue car")
+    assert looks.legend(result, ["Masks"]) == looks.legend(result, []) == ""
+    assert "lens-heat" in looks.legend(result, ["Heatmap"]) and "rings" not in looks.legend(result, ["Heatmap"])
+    assert "rings" in looks.legend(result, ["Keypoints"]) and "lens-heat" not in looks.legend(result, ["Keypoints"])
+    assert looks.legend(result.judged(0.99), ["Heatmap", "Keypoints"]) == ""
+    assert "rings" not in looks.legend(result, ["Heatmap", "Keypoints"], 1)  # what is absent has none
+
+
+MARKUP = "![a](http://127.0.0.1:9/a.png) <img src=x> **b** {{value}} ${value} @children"
+
+
+def test_the_chat_is_literal_and_marks_names():
+    said = looks.chat([Turn(MARKUP, MARKUP), Turn("what?", "a <b>dog</b>", (((5, 8), 1),), "2 more")])
+    assert "<img" not in said and "<b>" not in said
+    assert f'<p class="asked">{escape(MARKUP)}</p><p class="answered">{escape(MARKUP)}</p>' in said
+    assert f'a &lt;b&gt;<mark style="background: rgb{color_of(1)}' in said and "dog</mark>&lt;/b&gt;" in said
+    assert "2 more" in said and looks.SILENCE in looks.chat([])
 
 
 def test_the_head_of_the_page_names_the_models(adapter):
     words = looks.head(adapter)
-    assert "built-in tiny LLaVA (3.0 M parameters)" in words and "lite (0.7 M parameters)" in words
+    assert "built-in tiny LLaVA (3.0 M parameters)" in words
+    assert "LENS head: the built-in one (lite, 0.7 M parameters)" in words and "SAM: the built-in tiny one." in words
     assert looks.SMALL_WORLD in words
+
+
+def test_a_folder_is_named_without_its_place_and_a_sam_by_its_variant(adapter, tmp_path):
+    base = (adapter.base.model, adapter.base.processor)
+    adapter.save_pretrained(tmp_path / "mine")
+    with LensAdapter.from_pretrained(tmp_path / "mine").attach(*base) as mine:
+        words = looks.head(mine)
+    assert "LENS head: mine (lite" in words and "SAM: the head&#x27;s own" in words and str(tmp_path) not in words
+    with LensAdapter.from_model(*base, load_sam=False, fusion="readout", sam="slimsam_77") as unfitted:
+        words = looks.head(unfitted)
+    assert "LENS head: none yet; teach one · SAM: slimsam_77 (segment-anything)." in words
 
 
 def test_another_model_is_named_and_its_world_is_not_said_to_be_small(tiny, adapter, monkeypatch):
@@ -72,7 +114,18 @@ def test_a_handlers_error_becomes_a_message_that_cannot_carry_markup(tmp_path, m
 
 
 def test_redrawing_before_anything_was_found():
-    assert point_tab.redraw(None, ["Masks"], -1) is None
+    assert point_tab.redraw(None, ["Masks"], -1) == (None, "")
+
+
+def test_what_is_forgotten_is_all_that_was_shown(adapter, files, tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    shown = point_tab.shown(find(adapter, files[0], "the pizza"), ["Masks"])
+    assert len(shown) == len(point_tab.nothing()) == point_tab.RESULTS
+    found, picture, only, table, masks, rle = point_tab.nothing()
+    assert (found, picture, table, only.value) == (None, None, "", ALL)
+    assert not masks.interactive and not rle.interactive and masks.value is rle.value is None
+    *results, turns, chat = point_tab.forget()
+    assert len(results) == point_tab.RESULTS and turns == [] and chat == looks.chat([])
 
 
 @pytest.fixture
@@ -112,7 +165,7 @@ def test_who_may_teach_and_who_may_push(tiny, launched, tabs, arguments, folder,
 
 def test_a_model_without_a_head_can_be_taught(tiny, launched, tabs, capsys):
     assert main(["app", "--model", str(tiny / "vlm"), "--sam", "builtin", "--teach", "mine"]) == 0
-    assert "LENS head: none yet; teach one." in str(
+    assert "LENS head: none yet; teach one · SAM: the built-in tiny one." in str(
         [block.value for block in launched[0][0].blocks.values() if isinstance(block, gr.HTML)]
     )
     with pytest.raises(SystemExit) as exit:
@@ -121,7 +174,9 @@ def test_a_model_without_a_head_can_be_taught(tiny, launched, tabs, capsys):
 
 
 def test_a_refusal_is_said_without_markup():
-    assert "&lt;b&gt;x&lt;/b&gt; is" in looks.refusal(FitError("<b>x</b> is"))
+    refused = looks.refusal(FitError("<b>x</b> is"), earlier=False)
+    assert "&lt;b&gt;x&lt;/b&gt; is" in refused and "fitted before" not in refused
+    assert "fitted before" in looks.refusal(FitError("No."), earlier=True)
 
 
 def test_the_command_serves_other_models(tiny, launched):
