@@ -126,12 +126,12 @@ def test_a_run_of_errors_alone_has_failed(folders, pictures, tmp_path, capsys, m
 
 def test_rows_of_words_without_a_token_are_counted(tmp_path, capsys, caplog):
     sample_scene(148846, "test").draw(384).save(tmp_path / "scene.png")
-    asked = ["annotate", str(tmp_path), "-o", str(tmp_path / "out"), "--prompt", "the dog", "the puppy", "teh puppy"]
-    said = "rows with words that the model has no token for 2: puppy, teh"
+    asked = ["annotate", str(tmp_path), "-o", str(tmp_path / "out"), "--prompt", "the dog", "the quokka", "teh quokka"]
+    said = "rows with words that the model has no token for 2: quokka, teh"
     assert main([*asked, "--adapter", "builtin"]) == 0
     assert said in capsys.readouterr().out and caplog.text.count("The model has no token for") == 1
     assert main([*asked, "--model", "builtin", "--resume", "--json", str(tmp_path / "report.json")]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    assert (report["not_understood"], report["unknown_words"]) == (2, ["puppy", "teh"])
+    assert (report["not_understood"], report["unknown_words"]) == (2, ["quokka", "teh"])
     assert main(["annotate", "-o", str(tmp_path / "out"), "--rethreshold", "0.2"]) == 0
     assert said in capsys.readouterr().out

@@ -84,16 +84,16 @@ def test_words_without_a_token_are_told_from_what_is_not_there(tmp_path, monkeyp
     """With the models that ship, which have read few words; nothing need be said but a picture and prompts."""
     sample_scene(148846, "test").draw(384).save(tmp_path / "scene.png")
     monkeypatch.chdir(tmp_path)
-    prompts = ["the puppy", "teh dog", "the cat", "the dog left of the pizza"]
+    prompts = ["the quokka", "teh dog", "the cat", "the dog left of the pizza"]
     assert main(["segment", "scene.png", *prompts, "--json", "found.json"]) == 0
     captured = capsys.readouterr()
     assert [line.split("\t")[2].partition(" ")[0] for line in captured.out.splitlines()] == [
         "not", "not", "absent,", captured.out.splitlines()[3].split("\t")[2].partition(" ")[0],
     ]  # fmt: skip
-    assert "\tnot understood: puppy\n" in captured.out and "% of the image\n" in captured.out
-    assert caplog.text.count("The model has no token for ['puppy', 'teh']") == 1
+    assert "\tnot understood: quokka\n" in captured.out and "% of the image\n" in captured.out
+    assert caplog.text.count("The model has no token for ['quokka', 'teh']") == 1
     records = json.loads((tmp_path / "found.json").read_text())["prompts"]
-    assert [one["unknown_words"] for one in records] == [["puppy"], ["teh"], [], []]
+    assert [one["unknown_words"] for one in records] == [["quokka"], ["teh"], [], []]
 
 
 @pytest.mark.parametrize(
