@@ -1,6 +1,6 @@
 """The models that ship with the package, and the small world of everyday things that they know.
 
-The models are a tiny vision-language model, two tiny SAMs and two LENS heads, each an ordinary folder in Hub layout
+The models are a tiny vision-language model, two tiny SAMs and three LENS heads, each an ordinary folder in Hub layout
 beside this file, made by `examples/builtin/`.
 """
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_adapter.builtin.models import (
+        DEFAULT_HEAD,
         FOLDER,
         HEAD_NAMES,
         HEADS,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "DEFAULT_HEAD",
     "FOLDER",
     "HEADS",
     "HEAD_NAMES",

@@ -149,7 +149,7 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
         image: a picture of the user's own, or None for three test scenes.
         prompts: what to find in it; needed with `image`.
         output: where the contact sheet goes.
-        head: "mirror" or "lite".
+        head: a key of `builtin.HEADS`.
 
     Raises:
         LensError: the picture or a prompt cannot be used, or the models are not there.

@@ -10,16 +10,25 @@ from PIL.Image import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from lens_adapter.adapter import LensAdapter
+from lens_adapter.builtin.names import DEFAULT_HEAD, FOLDER, HEAD_NAMES, HEADS, SAM, SAM2, VLM
 from lens_adapter.errors import LensError
 from lens_adapter.vlm.base import FrozenBase
 
-FOLDER = Path(__file__).parent
-VLM = FOLDER / "vlm"
-SAM = FOLDER / "sam"
-SAM2 = FOLDER / "sam2"  # `sam="builtin-sam2"`
-HEADS = {"mirror": FOLDER / "lens-mirror", "lite": FOLDER / "lens-lite"}
-# What `LensAdapter.from_pretrained` and every command take in the place of a head's folder or repository.
-HEAD_NAMES = {"builtin": "lite", "builtin-lite": "lite", "builtin-mirror": "mirror"}
+__all__ = [
+    "DEFAULT_HEAD",
+    "FOLDER",
+    "HEADS",
+    "HEAD_NAMES",
+    "LONGEST_ANSWER",
+    "QUESTIONS",
+    "SAM",
+    "SAM2",
+    "VLM",
+    "ask",
+    "head_folder",
+    "load_base",
+    "load_head",
+]
 # In words that the shipped model knows: what its heads were taught to ask, and what a readout asks it, too.
 QUESTIONS = {"prompt_template": "where is {prompt} ?", "presence_question": "is there {prompt} ?"}
 LONGEST_ANSWER = 24  # words: the places of eight objects
@@ -36,8 +45,11 @@ def load_base() -> tuple[PreTrainedModel, ProcessorMixin]:
     return model, AutoProcessor.from_pretrained(folder, local_files_only=True)
 
 
-def load_head(name: str = "mirror") -> LensAdapter:
-    """One of the two LENS adapters, "mirror" or "lite", not attached.
+def load_head(name: str = DEFAULT_HEAD) -> LensAdapter:
+    """One of the LENS adapters, not attached.
+
+    Args:
+        name: a key of `HEADS`.
 
     Raises:
         LensError: it is not there.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
+from lens_adapter.builtin.names import HEAD_NAMES
 from lens_adapter.cli.result import STDOUT, Result
 from lens_adapter.errors import InputError, LensConfigError, brief, did_you_mean
 from lens_adapter.sam.published import DEFAULT_SAM, PUBLISHED
@@ -99,8 +100,8 @@ def sam_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def is_builtin_head(name: str | None) -> bool:
-    """Whether it names a head that ships (`lens_adapter.builtin.HEAD_NAMES`, which imports more)."""
-    return name is not None and (name == BUILTIN or name.startswith(f"{BUILTIN}-"))
+    """Whether it names a head that ships."""
+    return name in HEAD_NAMES
 
 
 def pair_of(args: argparse.Namespace) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lens_adapter.builtin.names import DEFAULT_HEAD, HEADS
 from lens_adapter.cli.arguments import Commands, add_command, add_json_option, add_picture_option
 from lens_adapter.cli.outputs import require_files
 from lens_adapter.cli.result import Result, note
@@ -31,7 +32,7 @@ def add_to(commands: Commands) -> None:
         "--image", type=Path, metavar="FILE", help="a picture of yours (the built-in model knows only its own world)"
     )
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to find; may be repeated")
-    parser.add_argument("--head", choices=["mirror", "lite"], default="lite", help="default: %(default)s")
+    parser.add_argument("--head", choices=list(HEADS), default=DEFAULT_HEAD, help="default: %(default)s")
     add_picture_option(parser, "lens-demo.png")
     add_json_option(parser)
 

@@ -31,4 +31,5 @@ def use_shipped(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let `lens_adapter.builtin` load from `folder`."""
     patch.setattr(models, "VLM", folder / "vlm")
     patch.setattr(models, "SAM", folder / "sam")
-    patch.setattr(models, "HEADS", {name: folder / f"lens-{name}" for name in ("mirror", "lite")})
+    folders = {"mirror": "lens-mirror", "lite": "lens-lite", "lite-sam2": "lens-lite"}
+    patch.setattr(models, "HEADS", {name: folder / given for name, given in folders.items()})
