@@ -8,7 +8,6 @@ crops, pads and normalizes, and however it arranges the result.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from math import ceil, floor
 
 import numpy as np
@@ -24,15 +23,19 @@ WHOLE: Frame = ((1.0, 0.0), (1.0, 0.0))
 NOWHERE: Line = (1.0, -2.0)  # of a picture that shows next to none of the image: all of it lies outside
 
 MIN_SIDE = 24  # pixels; a ramp over fewer says little, because interpolation bends its ends
+BLACK, WHITE = np.zeros((1, 1), np.uint8), np.full((1, 1), 255, np.uint8)  # levels
 MAX_SIDE = 16384  # pixels; what no thin image is enlarged beyond
 
 
-def measure_frames(show: Callable[[Image.Image], list[Tensor]], size: tuple[int, int]) -> list[Frame]:
+Show = Callable[[np.ndarray], list[Tensor]]  # levels, as `measure_frames` says -> pictures
+
+
+def measure_frames(show: Show, size: tuple[int, int]) -> list[Frame]:
     """Measure the frame of every picture that preprocessing makes of an image.
 
     Args:
-        show: preprocesses an RGB image and returns what comes of it: pictures, float (rows, columns), of one resolution
-            or another, in any scale that is linear in brightness.
+        show: preprocesses `grey(levels, shown_size(size))` and returns what comes of it: pictures, float (rows,
+            columns), of one resolution or another, in any scale that is linear in brightness.
         size: (H, W) of the original image.
 
     Returns:
@@ -41,28 +44,25 @@ def measure_frames(show: Callable[[Image.Image], list[Tensor]], size: tuple[int,
     Raises:
         InputError: next to no pixel of any preprocessed picture shows the image.
     """
-    height, width = (_multiple(size) * side for side in size)
-
-    def show_grey(levels: np.ndarray) -> list[Tensor]:
-        grey = Image.fromarray(np.ascontiguousarray(np.broadcast_to(levels, (height, width))))
-        return show(grey.convert("RGB"))
-
-    # Normalization is undone by what black and white become; padding is where they do not differ.
-    black, white = show_grey(np.zeros((1, 1), np.uint8)), show_grey(np.full((1, 1), 255, np.uint8))
-    contrasts = [bright - dark for bright, dark in zip(white, black, strict=True)]
-
-    def show_ramp(axis: int, ramp: np.ndarray) -> list[Tensor]:
-        seen = show_grey(ramp[:, None] if axis == 0 else ramp[None, :])
-        return [picture - dark for picture, dark in zip(seen, black, strict=True)]
-
-    rows = _measure_axis(partial(show_ramp, 0), contrasts, height, axis=0)
-    columns = _measure_axis(partial(show_ramp, 1), contrasts, width, axis=1)
+    black, white = show(BLACK), show(WHITE)
+    rows, columns = (measure_lines(show, black, white, length, axis) for axis, length in enumerate(shown_size(size)))
     frames = list(zip(rows, columns, strict=True))
     if all(NOWHERE in frame for frame in frames):
         raise InputError(
             f"An image of (H, W) = {size} is too thin: nothing in it can be located once it is preprocessed. Crop it."
         )
     return frames
+
+
+def grey(levels: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """An RGB picture of levels, uint8, that can be broadcast to its size (H, W)."""
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(levels, size))).convert("RGB")
+
+
+def shown_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the pictures that are shown to measure an image of `size`."""
+    height, width = size
+    return height * _multiple(size), width * _multiple(size)
 
 
 def is_enlarged(size: tuple[int, int]) -> bool:
@@ -78,13 +78,19 @@ def _multiple(size: tuple[int, int]) -> int:
     return max(1, min(ceil(MIN_SIDE / min(size)), MAX_SIDE // max(size)))
 
 
-def _measure_axis(
-    show: Callable[[np.ndarray], list[Tensor]], contrasts: list[Tensor], length: int, axis: int
-) -> list[Line]:
-    """Fit the line of every picture along one axis.
+def measure_lines(show: Show, black: list[Tensor], white: list[Tensor], length: int, axis: int) -> list[Line]:
+    """Measure one axis of every picture: its line.
 
     A ramp has 256 levels. Where the pictures show only a small part of a long axis, a second ramp spans just that part.
+
+    Args:
+        show: as for `measure_frames`.
+        black: what comes of a black picture.
+        white: of a white one. Normalization is undone by what these become; padding is where they do not differ.
+        length: pixels along the axis, of what is shown.
+        axis: 0, along y, or 1, along x.
     """
+    contrasts = [bright - dark for bright, dark in zip(white, black, strict=True)]
     inside = [_between_padding(contrast.sum(1 - axis)) for contrast in contrasts]
     known = [line for line in inside if line is not None]
     if len(known) == len(inside):
@@ -97,9 +103,10 @@ def _measure_axis(
         slope = max(255 // (high - low), 1) if high - low <= 255 else 255 / (high - low)
         ramp = np.clip((np.arange(length) - low) * slope, 0, 255).round().astype(np.uint8)
         lines = []
-        for seen, contrast, line in zip(show(ramp), contrasts, inside, strict=True):
+        seen = show(ramp[:, None] if axis == 0 else ramp[None, :])
+        for picture, dark, contrast, line in zip(seen, black, contrasts, inside, strict=True):
             lit = contrast > 0.98 * _plateau(contrast)  # wholly image, no padding
-            level = torch.where(lit, 255 * seen / contrast, torch.nan).nanmedian(1 - axis).values
+            level = torch.where(lit, 255 * (picture - dark) / contrast, torch.nan).nanmedian(1 - axis).values
             fraction = (level / slope + low + 0.5) / length  # nan where a row or column shows no image
             lines.append(line or _line(fraction))
         ends = np.clip([end for a, b in lines if (a, b) != NOWHERE for end in (b, a + b)], 0, 1) * length
@@ -137,6 +144,7 @@ def _line(values: Tensor) -> Line:
     x, y = ((torch.arange(len(values)) + 0.5) / len(values))[values.isfinite()], values[values.isfinite()]
     if len(x) < 2:
         return NOWHERE
-    first, second = torch.triu_indices(len(x), len(x), offset=1)
-    slope = ((y[second] - y[first]) / (x[second] - x[first])).median()
-    return slope.item(), (y - slope * x).median().item()
+    slopes = ((y - y[:, None]) / (x - x[:, None])).numpy()  # every pair twice, and on the diagonal nan, the largest
+    middle = len(x) * (len(x) - 1) // 2 - 1
+    slope = np.partition(slopes, middle, axis=None)[middle].item()
+    return slope, (y - slope * x).median().item()

@@ -1,21 +1,19 @@
 """Where in the original image each image token looks.
 
 What differs between models is data: a row of architectures.py names a family (single.py, tiled.py: how tokens tile the
-preprocessed pixels). What differs between processors (resizing, cropping, padding) is measured: see frames.py.
+preprocessed pixels). What differs between processors (resizing, cropping, padding) is measured: see measured.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from PIL.Image import Image
-from PIL.Image import new as new_image
 from torch import Tensor
 
 from lens_adapter.errors import InputError, UnsupportedModelError, brief
@@ -23,7 +21,8 @@ from lens_adapter.signals import TokenLayout, whole_numbers
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES, Layout
 from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.layout.frames import MIN_SIDE, NOWHERE, WHOLE, Frame, Line, is_enlarged, measure_frames
+from lens_adapter.vlm.layout.frames import MIN_SIDE, WHOLE, Frame, Line, is_enlarged
+from lens_adapter.vlm.layout.measured import Sizes, frames_of
 from lens_adapter.vlm.layout.single import ImageTokens, require_tensor
 from lens_adapter.vlm.layout.tiled import joined
 
@@ -61,7 +60,13 @@ def token_layouts(
         frames = [[WHOLE] * len(image.windows) for image in images]
     else:
         sizes = _sizes_of(image_sizes)
-        measured = [_measure(processor, known.from_text, read, size) for size in sizes]
+        found = _known_sizes(processor, known.from_text, read)
+        apart = images if len(images) == len(sizes) else [None] * len(sizes)
+
+        def show(picture: Image) -> list[ImageTokens]:
+            return read(_preprocess(processor, picture, known.from_text))
+
+        measured = [found.measured(show, size, image) for size, image in zip(sizes, apart, strict=True)]
         counts = [one.pictures for one in measured]
         if sum(counts) != len(images):
             tiled = f" (by this processor, such images make {counts} of them)" if sum(counts) != len(sizes) else ""
@@ -72,7 +77,7 @@ def token_layouts(
             )
         ends = list(accumulate(counts, initial=0))
         images = [joined(images[start:end]) for start, end in pairwise(ends)]
-        frames = [_frames_of(*parts) for parts in zip(images, sizes, measured, strict=True)]
+        frames = [frames_of(*parts) for parts in zip(images, sizes, measured, strict=True)]
     lengths = [image.length for image in images]
     if known.leads:
         runs = [torch.arange(length) for length in lengths]
@@ -92,101 +97,19 @@ def _sizes_of(image_sizes: Any) -> list[tuple[int, int]]:
     return [(height, width) for height, width in sizes]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What a processor makes of images of one size.
-
-    Attributes:
-        pictures: what the family counts as images, each tile where the inputs do not say which belong together.
-        grids: (h, w) tokens of the windows, of all pictures in order.
-        frames: of the same windows.
-        shapes: (rows, columns) of the preprocessed pixels of the same windows.
-        paddings: the few values that stand around the image in each of them, whatever the image is.
-    """
-
-    pictures: int
-    grids: list[tuple[int, int]]
-    frames: list[Frame]
-    shapes: list[tuple[int, ...]]
-    paddings: list[Tensor]
-
-
 _LARGEST_SIDE = 2**16  # pixels: processors are asked what they make of a picture of that size
-MAX_CACHED = 1024  # image sizes per processor
-FEW = 8  # values of padding; where there are more, it is none
 
-# {image processor: {(its settings, family, the family's values, image size): what was measured}}
-_cache: WeakKeyDictionary[Any, dict[Any, _Measured]] = WeakKeyDictionary()
+# {image processor: {(its settings, family, the family's values): what is known of its sizes}}
+_cache: WeakKeyDictionary[Any, dict[Any, Sizes]] = WeakKeyDictionary()
 
 
-def _measure(processor: Any, from_text: bool, read: partial[list[ImageTokens]], size: tuple[int, int]) -> _Measured:
-    """Measure the frames of an image's windows, once per processor setting and image size."""
+def _known_sizes(processor: Any, from_text: bool, read: partial[list[ImageTokens]]) -> Sizes:
+    """What is known of a processor with its settings of now."""
     image_processor = getattr(processor, "image_processor", processor)
     # A whole processor's settings beside its image processor's and tokenizer's: patch sizes and the like.
     own = [item for item in vars(processor).items() if isinstance(item[1], (int, str))] if from_text else []
-    key = (image_processor.to_json_string(), str(own), read.func, str(read.keywords), size)
-    known = _cache.setdefault(image_processor, {})
-    if key not in known:
-        images: list[ImageTokens] = []
-
-        def show(picture: Image) -> list[Tensor]:
-            images[:] = read(_preprocess(processor, picture, from_text))
-            return [one.pixels for image in images for one in image.windows if one.pixels is not None]
-
-        if len(known) >= MAX_CACHED:
-            known.clear()
-        frames = measure_frames(show, size)
-        count, grids = len(images), [window.grid for window in joined(images).windows]
-        # What was measured may be a larger picture: its frame is the same, but not its pixels.
-        black = [] if is_enlarged(size) else list(zip(show(new_image("RGB", size[::-1])), frames, strict=True))
-        paddings = [(pixels[_outside(pixels, frame)].float() * 1000).round().unique() / 1000 for pixels, frame in black]
-        known[key] = _Measured(count, grids, frames, [tuple(pixels.shape) for pixels, _ in black], paddings)
-    return known[key]
-
-
-def _frames_of(image: ImageTokens, size: tuple[int, int], measured: _Measured) -> list[Frame]:
-    """The frames of an image's windows, if they are what was measured."""
-    got = [window.grid for window in image.windows]
-    advice = (
-        "Give the sizes of the very images that were processed, in order, and the same processor: with the settings "
-        "that it was called with, if those were a call's own."
-    )
-    if measured.grids != got and (not is_enlarged(size) or len(measured.grids) != len(got)):
-        raise InputError(
-            f"image_sizes: an image of (H, W) = {size} has token grids {measured.grids} by this processor, but the "
-            f"inputs have {got}. {advice}"
-        )
-    if is_enlarged(size):
-        return measured.frames
-    for window, shape, frame, padding in zip(
-        image.windows, measured.shapes, measured.frames, measured.paddings, strict=True
-    ):
-        pixels = cast(Tensor, window.pixels)
-        if tuple(pixels.shape) != shape:
-            raise InputError(
-                f"image_sizes: an image of (H, W) = {size} becomes {shape} pixels by this processor, but the inputs "
-                f"have {tuple(pixels.shape)}. {advice}"
-            )
-        if 0 < len(padding) <= FEW:
-            around = pixels[_outside(pixels, frame)].float().cpu()
-            if (around[:, None] - padding).abs().amin(dim=1).max() > 0.05:  # of about 4 from black to white
-                raise InputError(
-                    f"image_sizes: an image of (H, W) = {size} has padding around it by this processor, but the "
-                    f"inputs show something there. {advice}"
-                )
-    return measured.frames
-
-
-def _outside(pixels: Tensor, frame: Frame) -> Tensor:
-    """bool like `pixels` (rows, columns): those that lie outside of the image, by two of them at least."""
-    outside = []
-    for count, (scale, offset) in zip(pixels.shape, frame, strict=True):
-        edges = scale * torch.arange(count + 1, device=pixels.device) / count + offset
-        margin = 2 * scale / count
-        outside.append((edges[1:] < -margin) | (edges[:-1] > 1 + margin))
-    rows, columns = outside
-    known = NOWHERE not in frame  # else there may be a little of the image in it
-    return (rows[:, None] | columns) & known
+    key = (image_processor.to_json_string(), str(own), read.func, str(read.keywords))
+    return _cache.setdefault(image_processor, {}).setdefault(key, Sizes())
 
 
 def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:

@@ -1,0 +1,189 @@
+"""What a processor makes of images of one size: measured, or told by a shortcut that measurements have borne out.
+
+A measurement shows the processor four pictures as large as the image (frames.py), and photographs differ in size. A
+shortcut (shortcuts.py) says what it would find without showing any as large. It is believed only about sizes like one
+that was measured, and only as long as every measurement found the very numbers that it says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lens_adapter.errors import InputError
+from lens_adapter.vlm.layout.frames import NOWHERE, Frame, grey, is_enlarged, measure_frames, shown_size
+from lens_adapter.vlm.layout.shortcuts import Extent, Replica, Seen, Shortcut, Slices, Told
+from lens_adapter.vlm.layout.single import ImageTokens, Window
+from lens_adapter.vlm.layout.tiled import joined
+
+MAX_CACHED = 1024  # image sizes per processor
+FEW = 8  # values of padding; where there are more, it is none
+ENOUGH = 3  # measurements that a shortcut agrees with before it is believed
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a processor makes of images of one size.
+
+    Attributes:
+        pictures: what the family counts as images, each tile where the inputs do not say which belong together.
+        grids: (h, w) tokens of the windows, of all pictures in order.
+        frames: of the same windows.
+        shapes: (rows, columns) of the preprocessed pixels of the same windows; none where a larger size was shown.
+        paddings: the few values that stand around the image in each of them, whatever the image is.
+    """
+
+    pictures: int
+    grids: list[tuple[int, int]]
+    frames: list[Frame]
+    shapes: list[tuple[int, ...]]
+    paddings: list[Tensor]
+
+
+@dataclass
+class Sizes:
+    """What is known of what a processor makes of images, by their size (H, W). It keeps no processor.
+
+    Attributes:
+        known: by size.
+        shortcuts: that no measurement has contradicted.
+        agreed: {(shortcut, class of sizes): how many measurements in it agreed}.
+        measurements: how many were made.
+    """
+
+    known: dict[Extent, Measured] = field(default_factory=dict)
+    shortcuts: list[Shortcut] = field(default_factory=lambda: [Slices(), Replica()])
+    agreed: Counter[tuple[Shortcut, tuple[int, int, int]]] = field(default_factory=Counter)
+    measurements: int = 0
+
+    def measured(
+        self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, image: ImageTokens | None
+    ) -> Measured:
+        """What a measurement of `size` finds, made once or told.
+
+        Args:
+            show: what the processor makes of a picture.
+            size: (H, W).
+            image: the tokens of one of that size; None: it is not known which they are.
+
+        Raises:
+            InputError: as `measure_frames`.
+        """
+        if size not in self.known:
+            if len(self.known) >= MAX_CACHED:
+                self.known.clear()
+            told = None if image is None else self._told(show, size, image.windows)
+            self.known[size] = told or self._measure(show, size)
+        return self.known[size]
+
+    def _told(
+        self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, windows: tuple[Window, ...]
+    ) -> Measured | None:
+        for shortcut in self.shortcuts:
+            believed = sum(count for (one, _), count in self.agreed.items() if one is shortcut) >= ENOUGH
+            if believed and self.agreed[shortcut, _class_of(size)]:
+                pixels = _pixels(windows)
+                if told := shortcut.tell(lambda picture: _pixels(joined(show(picture)).windows), size, pixels):
+                    paddings = [_padding(*pair) for pair in zip(told.black, told.frames, strict=True)]
+                    shapes = [tuple(one.shape) for one in pixels]
+                    return Measured(1, [window.grid for window in windows], told.frames, shapes, paddings)
+        return None
+
+    def _measure(self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent) -> Measured:
+        self.measurements += 1
+        images: list[ImageTokens] = []
+        seen: list[Seen] = []
+
+        def show_levels(levels: np.ndarray) -> list[Tensor]:
+            made = show(grey(levels, shown_size(size)))
+            images[:] = images or made
+            seen.append(Seen(levels, _pixels(joined(made).windows)))
+            return seen[-1].pictures
+
+        frames = measure_frames(show_levels, size)
+        count, grids = len(images), [window.grid for window in joined(images).windows]
+        if is_enlarged(size):  # what was shown is a larger picture: its frame is the same, but not its pixels
+            return Measured(count, grids, frames, [], [])
+        black = seen[0].pictures
+        paddings = [_padding(pixels, frame) for pixels, frame in zip(black, frames, strict=True)]
+        measured = Measured(count, grids, frames, [tuple(pixels.shape) for pixels in black], paddings)
+        for shortcut in list(self.shortcuts):
+            told = shortcut.tell(lambda picture: _pixels(joined(show(picture)).windows), size, black)
+            agrees = told is None or (count == 1 and self._says(told, measured))
+            if not agrees or not shortcut.learn(size, seen):
+                self.shortcuts.remove(shortcut)
+            elif told is not None:
+                self.agreed[shortcut, _class_of(size)] += 1
+        return measured
+
+    @staticmethod
+    def _says(told: Told, measured: Measured) -> bool:
+        paddings = [_padding(pixels, frame) for pixels, frame in zip(told.black, told.frames, strict=True)]
+        return told.frames == measured.frames and all(map(torch.equal, paddings, measured.paddings))
+
+
+def _pixels(windows: Sequence[Window]) -> list[Tensor]:
+    return [window.pixels for window in windows if window.pixels is not None]
+
+
+def _padding(pixels: Tensor, frame: Frame) -> Tensor:
+    """The values of those pixels of a window that lie outside of the image."""
+    return (pixels[_outside(pixels, frame)].float() * 1000).round().unique() / 1000
+
+
+def _class_of(size: Extent) -> tuple[int, int, int]:
+    """Sizes are alike whose sides lie between the same powers of 2, the same one being the longer."""
+    rows, columns = size
+    return rows.bit_length(), columns.bit_length(), (rows > columns) - (rows < columns)
+
+
+def frames_of(image: ImageTokens, size: tuple[int, int], measured: Measured) -> list[Frame]:
+    """The frames of an image's windows, if they are what was measured."""
+    got = [window.grid for window in image.windows]
+    advice = (
+        "Give the sizes of the very images that were processed, in order, and the same processor: with the settings "
+        "that it was called with, if those were a call's own."
+    )
+    if measured.grids != got and (not is_enlarged(size) or len(measured.grids) != len(got)):
+        raise InputError(
+            f"image_sizes: an image of (H, W) = {size} has token grids {measured.grids} by this processor, but the "
+            f"inputs have {got}. {advice}"
+        )
+    if is_enlarged(size):
+        return measured.frames
+    for window, shape, frame, padding in zip(
+        image.windows, measured.shapes, measured.frames, measured.paddings, strict=True
+    ):
+        pixels = cast(Tensor, window.pixels)
+        if tuple(pixels.shape) != shape:
+            raise InputError(
+                f"image_sizes: an image of (H, W) = {size} becomes {shape} pixels by this processor, but the inputs "
+                f"have {tuple(pixels.shape)}. {advice}"
+            )
+        if 0 < len(padding) <= FEW:
+            around = pixels[_outside(pixels, frame)].float().cpu()
+            if (around[:, None] - padding).abs().amin(dim=1).max() > 0.05:  # of about 4 from black to white
+                raise InputError(
+                    f"image_sizes: an image of (H, W) = {size} has padding around it by this processor, but the "
+                    f"inputs show something there. {advice}"
+                )
+    return measured.frames
+
+
+def _outside(pixels: Tensor, frame: Frame) -> Tensor:
+    """bool like `pixels` (rows, columns): those that lie outside of the image, by two of them at least."""
+    outside = []
+    for count, (scale, offset) in zip(pixels.shape, frame, strict=True):
+        edges = scale * torch.arange(count + 1, device=pixels.device) / count + offset
+        margin = 2 * scale / count
+        outside.append((edges[1:] < -margin) | (edges[:-1] > 1 + margin))
+    rows, columns = outside
+    known = NOWHERE not in frame  # else there may be a little of the image in it
+    return (rows[:, None] | columns) & known

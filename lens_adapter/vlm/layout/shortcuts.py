@@ -1,0 +1,256 @@
+"""What a measurement of a size would find, without showing the processor pictures as large: two ways.
+
+Neither is derived from settings, and neither is believed before measurements were found to say the very same
+(measured.py). Both make what a measurement would have seen along one axis, and leave the rest to frames.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
+from math import ceil, floor
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from lens_adapter.vlm.layout.frames import BLACK, WHITE, Frame, Line, grey, measure_lines
+
+Extent = tuple[int, int]  # (rows, columns)
+Box = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: the first, and the one behind the last
+ShowPicture = Callable[[Image.Image], list[Tensor]]  # a picture -> (rows, columns) of each of its windows
+SLICES = (64, 128, 256)  # pixels
+
+
+class Seen(NamedTuple):
+    """What came of one grey picture: of its levels, as `grey` takes them, in every window (rows, columns)."""
+
+    levels: np.ndarray
+    pictures: list[Tensor]
+
+
+class Told(NamedTuple):
+    """The frames of an image's windows, and what a black image looks like in them."""
+
+    frames: list[Frame]
+    black: list[Tensor]
+
+
+class Shortcut(Protocol):
+    """A way to tell what a measurement would find."""
+
+    def tell(self, show: ShowPicture, size: Extent, windows: Sequence[Tensor]) -> Told | None:
+        """None: it says nothing about this size.
+
+        Args:
+            show: shows the processor a picture.
+            size: (H, W) of an image.
+            windows: (rows, columns) of that image, as processed.
+        """
+        ...
+
+    def learn(self, size: Extent, seen: Sequence[Seen]) -> bool:
+        """Learn from a measurement; False: it is of no use for this processor."""
+        ...
+
+
+class Slices:
+    """Where every window shows the whole image, stretched, a thin slice of an image tells how its length is resized."""
+
+    def tell(self, show: ShowPicture, size: Extent, windows: Sequence[Tensor]) -> Told | None:
+        axes = [self._lines(show, size, windows, axis) for axis in (0, 1)]
+        if axes[0] is None or axes[1] is None:
+            return None
+        return Told(list(zip(*axes, strict=True)), list(windows))
+
+    def learn(self, size: Extent, seen: Sequence[Seen]) -> bool:
+        return True
+
+    def _lines(self, show: ShowPicture, size: Extent, windows: Sequence[Tensor], axis: int) -> list[Line] | None:
+        """None: no slice is as long, once it is processed, as the image."""
+        lengths = [window.shape[axis] for window in windows]
+        for thickness in SLICES:
+            if 2 * thickness > size[1 - axis]:
+                return None
+            slice_size = (size[0], thickness) if axis == 0 else (thickness, size[1])
+            show_levels = partial(_show_slice, show, slice_size)
+            try:
+                black = show_levels(BLACK)
+            except Exception:  # nobody asked for so thin a picture; a processor refuses it in whatever way
+                return None
+            if [picture.shape[axis] for picture in black] == lengths:
+                return measure_lines(show_levels, black, show_levels(WHITE), size[axis], axis)
+        return None
+
+
+def _show_slice(show: ShowPicture, size: Extent, levels: np.ndarray) -> list[Tensor]:
+    return show(grey(levels, size))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One way of fitting an image into a picture of fixed size.
+
+    Attributes:
+        cover: whether no side is shorter than the picture's, else none is longer; None: both are as long.
+        rounded: how the resized image comes to whole pixels.
+        anchor: how the place where it begins does; None: it begins where the picture does.
+        by_float: the scale is a float before it is applied.
+    """
+
+    cover: bool | None
+    rounded: Callable[[float], int] = floor
+    anchor: Callable[[float], int] | None = None
+    by_float: bool = False
+
+    def places(self, size: Extent, picture: Extent) -> tuple[Extent, Extent]:
+        """Along y and x, in pixels of the picture: how long the resized image is, and where it begins."""
+        if self.cover is None:
+            return (picture[0], 0), (picture[1], 0)
+        pick = max if self.cover else min
+        main = pick((0, 1), key=lambda axis: picture[axis] / size[axis])
+        y, x = (self._place(size[axis], picture[axis], size[main], picture[main]) for axis in (0, 1))
+        return y, x
+
+    def _place(self, side: int, picture: int, main: int, filled: int) -> Extent:
+        if (side, picture) == (main, filled):
+            length = picture
+        else:
+            length = self.rounded(side * (filled / main) if self.by_float else side * filled / main)
+        return length, 0 if self.anchor is None else self.anchor((picture - length) / 2)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How a line of levels is resized: by Pillow or by torchvision, with one of Pillow's filters."""
+
+    by_pillow: bool
+    filter: Image.Resampling
+
+    def __call__(self, levels: np.ndarray, length: int) -> np.ndarray:
+        """uint8 (n,) -> (length,)"""
+        if self.by_pillow:
+            return np.asarray(Image.fromarray(levels[:, None]).resize((1, length), self.filter))[:, 0]
+        picture = torch.from_numpy(levels)[None, :, None].expand(3, -1, 1).contiguous()
+        mode = functional.InterpolationMode[self.filter.name]
+        return functional.resize(picture, [length, 1], interpolation=mode, antialias=True)[0, :, 0].numpy()
+
+
+_ANCHORS = (None, floor, ceil, round)
+FITS = (Fit(None), *(Fit(*how) for how in product((True, False), (floor, round, ceil), _ANCHORS, (False, True))))
+RESAMPLINGS = (
+    *(Resampling(True, one) for one in Image.Resampling),
+    *(Resampling(False, Image.Resampling[name]) for name in ("NEAREST", "BILINEAR", "BICUBIC")),
+)
+MOST = 12  # ways that are still possible; of more, one waits for measurements to tell them apart
+
+
+class Replica:
+    """Where every image becomes one picture of the same size, what happens to a line of levels can be done again.
+
+    Every way to do it, a fit and a resampling, that makes other pixels than were measured is given up.
+    """
+
+    def __init__(self) -> None:
+        self._shape: Extent | None = None
+        self._padding = torch.tensor(torch.nan)  # its value in the picture; nan: there was none
+        # {way: values (256,) that its levels become, nan where that was not seen}
+        self._ways = {way: torch.full((256,), torch.nan) for way in product(FITS, RESAMPLINGS)}
+
+    def learn(self, size: Extent, seen: Sequence[Seen]) -> bool:
+        if any(len(one.pictures) != 1 for one in seen):
+            return False
+        pictures = [one.pictures[0].float().cpu() for one in seen]
+        shape = (pictures[0].shape[0], pictures[0].shape[1])
+        inside = _box(pictures[0] != pictures[1])  # a black and a white one
+        if inside is None or self._shape not in (None, shape) or not self._pads(pictures, inside):
+            return False
+        self._shape = shape
+        for way in list(self._ways):
+            if _inside(way[0].places(size, shape), shape) != inside:
+                del self._ways[way]
+        for levels, picture in zip((one.levels for one in seen), pictures, strict=True):
+            axis = int(levels.shape[1] > 1)
+            image = picture[slice(*inside[0]), slice(*inside[1])]
+            line = image.select(1 - axis, 0)
+            if not (image == line.unsqueeze(1 - axis)).all():
+                return False
+            resized = cache(partial(_resized, levels))
+            for (fit, resampling), values in list(self._ways.items()):
+                made = resized(resampling, fit.places(size, shape)[axis], inside[axis])
+                before = values[made]
+                values[made] = line
+                if not ((before.isnan() | (before == line)) & (values[made] == line)).all():
+                    del self._ways[fit, resampling]
+        return bool(self._ways)
+
+    def _pads(self, pictures: Sequence[Tensor], inside: Box) -> bool:
+        """Whether pictures have nothing but the same value around the image, as those before them."""
+        around = torch.ones(pictures[0].shape, dtype=torch.bool)
+        around[slice(*inside[0]), slice(*inside[1])] = False
+        for padding in torch.stack([picture[around] for picture in pictures]).unique():
+            if not (self._padding.isnan() or padding == self._padding):
+                return False
+            self._padding = padding
+        return True
+
+    def tell(self, show: ShowPicture, size: Extent, windows: Sequence[Tensor]) -> Told | None:
+        shape = self._shape
+        if shape is None or [tuple(window.shape) for window in windows] != [shape]:
+            return None
+        ways = {(fit.places(size, shape), resampling): values for (fit, resampling), values in self._ways.items()}
+        if len(ways) > MOST:
+            return None
+        (inside, *others) = {_inside(places, shape) for places, _ in ways}
+        if others:
+            return None
+
+        known = True
+
+        def show_axis(axis: int, levels: np.ndarray) -> list[Tensor]:
+            """One picture by each way, one pixel wide."""
+            nonlocal known
+            lines = []
+            for (places, resampling), values in ways.items():
+                line = self._padding.repeat(shape[axis])
+                line[slice(*inside[axis])] = values[_resized(levels, resampling, places[axis], inside[axis])]
+                known &= not line.isnan().any()
+                lines.append(line.unsqueeze(1 - axis))
+            return lines
+
+        frame = []
+        for axis, length in enumerate(size):
+            show_levels = partial(show_axis, axis)
+            lines = measure_lines(show_levels, show_levels(BLACK), show_levels(WHITE), length, axis)
+            if not known or len(set(lines)) != 1:
+                return None
+            frame.append(lines[0])
+        black = self._padding.repeat(*shape)
+        black[slice(*inside[0]), slice(*inside[1])] = next(iter(ways.values()))[0]
+        return Told([(frame[0], frame[1])], [black])
+
+
+def _resized(levels: np.ndarray, resampling: Resampling, place: Extent, inside: Extent) -> Tensor:
+    """long (n,): what levels along one axis, or a single one, become in those pixels of a picture."""
+    length, start = place
+    made = np.resize(levels, length) if levels.size == 1 else resampling(levels.ravel(), length)
+    return torch.from_numpy(made.astype(np.int64))[inside[0] - start : inside[1] - start]
+
+
+def _inside(places: tuple[Extent, Extent], shape: Extent) -> Box:
+    """The rows and columns of a picture that show an image which is so long and begins there."""
+    y, x = ((max(start, 0), min(start + length, n)) for (length, start), n in zip(places, shape, strict=True))
+    return y, x
+
+
+def _box(inside: Tensor) -> Box | None:
+    """The rows and columns that a rectangle of pixels (rows, columns) covers; None: it is not one."""
+    rows, columns = (inside.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
+    if not rows or not inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all():
+        return None
+    return (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
