@@ -533,8 +533,10 @@ class LensAdapter(PreTrainedModel):
         decoded = self.decoder(image_embeddings, image_index, sparse, dense)
         return LensPrediction(decoded.logits, decoded.score, prompts)
 
-    def encode_images(self, images: Sequence[Image]) -> Sequence[Tensor]:
+    def encode_images(self, images: Sequence[Image | Tensor]) -> Sequence[Tensor]:
         """The mask decoder's embeddings (E, g, g) of RGB pictures: kept ones, or new ones (see `embedding_cache`).
+
+        Tensors are as `MaskDecoder.preprocess` takes them.
 
         The frozen image encoder is loaded if it has to be.
         """
@@ -625,7 +627,7 @@ class LensAdapter(PreTrainedModel):
         if self._untrained:
             self._warn_if_untrained()
         with self.base.turn(), evaluation_mode(self):
-            drafts = segment(requests, self.base, self.encode_images, self, batch_size)
+            drafts = segment(requests, self.base, self.decoder.shrink, self.encode_images, self, batch_size)
         outputs = LensOutputs(
             assemble(
                 request,

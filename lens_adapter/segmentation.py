@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -21,10 +24,13 @@ from lens_adapter.output import Instances, LensOutput, is_found
 from lens_adapter.sam.decoder import MaskDecoder
 from lens_adapter.sam.square import logit
 from lens_adapter.signals import Reading, SparsePrompts
-from lens_adapter.vlm.base import FrozenBase
+from lens_adapter.vlm.base import FrozenBase, Prepared
 from lens_adapter.vlm.images import load_image
 
 Request = tuple[Image, list[str]]  # an RGB image and its prompts
+_Rows = list[tuple[int, str]]  # which request a prompt is of, and the prompt
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 # Prompts of one image that run together if nothing else is asked. Each has a copy of the image's keys and values in
 # every layer up to the tap (of LLaVA-1.5-7B: 140 MB), and that the image runs anew for the next ones is little by then.
@@ -90,16 +96,18 @@ def read_requests(images: Any, prompts: Any) -> list[Request]:
 def segment(
     requests: Sequence[Request],
     base: FrozenBase,
-    encode: Callable[[list[Image]], Sequence[Tensor]],
+    shrink: Callable[[Image], Tensor],
+    encode: Callable[[list[Tensor]], Sequence[Tensor]],
     predict: Callable[[Reading, Tensor, Tensor], LensPrediction],
     batch_size: int | None = None,
 ) -> list[list[Draft]]:
-    """The whole road, once per batch of prompts.
+    """The whole road, once per batch of prompts; while the models work on one, the next one is prepared.
 
     Args:
         requests: what is asked.
         base: the frozen model.
-        encode: pictures -> the mask decoder's embeddings (E, g, g) of them.
+        shrink: a picture -> its colors at the size that the mask decoder takes, uint8 (3, h, w).
+        encode: such pictures -> the mask decoder's embeddings (E, g, g) of them.
         predict: a reading of N prompts, embeddings (B, E, g, g), and which of these each prompt is about, long (N,)
             -> what head and mask decoder make of it.
         batch_size: prompts that run together, of several pictures too; None: those of one picture.
@@ -109,32 +117,70 @@ def segment(
     """
     drafts: list[list[Draft]] = [[] for _ in requests]
     rows = [(k, prompt) for k, (_, prompts) in enumerate(requests) for prompt in prompts]
+    batches = list(_batches(rows, batch_size))
     embeddings: dict[int, Tensor] = {}
-    for batch in _batches(rows, batch_size):
-        embeddings = _embeddings_of(batch, requests, embeddings, encode)
-        stacked, places = torch.stack(list(embeddings.values())), list(embeddings)  # (B, E, g, g)
-        pictures, prompts = [requests[k][0] for k, _ in batch], [prompt for _, prompt in batch]
-        for run in base.runs(pictures):
-            reading = base.read([pictures[row] for row in run], [prompts[row] for row in run])
-            index = torch.tensor([places.index(batch[row][0]) for row in run], device=stacked.device)
-            prediction = predict(reading, stacked, index)
-            for row, draft in zip(run, _drafts(prediction), strict=True):
-                drafts[batch[row][0]].append(draft)
+    prepare = partial(_prepared, requests=requests, base=base, shrink=shrink)
+    pairs = list(zip(batches, [[], *batches][: len(batches)], strict=True))  # each with the one before it
+    with closing(one_ahead(prepare, pairs)) as prepared:
+        for batch, one in zip(batches, prepared, strict=True):
+            encoded = encode(list(one.colors.values())) if one.colors else []
+            found = {**embeddings, **dict(zip(one.colors, encoded, strict=True))}
+            embeddings = {k: found[k] for k, _ in batch}  # those of earlier batches are let go when done
+            stacked, places = torch.stack(list(embeddings.values())), list(embeddings)  # (B, E, g, g)
+            for run, ready in one.runs:
+                pictures, prompts = _of(run, batch, requests)
+                reading = base.read(pictures, prompts, prepared=ready)
+                index = torch.tensor([places.index(batch[row][0]) for row in run], device=stacked.device)
+                prediction = predict(reading, stacked, index)
+                for row, draft in zip(run, _drafts(prediction), strict=True):
+                    drafts[batch[row][0]].append(draft)
     return drafts
 
 
-def _embeddings_of(
-    batch: Sequence[tuple[int, str]],
-    requests: Sequence[Request],
-    known: Mapping[int, Tensor],
-    encode: Callable[[list[Image]], Sequence[Tensor]],
-) -> dict[int, Tensor]:
-    """{request: embedding (E, g, g) of its picture}, of a batch; those of earlier batches are let go when done."""
-    used = list(dict.fromkeys(k for k, _ in batch))
-    new = [k for k in used if k not in known]
-    encoded = encode([requests[k][0] for k in new]) if new else []
-    found = {**known, **dict(zip(new, encoded, strict=True))}
-    return {k: found[k] for k in used}
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts before the models see them.
+
+    Attributes:
+        colors: {request: its picture, as the mask decoder takes it}, of those that the batch before did not have.
+        runs: rows of the batch that are read together, and what `FrozenBase.read` takes.
+    """
+
+    colors: dict[int, Tensor]
+    runs: list[tuple[list[int], Prepared]]
+
+
+def _prepared(
+    batches: tuple[_Rows, _Rows], requests: Sequence[Request], base: FrozenBase, shrink: Callable[[Image], Tensor]
+) -> _Batch:
+    """What can be done for a batch, given with the one before it, before the models are there."""
+    batch, before = batches
+    known = {k for k, _ in before}
+    colors = {k: shrink(requests[k][0]) for k in dict.fromkeys(k for k, _ in batch) if k not in known}
+    runs = base.runs([requests[k][0] for k, _ in batch])
+    return _Batch(colors, [(run, base.prepare(*_of(run, batch, requests))) for run in runs])
+
+
+def _of(run: Sequence[int], batch: _Rows, requests: Sequence[Request]) -> tuple[list[Image], list[str]]:
+    """Pictures and prompts of some rows of a batch."""
+    return [requests[batch[row][0]][0] for row in run], [batch[row][1] for row in run]
+
+
+def one_ahead(make: Callable[[_Given], _Made], items: Sequence[_Given]) -> Iterator[_Made]:
+    """make(item) for every item, in order: while one is used, a thread makes the next, and none beyond that.
+
+    What `make` raises is raised where its item's turn has come.
+    """
+    if len(items) < 2:
+        yield from map(make, items)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as thread:
+        waiting = deque([thread.submit(make, items[0])])
+        for following in items[1:]:
+            made = waiting.popleft().result()
+            waiting.append(thread.submit(make, following))
+            yield made
+        yield waiting.popleft().result()
 
 
 def _drafts(prediction: LensPrediction) -> list[Draft]:
@@ -220,7 +266,7 @@ def _instances(draft: Draft, mask: Tensor, decoder: MaskDecoder, mask_threshold:
     return Instances(masks, draft.score.float().repeat(len(masks)))
 
 
-def _batches(rows: list[tuple[int, str]], size: int | None) -> list[list[tuple[int, str]]]:
+def _batches(rows: _Rows, size: int | None) -> list[_Rows]:
     """Runs of `size` rows; without a size, the rows of each image apart from those of the others."""
     groups = [rows] if size is not None else [list(group) for _, group in groupby(rows, key=itemgetter(0))]
     step = PROMPTS_TOGETHER if size is None else size

@@ -227,6 +227,20 @@ class MaskDecoder(nn.Module, ABC):
                 "again."
             )
 
+    def shrink(self, image: Image.Image | Tensor) -> Tensor:
+        """The colors of an image, as `preprocess` takes it, at its size in the square: uint8 (3, h, w).
+
+        They are all that an embedding depends on, and an image that `preprocess` takes and does not resize any more.
+
+        Raises:
+            InputError: an image of another kind.
+        """
+        picture = as_pil(image)
+        size = size_in(self.sam, _size_of(picture))
+        if isinstance(image, Tensor) and _size_of(picture) == size:
+            return image
+        return self._resized_colors(picture, size)
+
     def preprocess(self, images: Iterable[Image.Image | Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Bring images into the square: resized as whole colors, normalized, zeros to the right and below.
 
@@ -246,10 +260,10 @@ class MaskDecoder(nn.Module, ABC):
             for key in ("pixel_mean", "pixel_std")
         )
         pixels, sizes = [], []
-        for image in map(as_pil, images):
-            sizes.append((image.height, image.width))
-            height, width = size_in(self.sam, sizes[-1])
-            colors = self._resized_colors(image, (height, width)).to(self.device)
+        for image in images:
+            sizes.append(_size_of(image))
+            colors = self.shrink(image).to(self.device)
+            height, width = colors.shape[1:]
             pixels.append(F.pad((colors - mean) / std, (0, side - width, 0, side - height)))
         return torch.stack(pixels), sizes
 
@@ -387,6 +401,11 @@ class MaskDecoder(nn.Module, ABC):
 def in_float32(module: nn.Module) -> Any:
     """A copy: half precision, by `.to()` or by autocast, would blur where a point is."""
     return copy.deepcopy(module).float()
+
+
+def _size_of(image: Image.Image | Tensor) -> tuple[int, int]:
+    """(H, W)"""
+    return (image.shape[-2], image.shape[-1]) if isinstance(image, Tensor) else (image.height, image.width)
 
 
 def as_pil(image: Image.Image | Tensor) -> Image.Image:

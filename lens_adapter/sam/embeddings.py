@@ -54,21 +54,24 @@ class EmbeddingCache:
         with self._lock:
             self._entries.clear()
 
-    def encode(self, decoder: MaskDecoder, images: Sequence[Image]) -> list[Tensor]:
-        """Embeddings (E, g, g) of RGB images, as `decoder.encode_images` makes them; the new ones in one batch.
+    def encode(self, decoder: MaskDecoder, images: Sequence[Image | Tensor]) -> list[Tensor]:
+        """Embeddings (E, g, g) of images, as `decoder.encode_images` takes and makes them; the new ones in one batch.
+
+        Images are the same if they are at the size that the encoder sees.
 
         Raises:
             InputError: an image that the decoder does not take.
             LensError: its image encoder was not loaded.
         """
         maker = _state_of(decoder.encoding)
-        keys = [_content(image) for image in images]
+        shrunk = [decoder.shrink(image) for image in images]
+        keys = [_content(colors) for colors in shrunk]
         with self._lock:
             if maker != self._maker:
                 self._entries.clear()
                 self._maker = maker
             found = {key: self._entries[key] for key in keys if key in self._entries}
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        new = {key: colors for key, colors in zip(keys, shrunk, strict=True) if key not in found}
         if new:
             with torch.inference_mode(False):  # what is kept must be of use outside of it, too
                 encoded = decoder.encode_images(new.values())
@@ -86,8 +89,10 @@ class EmbeddingCache:
         return sum(entry.nbytes for entry in self._entries.values())
 
 
-def _content(image: Image) -> bytes:
-    return blake2b(image.tobytes(), digest_size=16, salt=b"%d" % image.width).digest()
+def _content(colors: Tensor) -> bytes:
+    """Tells images (3, h, w) apart, whose tensor need not lie in that order."""
+    rows = colors.permute(1, 2, 0).contiguous().cpu().numpy()
+    return blake2b(rows, digest_size=16, salt=b"%d" % colors.shape[-1]).digest()
 
 
 def _state_of(encoder: nn.Module | None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from threading import RLock
@@ -26,7 +26,7 @@ from lens_adapter.vlm.hooks import Query, capture, prefill
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout.tokens import token_layouts
 from lens_adapter.vlm.replica import replicated
-from lens_adapter.vlm.shared_prefix import can_share, prefill_shared, share_inputs
+from lens_adapter.vlm.shared_prefix import SharedInputs, can_share, prefill_shared, share_inputs
 from lens_adapter.vlm.threads import one_at_a_time
 from lens_adapter.vlm.words import unknown_words
 
@@ -39,6 +39,21 @@ GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": Non
 _turns: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
 if hasattr(os, "register_at_fork"):  # Windows knows no fork
     os.register_at_fork(after_in_child=_turns.clear)  # whoever has the turn does not exist in the child
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """N rows before the model reads them.
+
+    Attributes:
+        inputs: what the processor makes of them.
+        layouts: where the image tokens of each look.
+        sizes: (H, W) of their pictures.
+    """
+
+    inputs: Mapping[str, Any] | SharedInputs
+    layouts: list[TokenLayout]
+    sizes: list[tuple[int, int]]
 
 
 class FrozenBase:
@@ -140,6 +155,7 @@ class FrozenBase:
         *,
         layers: Sequence[int] | None = None,
         inputs: Mapping[str, Any] | None = None,
+        prepared: Prepared | None = None,
         ask: bool = True,
     ) -> Reading:
         """Read the model about N prompts, as far as a head needs it, without gradients.
@@ -152,6 +168,7 @@ class FrozenBase:
             layers: whose attention rows are read; default: those of the config.
             inputs: what `build_inputs(images, prompts)` made of them before, in another process say: then they are read
                 row by row.
+            prepared: what `prepare(images, prompts, layers=layers)` returned, where it was called before.
             ask: also ask the model whether each thing is there, if the config has a question for that: one whole
                 forward more of every row.
 
@@ -160,18 +177,44 @@ class FrozenBase:
             UnsupportedModelError: how its image tokens lie in the picture is not known.
             LensError: the model computed numbers that are infinite or none, as half precision does beyond 65504.
         """
-        sizes = [(image.height, image.width) for image in images]
         question = self.config.presence_question if ask else None
         yes = self.yes_over_no(images, prompts, question) if question else None
+        if inputs is not None:
+            prepared = self._prepared(inputs, images)
+        elif prepared is None:
+            prepared = self.prepare(images, prompts, layers=layers)
         if inputs is None:
-            about_one = len(images) > 1 and all(image is images[0] for image in images)
-            if about_one and self._can_share(layers) and (shared := self._read_shared(images[0], prompts, layers)):
-                self.unknown_words(prompts)  # which warns; only now are they known to be texts
-                return replace(shared, yes=yes)
-            inputs = self.build_inputs(images, prompts)
-            self.unknown_words(prompts)
-        layouts = self.layout(inputs, sizes)
-        return Reading(self.prefill(inputs, layers=layers), layouts, sizes, yes, tap_layer=self.config.tap_layer)
+            self.unknown_words(prompts)  # which warns; only now are they known to be texts
+        tap = self.config.tap_layer
+        if isinstance(prepared.inputs, SharedInputs):
+            with self.turn():
+                moved = prepared.inputs.moved(self.moved)
+                signals = prefill_shared(self.anatomy, moved, tap_layer=tap, layers=self._layers(layers))
+            if signals is not None:
+                return Reading(signals, prepared.layouts, prepared.sizes, yes, tap_layer=tap)
+            prepared = self._prepared(self.build_inputs(images, prompts), images)
+        signals = self.prefill(prepared.inputs, layers=layers)
+        return Reading(signals, prepared.layouts, prepared.sizes, yes, tap_layer=tap)
+
+    def prepare(
+        self, images: Sequence[Image], prompts: Sequence[str], *, layers: Sequence[int] | None = None
+    ) -> Prepared:
+        """What `read` does before the model runs: it only asks the processor, so another thread may do it ahead.
+
+        Args, Raises: as for `read`.
+        """
+        if len(images) > 1 and all(image is images[0] for image in images) and self._can_share(layers):
+            processor, template = self.require_processor(), self.config.prompt_template
+            first = self._prepared(self.build_inputs(images[:1], prompts[:1]), images[:1])
+            last = int(first.layouts[0].positions.max())
+            shared = share_inputs(processor, first.inputs, last, prompts, template, self.max_length)
+            if shared is not None:
+                return Prepared(shared, first.layouts * len(prompts), first.sizes * len(prompts))
+        return self._prepared(self.build_inputs(images, prompts), images)
+
+    def _prepared(self, inputs: Mapping[str, Any], images: Sequence[Image]) -> Prepared:
+        sizes = [(image.height, image.width) for image in images]
+        return Prepared(inputs, self.layout(inputs, sizes), sizes)
 
     def runs(self, images: Sequence[Image]) -> list[list[int]]:
         """Rows that are best read together: several prompts about one picture where they can share its tokens.
@@ -188,26 +231,6 @@ class FrozenBase:
 
     def _can_share(self, layers: Sequence[int] | None) -> bool:
         return can_share(self.anatomy, tap_layer=self.config.tap_layer, layers=self._layers(layers))
-
-    def _read_shared(self, image: Image, prompts: Sequence[str], layers: Sequence[int] | None) -> Reading | None:
-        """The model reads the picture once, then the prompts; None where this shows that it cannot."""
-        processor, template = self.require_processor(), self.config.prompt_template
-        first, sizes = self.build_inputs([image], prompts[:1]), [(image.height, image.width)]
-        (layout,) = self.layout(first, sizes)
-        last_image_token = int(layout.positions.max())
-        inputs = share_inputs(processor, first, last_image_token, prompts, template, self.max_length)
-        if inputs is None:
-            return None
-        with self.turn():
-            signals = prefill_shared(
-                self.anatomy,
-                inputs.moved(self.moved),
-                tap_layer=self.config.tap_layer,
-                layers=self._layers(layers),
-            )
-        if signals is None:
-            return None
-        return Reading(signals, [layout] * len(prompts), sizes * len(prompts), tap_layer=self.config.tap_layer)
 
     # -- its steps, for whoever has processor inputs already -----------------------------------------------------------
 

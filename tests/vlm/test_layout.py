@@ -17,8 +17,9 @@ from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES, register
 from lens_adapter.vlm.inputs import build_inputs
-from lens_adapter.vlm.layout.frames import Frame, measure_frames
+from lens_adapter.vlm.layout.frames import Frame
 from lens_adapter.vlm.layout.tokens import token_layouts
+from tests.tiny.frames import measured_frames
 from tests.tiny.pairs import tiny_pair, tiny_processor
 from tests.tiny.processors import IMAGE_PAD, IMAGE_TOKEN
 from tests.zoo import variable
@@ -183,7 +184,7 @@ def measured_frame(framing: str, size: tuple[int, int]) -> Frame:
     def show(picture: Image.Image) -> list[Tensor]:
         return [image_processor(images=[picture], return_tensors="pt")["pixel_values"][0].mean(0)]
 
-    (frame,) = measure_frames(show, size)
+    (frame,) = measured_frames(show, size)
     return frame
 
 

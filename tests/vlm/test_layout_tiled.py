@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lens_adapter.errors import InputError
 from lens_adapter.vlm.anatomy import find_anatomy
-from lens_adapter.vlm.layout.frames import NOWHERE, measure_frames
+from lens_adapter.vlm.layout.frames import NOWHERE
 from lens_adapter.vlm.layout.tiled import tiled
 from lens_adapter.vlm.layout.tokens import token_layouts
+from tests.tiny.frames import measured_frames
 from tests.zoo.checks import noise_image
 from tests.zoo.tiles import SPECIMENS, TILE, make
 
@@ -31,7 +32,7 @@ def test_padded_tiles_are_measured_or_left_out(size):
     def show(image: Image.Image) -> list[Tensor]:
         return list(processor(images=[image], return_tensors="pt")["pixel_values"].float().mean(1))
 
-    frames = measure_frames(show, size)
+    frames = measured_frames(show, size)
     rows, columns = processor(images=[noise_image(size)], return_tensors="pt")["aspect_ratios"][0].tolist()
     scale = min(1, rows * TILE / size[0], columns * TILE / size[1])
     height, width = int(size[0] * scale), int(size[1] * scale)  # of the image on the tiles' canvas
@@ -55,12 +56,12 @@ def test_a_picture_of_nothing_but_padding_is_nowhere():
         seen = torch.tensor(np.array(image.convert("L"), dtype=np.float32))
         return [torch.zeros(8, 8), seen]
 
-    nothing, whole = measure_frames(show, (60, 40))
+    nothing, whole = measured_frames(show, (60, 40))
     assert nothing == (NOWHERE, NOWHERE)
     for line in whole:
         assert line == pytest.approx((1, 0), abs=0.01)
     with pytest.raises(InputError, match="too thin"):
-        measure_frames(lambda image: show(image)[:1], (60, 40))
+        measured_frames(lambda image: show(image)[:1], (60, 40))
 
 
 def test_without_image_sizes_each_tile_is_a_picture_of_its_own():

@@ -73,5 +73,8 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or sorted(set(ZOO) & set(architectures())):
         held = hold(name)
         wrong += len(held.wrong)
-        print(f"{name:24s} measured {len(held.measured):2d}, told {len(held.told):2d}, refused {len(held.refused):2d}, wrong {held.wrong}", flush=True)
+        print(
+            f"{name:24s} measured {len(held.measured):2d}, told {len(held.told):2d}, refused {len(held.refused):2d}, wrong {held.wrong}",
+            flush=True,
+        )
     sys.exit(wrong > 0)

@@ -22,6 +22,7 @@ from lens_adapter.vlm.layout.frames import NOWHERE, Frame, grey, is_enlarged, me
 from lens_adapter.vlm.layout.shortcuts import Extent, Replica, Seen, Shortcut, Slices, Told
 from lens_adapter.vlm.layout.single import ImageTokens, Window
 from lens_adapter.vlm.layout.tiled import joined
+from lens_adapter.vlm.threads import one_at_a_time
 
 MAX_CACHED = 1024  # image sizes per processor
 FEW = 8  # values of padding; where there are more, it is none
@@ -63,6 +64,7 @@ class Sizes:
     agreed: Counter[tuple[Shortcut, tuple[int, int, int]]] = field(default_factory=Counter)
     measurements: int = 0
 
+    @one_at_a_time
     def measured(
         self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, image: ImageTokens | None
     ) -> Measured:

@@ -158,15 +158,15 @@ class Replica:
 
     def __init__(self) -> None:
         self._shape: Extent | None = None
-        self._padding = torch.tensor(torch.nan)  # its value in the picture; nan: there was none
-        # {way: values (256,) that its levels become, nan where that was not seen}
-        self._ways = {way: torch.full((256,), torch.nan) for way in product(FITS, RESAMPLINGS)}
+        self._padding = np.float32(np.nan)  # its value in the picture; nan: there was none
+        # {way: values (256,) that levels become, nan where that was not seen}
+        self._ways = {way: np.full(256, np.nan, np.float32) for way in product(FITS, RESAMPLINGS)}
 
     def learn(self, size: Extent, seen: Sequence[Seen]) -> bool:
         if any(len(one.pictures) != 1 for one in seen):
             return False
-        pictures = [one.pictures[0].float().cpu() for one in seen]
-        shape = (pictures[0].shape[0], pictures[0].shape[1])
+        pictures = [one.pictures[0].float().cpu().numpy() for one in seen]
+        shape = pictures[0].shape
         inside = _box(pictures[0] != pictures[1])  # a black and a white one
         if inside is None or self._shape not in (None, shape) or not self._pads(pictures, inside):
             return False
@@ -174,27 +174,30 @@ class Replica:
         for way in list(self._ways):
             if _inside(way[0].places(size, shape), shape) != inside:
                 del self._ways[way]
-        for levels, picture in zip((one.levels for one in seen), pictures, strict=True):
-            axis = int(levels.shape[1] > 1)
-            image = picture[slice(*inside[0]), slice(*inside[1])]
-            line = image.select(1 - axis, 0)
-            if not (image == line.unsqueeze(1 - axis)).all():
-                return False
-            resized = cache(partial(_resized, levels))
-            for (fit, resampling), values in list(self._ways.items()):
-                made = resized(resampling, fit.places(size, shape)[axis], inside[axis])
-                before = values[made]
-                values[made] = line
-                if not ((before.isnan() | (before == line)) & (values[made] == line)).all():
-                    del self._ways[fit, resampling]
+        return all(self._follows(size, *pair, inside) for pair in zip(seen, pictures, strict=True))
+
+    def _follows(self, size: Extent, seen: Seen, picture: np.ndarray, inside: Box) -> bool:
+        """Give up the ways that make something else than this picture (rows, columns); False: none is left."""
+        axis = int(seen.levels.shape[1] > 1)
+        image = picture[slice(*inside[0]), slice(*inside[1])]
+        line = image.take(0, 1 - axis)
+        if not (image == np.expand_dims(line, 1 - axis)).all():
+            return False
+        resized = cache(partial(_resized, seen.levels))
+        for (fit, resampling), values in list(self._ways.items()):
+            made = resized(resampling, fit.places(size, picture.shape)[axis], inside[axis])
+            before = values[made]
+            values[made] = line
+            if not ((np.isnan(before) | (before == line)) & (values[made] == line)).all():
+                del self._ways[fit, resampling]
         return bool(self._ways)
 
-    def _pads(self, pictures: Sequence[Tensor], inside: Box) -> bool:
+    def _pads(self, pictures: Sequence[np.ndarray], inside: Box) -> bool:
         """Whether pictures have nothing but the same value around the image, as those before them."""
-        around = torch.ones(pictures[0].shape, dtype=torch.bool)
+        around = np.ones(pictures[0].shape, bool)
         around[slice(*inside[0]), slice(*inside[1])] = False
-        for padding in torch.stack([picture[around] for picture in pictures]).unique():
-            if not (self._padding.isnan() or padding == self._padding):
+        for padding in np.unique([picture[around] for picture in pictures]):
+            if not np.isnan(self._padding) and padding != self._padding:
                 return False
             self._padding = padding
         return True
@@ -204,42 +207,43 @@ class Replica:
         if shape is None or [tuple(window.shape) for window in windows] != [shape]:
             return None
         ways = {(fit.places(size, shape), resampling): values for (fit, resampling), values in self._ways.items()}
-        if len(ways) > MOST:
-            return None
         (inside, *others) = {_inside(places, shape) for places, _ in ways}
-        if others:
+        if others or len(ways) > MOST:
             return None
-
-        known = True
 
         def show_axis(axis: int, levels: np.ndarray) -> list[Tensor]:
             """One picture by each way, one pixel wide."""
-            nonlocal known
-            lines = []
-            for (places, resampling), values in ways.items():
-                line = self._padding.repeat(shape[axis])
+            lines = np.full((len(ways), shape[axis]), self._padding)
+            for line, ((places, resampling), values) in zip(lines, ways.items(), strict=True):
                 line[slice(*inside[axis])] = values[_resized(levels, resampling, places[axis], inside[axis])]
-                known &= not line.isnan().any()
-                lines.append(line.unsqueeze(1 - axis))
-            return lines
+            if np.isnan(lines).any():
+                raise _NotSeenError
+            return list(torch.from_numpy(np.expand_dims(lines, 2 - axis)))
 
         frame = []
-        for axis, length in enumerate(size):
-            show_levels = partial(show_axis, axis)
-            lines = measure_lines(show_levels, show_levels(BLACK), show_levels(WHITE), length, axis)
-            if not known or len(set(lines)) != 1:
-                return None
-            frame.append(lines[0])
-        black = self._padding.repeat(*shape)
+        try:
+            for axis, length in enumerate(size):
+                show_levels = partial(show_axis, axis)
+                lines = measure_lines(show_levels, show_levels(BLACK), show_levels(WHITE), length, axis)
+                if len(set(lines)) != 1:
+                    return None
+                frame.append(lines[0])
+        except _NotSeenError:
+            return None
+        black = np.full(shape, self._padding)
         black[slice(*inside[0]), slice(*inside[1])] = next(iter(ways.values()))[0]
-        return Told([(frame[0], frame[1])], [black])
+        return Told([(frame[0], frame[1])], [torch.from_numpy(black)])
 
 
-def _resized(levels: np.ndarray, resampling: Resampling, place: Extent, inside: Extent) -> Tensor:
-    """long (n,): what levels along one axis, or a single one, become in those pixels of a picture."""
+class _NotSeenError(Exception):
+    """It is not known what a level becomes."""
+
+
+def _resized(levels: np.ndarray, resampling: Resampling, place: Extent, inside: Extent) -> np.ndarray:
+    """uint8 (n,): what levels along one axis, or a single one, become in those pixels of a picture."""
     length, start = place
-    made = np.resize(levels, length) if levels.size == 1 else resampling(levels.ravel(), length)
-    return torch.from_numpy(made.astype(np.int64))[inside[0] - start : inside[1] - start]
+    made = np.full(length, levels) if levels.size == 1 else resampling(levels.ravel(), length)
+    return made[inside[0] - start : inside[1] - start]
 
 
 def _inside(places: tuple[Extent, Extent], shape: Extent) -> Box:
@@ -248,9 +252,9 @@ def _inside(places: tuple[Extent, Extent], shape: Extent) -> Box:
     return y, x
 
 
-def _box(inside: Tensor) -> Box | None:
+def _box(inside: np.ndarray) -> Box | None:
     """The rows and columns that a rectangle of pixels (rows, columns) covers; None: it is not one."""
-    rows, columns = (inside.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
+    rows, columns = (np.flatnonzero(inside.any(axis)).tolist() for axis in (1, 0))
     if not rows or not inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all():
         return None
     return (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
