@@ -261,8 +261,8 @@ class MaskDecoder(nn.Module, ABC):
         )
         pixels, sizes = [], []
         for image in images:
-            sizes.append(_size_of(image))
             colors = self.shrink(image).to(self.device)
+            sizes.append(_size_of(image))
             height, width = colors.shape[1:]
             pixels.append(F.pad((colors - mean) / std, (0, side - width, 0, side - height)))
         return torch.stack(pixels), sizes
