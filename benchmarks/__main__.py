@@ -22,7 +22,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler is talkative;
 import torch
 
 from benchmarks.bases import BASES
-from benchmarks.figures import draw_growth, draw_profile
+from benchmarks.figures import draw_growth, draw_host, draw_profile
 from benchmarks.harness import SECONDS, TOKENS, Stage
 from benchmarks.report import page, table
 from benchmarks.suite import BENCHMARKS
@@ -89,7 +89,11 @@ def render(records: list[dict[str, Any]], docs: Path) -> None:
     """Write the page and its figures."""
     docs.mkdir(parents=True, exist_ok=True)
     (docs / "benchmarks.md").write_text(page(records))
-    for name, draw in (("benchmarks.png", draw_growth), ("benchmarks-profile.png", draw_profile)):
+    for name, draw in (
+        ("benchmarks.png", draw_growth),
+        ("benchmarks-profile.png", draw_profile),
+        ("benchmarks-host.png", draw_host),
+    ):
         if figure := draw(records):
             figure.savefig(docs / name, dpi=187.5)
 

@@ -1,4 +1,4 @@
-"""What was measured, as pictures: how `segment` grows, and where its time goes."""
+"""What was measured, as pictures: how `segment` grows, where its time goes, and what the CPU does beside the models."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ PARTS = {
     "SAM's mask decoder": "#009E73",
     "masks at the image's size": "#56B4E9",
     "processor": "#CC79A7",
+}
+HOST = {
+    "decode a JPEG": ("#E69F00", "o"),
+    "SAM's preprocessing": ("#0072B2", "s"),
+    "layout, a new size": ("#D55E00", "D"),
+    "layout, the first size of all": ("#CC79A7", "v"),
+    "a mask at the picture's size": ("#009E73", "^"),
 }
 SMALL = 0.06  # a share below this has no number written on it
 
@@ -132,3 +139,32 @@ def _draw_encoders(axes: Axes, comparison: Comparison | None) -> None:
     axes.set_xlim(0, 1.35 * max(row.ratio for row in rows))
     axes.set_xticks([0, 1, 2, 3], ["0", "1×", "2×", "3×"])
     axes.set_xlabel("SAM's encoder:\ntime, vit_b = 1")
+
+
+def draw_host(records: list[Record]) -> Figure | None:
+    """A panel per processor: what the CPU does for a picture, against the processor's work, by megapixels."""
+    found = next((record["host"] for record in records if "host" in record), None)
+    if found is None:
+        return None
+    comparisons = list(map(Comparison.read, found["comparisons"]))
+    kinds = list(dict.fromkeys(comparison.title.split(": ")[0] for comparison in comparisons))
+    figure = Figure(figsize=(3.2 * len(kinds), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        rows = [
+            row for comparison in comparisons if comparison.title.startswith(f"{kind}: ") for row in comparison.rows
+        ]
+        for name, (color, marker) in HOST.items():
+            own = [row for row in rows if row.name == name]
+            axes.plot([row.at for row in own], [row.ratio for row in own], color=color, marker=marker, label=name)
+        at = sorted({row.at for row in rows})
+        axes.axhline(1, color="0.5", ls="--", lw=1)
+        axes.set(xscale="log", yscale="log", title=kind, xlabel="megapixels")
+        axes.set_xticks(at, [f"{place:g}" for place in at])
+        axes.minorticks_off()
+        axes.grid(color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("time relative to the processor's")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(HOST), frameon=False, fontsize=9)
+    return figure

@@ -21,6 +21,7 @@ GPU, what torch's statistics say.
 FIGURES = {
     "profile": "![Shares of the time of segment, and of SAM's image encoders](benchmarks-profile.png)",
     "growth": "![Time and peak memory of segment against what it is given](benchmarks.png)",
+    "host": "![Time of the CPU's work beside the models against the processor's](benchmarks-host.png)",
 }
 
 Record = dict[str, Any]  # of one file: {benchmark: {"record": ..., "comparisons": [...]}}

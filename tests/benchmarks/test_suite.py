@@ -14,7 +14,7 @@ from benchmarks import __main__ as command
 from benchmarks import bases, memory
 from benchmarks.harness import Comparison, Row, Stage, proportions
 from benchmarks.released import ReleasedPipeline
-from benchmarks.suite import BENCHMARKS, base, compiling, counting, heads, images, rivals, sams, whole
+from benchmarks.suite import BENCHMARKS, base, compiling, counting, heads, host, images, rivals, sams, whole
 from benchmarks.suite.registry import PROMPTS, ask, picture
 from benchmarks.suite.steps import Steps
 from lens_adapter import LensAdapter, config
@@ -29,6 +29,7 @@ MINI_SAM = {
 }
 LLAMA = {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+ALL_KINDS = dict(host.KINDS)
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -60,6 +61,8 @@ def mini() -> Iterator[str]:
             (whole, "COUNTS", (1, 2)),
             (whole, "LAYERS", (4, 5)),
             (whole, "FEW", 4),
+            (host, "SIZES", {0.02: (120, 150), 0.03: (150, 200)}),
+            (host, "KINDS", {"LLaVA-1.5": host._llava, "Qwen2.5-VL": host._qwen}),
             (compiling, "OPTIONS", {"backend": "eager"}),
         ):
             patch.setattr(room, name, value)
@@ -108,17 +111,35 @@ def test_page_and_figures_are_written_again_from_the_records(folder, capsys):
     assert "| [head](#head) | mini, cpu | One prompt: time of lite head |" in text
     assert text.count("| One image, lite head |") == 1
     page.unlink()
-    for name in ("benchmarks.png", "benchmarks-profile.png"):
+    for name in ("benchmarks.png", "benchmarks-profile.png", "benchmarks-host.png"):
         assert (folder / "docs" / name).stat().st_size > 10_000 and name in text
         (folder / "docs" / name).unlink()
     _run(folder, "--render")
     assert page.read_text() == text and not capsys.readouterr().out
-    assert (folder / "docs" / "benchmarks.png").is_file() and (folder / "docs" / "benchmarks-profile.png").is_file()
+    assert len(list((folder / "docs").glob("benchmarks*.png"))) == 3
 
 
 def test_growth_has_places_on_its_axes(found):
     places = {comparison.title: [row.at for row in comparison.rows] for comparison in found["growth"]}
     assert places["lite: image tokens"] == [9, 16] and places["lite: layers of the base"] == [4, 5]
+
+
+def test_the_hosts_share_is_measured_for_every_size_and_judged_for_new_ones(found):
+    assert [comparison.title for comparison in found["host"]] == [
+        f"{kind}: {megapixels} megapixels" for kind in ("LLaVA-1.5", "Qwen2.5-VL") for megapixels in (0.02, 0.03)
+    ]
+    assert all(comparison.goals == {host.NEW: 1.0} for comparison in found["host"])
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_processors_of_the_host_are_whole(kind, monkeypatch):
+    """Each lays its pictures out by its real sizes."""
+    monkeypatch.setattr(host, "KINDS", ALL_KINDS)
+    laid = host.laid(kind, (240, 322))
+    (layout,) = laid.known()
+    assert len(layout.positions) >= 88 and layout.boxes[:, 2:].max() <= 1
+    (beside,) = laid.new()
+    assert len(beside.positions) and laid.beside == (239, 320)
 
 
 def test_peak_memory_is_counted_to_the_byte():

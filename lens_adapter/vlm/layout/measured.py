@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lens_adapter.errors import InputError
 from lens_adapter.vlm.layout.frames import NOWHERE, Frame, grey, is_enlarged, measure_frames, shown_size
-from lens_adapter.vlm.layout.shortcuts import Extent, Replica, Seen, Shortcut, Slices, Told
+from lens_adapter.vlm.layout.shortcuts import Extent, Replica, Seen, Shortcut, Slices, Told, class_of
 from lens_adapter.vlm.layout.single import ImageTokens, Window
 from lens_adapter.vlm.layout.tiled import joined
 from lens_adapter.vlm.threads import one_at_a_time
@@ -60,7 +60,7 @@ class Sizes:
     """
 
     known: dict[Extent, Measured] = field(default_factory=dict)
-    shortcuts: list[Shortcut] = field(default_factory=lambda: [Slices(), Replica()])
+    shortcuts: list[Shortcut] = field(default_factory=lambda: [Replica(), Slices()])
     agreed: Counter[tuple[Shortcut, tuple[int, int, int]]] = field(default_factory=Counter)
     measurements: int = 0
 
@@ -85,17 +85,23 @@ class Sizes:
             self.known[size] = told or self._measure(show, size)
         return self.known[size]
 
+    def agreements(self, shortcut: Shortcut) -> int:
+        """How many measurements have found what a shortcut says."""
+        return sum(count for (one, _), count in self.agreed.items() if one is shortcut)
+
     def _told(
         self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, windows: tuple[Window, ...]
     ) -> Measured | None:
+        pixels = _pixels(windows)
         for shortcut in self.shortcuts:
-            believed = sum(count for (one, _), count in self.agreed.items() if one is shortcut) >= ENOUGH
-            if believed and self.agreed[shortcut, _class_of(size)]:
-                pixels = _pixels(windows)
-                if told := shortcut.tell(lambda picture: _pixels(joined(show(picture)).windows), size, pixels):
-                    paddings = [_padding(*pair) for pair in zip(told.black, told.frames, strict=True)]
-                    shapes = [tuple(one.shape) for one in pixels]
-                    return Measured(1, [window.grid for window in windows], told.frames, shapes, paddings)
+            if self.agreements(shortcut) < ENOUGH:
+                break  # the first ones are the cheapest: they are given time
+            if not self.agreed[shortcut, class_of(size)]:
+                continue
+            if told := shortcut.tell(lambda picture: _pixels(joined(show(picture)).windows), size, pixels):
+                paddings = [_padding(*pair) for pair in zip(told.black, told.frames, strict=True)]
+                shapes = [tuple(one.shape) for one in pixels]
+                return Measured(1, [window.grid for window in windows], told.frames, shapes, paddings)
         return None
 
     def _measure(self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent) -> Measured:
@@ -122,7 +128,7 @@ class Sizes:
             if not agrees or not shortcut.learn(size, seen):
                 self.shortcuts.remove(shortcut)
             elif told is not None:
-                self.agreed[shortcut, _class_of(size)] += 1
+                self.agreed[shortcut, class_of(size)] += 1
         return measured
 
     @staticmethod
@@ -138,12 +144,6 @@ def _pixels(windows: Sequence[Window]) -> list[Tensor]:
 def _padding(pixels: Tensor, frame: Frame) -> Tensor:
     """The values of those pixels of a window that lie outside of the image."""
     return (pixels[_outside(pixels, frame)].float() * 1000).round().unique() / 1000
-
-
-def _class_of(size: Extent) -> tuple[int, int, int]:
-    """Sizes are alike whose sides lie between the same powers of 2, the same one being the longer."""
-    rows, columns = size
-    return rows.bit_length(), columns.bit_length(), (rows > columns) - (rows < columns)
 
 
 def frames_of(image: ImageTokens, size: tuple[int, int], measured: Measured) -> list[Frame]:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from lens_adapter.vlm.layout.frames import BLACK, WHITE, Frame, Line, grey, measure_lines
+from lens_adapter.vlm.layout.frames import BLACK, MIN_SIDE, WHITE, Frame, Line, grey, measure_lines
 
 Extent = tuple[int, int]  # (rows, columns)
 Box = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: the first, and the one behind the last
@@ -39,6 +39,12 @@ class Told(NamedTuple):
 
     frames: list[Frame]
     black: list[Tensor]
+
+
+def class_of(size: Extent) -> tuple[int, int, int]:
+    """Sizes are alike whose sides lie between the same powers of 2, the same one being the longer."""
+    rows, columns = size
+    return rows.bit_length(), columns.bit_length(), (rows > columns) - (rows < columns)
 
 
 class Shortcut(Protocol):
@@ -62,11 +68,18 @@ class Shortcut(Protocol):
 class Slices:
     """Where every window shows the whole image, stretched, a thin slice of an image tells how its length is resized."""
 
+    def __init__(self) -> None:
+        self._silent: set[tuple[int, int, int]] = set()  # classes of sizes: in vain, slices cost as much as pictures
+
     def tell(self, show: ShowPicture, size: Extent, windows: Sequence[Tensor]) -> Told | None:
-        axes = [self._lines(show, size, windows, axis) for axis in (0, 1)]
-        if axes[0] is None or axes[1] is None:
+        if class_of(size) in self._silent:
             return None
-        return Told(list(zip(*axes, strict=True)), list(windows))
+        rows = self._lines(show, size, windows, 0)
+        columns = None if rows is None else self._lines(show, size, windows, 1)
+        if rows is None or columns is None:
+            self._silent.add(class_of(size))
+            return None
+        return Told(list(zip(rows, columns, strict=True)), list(windows))
 
     def learn(self, size: Extent, seen: Sequence[Seen]) -> bool:
         return True
@@ -101,17 +114,19 @@ class Fit:
         rounded: how the resized image comes to whole pixels.
         anchor: how the place where it begins does; None: it begins where the picture does.
         by_float: the scale is a float before it is applied.
+        unseen: pixels of the picture, below and on the right, that belong to no token; `places` is given the rest.
     """
 
     cover: bool | None
     rounded: Callable[[float], int] = floor
     anchor: Callable[[float], int] | None = None
     by_float: bool = False
+    unseen: int = 0
 
     def places(self, size: Extent, picture: Extent) -> tuple[Extent, Extent]:
         """Along y and x, in pixels of the picture: how long the resized image is, and where it begins."""
         if self.cover is None:
-            return (picture[0], 0), (picture[1], 0)
+            return (picture[0] + self.unseen, 0), (picture[1] + self.unseen, 0)
         pick = max if self.cover else min
         main = pick((0, 1), key=lambda axis: picture[axis] / size[axis])
         y, x = (self._place(size[axis], picture[axis], size[main], picture[main]) for axis in (0, 1))
@@ -142,7 +157,10 @@ class Resampling:
 
 
 _ANCHORS = (None, floor, ceil, round)
-FITS = (Fit(None), *(Fit(*how) for how in product((True, False), (floor, round, ceil), _ANCHORS, (False, True))))
+FITS = (
+    *(Fit(None, unseen=unseen) for unseen in range(32)),
+    *(Fit(*how) for how in product((True, False), (floor, round, ceil), _ANCHORS, (False, True))),
+)
 RESAMPLINGS = (
     *(Resampling(True, one) for one in Image.Resampling),
     *(Resampling(False, Image.Resampling[name]) for name in ("NEAREST", "BILINEAR", "BICUBIC")),
@@ -215,28 +233,27 @@ class Replica:
             """One picture by each way, one pixel wide."""
             lines = np.full((len(ways), shape[axis]), self._padding)
             for line, ((places, resampling), values) in zip(lines, ways.items(), strict=True):
-                line[slice(*inside[axis])] = values[_resized(levels, resampling, places[axis], inside[axis])]
-            if np.isnan(lines).any():
-                raise _NotSeenError
+                made = _resized(levels, resampling, places[axis], inside[axis])
+                for level in np.unique(made[np.isnan(values[made])]).tolist():
+                    values[level] = self._value(show, level)
+                line[slice(*inside[axis])] = values[made]
             return list(torch.from_numpy(np.expand_dims(lines, 2 - axis)))
 
         frame = []
-        try:
-            for axis, length in enumerate(size):
-                show_levels = partial(show_axis, axis)
-                lines = measure_lines(show_levels, show_levels(BLACK), show_levels(WHITE), length, axis)
-                if len(set(lines)) != 1:
-                    return None
-                frame.append(lines[0])
-        except _NotSeenError:
-            return None
+        for axis, length in enumerate(size):
+            show_levels = partial(show_axis, axis)
+            lines = measure_lines(show_levels, show_levels(BLACK), show_levels(WHITE), length, axis)
+            if len(set(lines)) != 1:
+                return None
+            frame.append(lines[0])
         black = np.full(shape, self._padding)
         black[slice(*inside[0]), slice(*inside[1])] = next(iter(ways.values()))[0]
         return Told([(frame[0], frame[1])], [torch.from_numpy(black)])
 
-
-class _NotSeenError(Exception):
-    """It is not known what a level becomes."""
+    def _value(self, show: ShowPicture, level: int) -> float:
+        """What a level becomes: that of a small picture of nothing else, in the middle of the window."""
+        (picture,) = show(grey(np.full((1, 1), level, np.uint8), (MIN_SIDE, MIN_SIDE)))
+        return picture[picture.shape[0] // 2, picture.shape[1] // 2].item()
 
 
 def _resized(levels: np.ndarray, resampling: Resampling, place: Extent, inside: Extent) -> np.ndarray:

@@ -109,7 +109,10 @@ def _known_sizes(processor: Any, from_text: bool, read: partial[list[ImageTokens
     # A whole processor's settings beside its image processor's and tokenizer's: patch sizes and the like.
     own = [item for item in vars(processor).items() if isinstance(item[1], (int, str))] if from_text else []
     key = (image_processor.to_json_string(), str(own), read.func, str(read.keywords))
-    return _cache.setdefault(image_processor, {}).setdefault(key, Sizes())
+    known = _cache.setdefault(image_processor, {})
+    if key not in known:
+        known.setdefault(key, Sizes())
+    return known[key]
 
 
 def _preprocess(processor: Any, picture: Image, from_text: bool) -> Mapping[str, Any]:
