@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lens_adapter.errors import InputError
 from lens_adapter.vlm.layout.frames import NOWHERE, Frame, grey, is_enlarged, measure_frames, shown_size
-from lens_adapter.vlm.layout.shortcuts import Extent, Replica, Seen, Shortcut, Slices, Told, class_of
+from lens_adapter.vlm.layout.shortcuts import CannotTellError, Extent, Replica, Seen, Shortcut, Slices, Told, class_of
 from lens_adapter.vlm.layout.single import ImageTokens, Window
 from lens_adapter.vlm.layout.tiled import joined
 from lens_adapter.vlm.threads import one_at_a_time
@@ -98,7 +98,7 @@ class Sizes:
                 break  # the first ones are the cheapest: they are given time
             if not self.agreed[shortcut, class_of(size)]:
                 continue
-            if told := shortcut.tell(lambda picture: _pixels(joined(show(picture)).windows), size, pixels):
+            if told := _ask(shortcut, show, size, pixels):
                 paddings = [_padding(*pair) for pair in zip(told.black, told.frames, strict=True)]
                 shapes = [tuple(one.shape) for one in pixels]
                 return Measured(1, [window.grid for window in windows], told.frames, shapes, paddings)
@@ -123,7 +123,7 @@ class Sizes:
         paddings = [_padding(pixels, frame) for pixels, frame in zip(black, frames, strict=True)]
         measured = Measured(count, grids, frames, [tuple(pixels.shape) for pixels in black], paddings)
         for shortcut in list(self.shortcuts):
-            told = shortcut.tell(lambda picture: _pixels(joined(show(picture)).windows), size, black)
+            told = _ask(shortcut, show, size, black)
             agrees = told is None or (count == 1 and self._says(told, measured))
             if not agrees or not shortcut.learn(size, seen):
                 self.shortcuts.remove(shortcut)
@@ -135,6 +135,21 @@ class Sizes:
     def _says(told: Told, measured: Measured) -> bool:
         paddings = [_padding(pixels, frame) for pixels, frame in zip(told.black, told.frames, strict=True)]
         return told.frames == measured.frames and all(map(torch.equal, paddings, measured.paddings))
+
+
+def _ask(
+    shortcut: Shortcut, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, pixels: Sequence[Tensor]
+) -> Told | None:
+    def show_windows(picture: Image.Image) -> list[Tensor]:
+        try:
+            return _pixels(joined(show(picture)).windows)
+        except Exception as error:  # nobody asked for so thin a picture; a processor refuses it in whatever way
+            raise CannotTellError from error
+
+    try:
+        return shortcut.tell(show_windows, size, pixels)
+    except CannotTellError:
+        return None
 
 
 def _pixels(windows: Sequence[Window]) -> list[Tensor]:

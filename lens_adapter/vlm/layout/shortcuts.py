@@ -7,6 +7,7 @@ Neither is derived from settings, and neither is believed before measurements we
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -47,6 +48,10 @@ def class_of(size: Extent) -> tuple[int, int, int]:
     return rows.bit_length(), columns.bit_length(), (rows > columns) - (rows < columns)
 
 
+class CannotTellError(Exception):
+    """A picture that nobody asked for is refused, or shows nothing; never leaves these rooms."""
+
+
 class Shortcut(Protocol):
     """A way to tell what a measurement would find."""
 
@@ -54,9 +59,12 @@ class Shortcut(Protocol):
         """None: it says nothing about this size.
 
         Args:
-            show: shows the processor a picture.
+            show: shows the processor a picture; raises `CannotTellError` where that is refused.
             size: (H, W) of an image.
             windows: (rows, columns) of that image, as processed.
+
+        Raises:
+            CannotTellError: as None.
         """
         ...
 
@@ -70,39 +78,57 @@ class Slices:
 
     def __init__(self) -> None:
         self._silent: set[tuple[int, int, int]] = set()  # classes of sizes: in vain, slices cost as much as pictures
+        self._flat: dict[int, list[float]] = {}  # {level: what it becomes in every window}
 
     def tell(self, show: ShowPicture, size: Extent, windows: Sequence[Tensor]) -> Told | None:
         if class_of(size) in self._silent:
             return None
-        rows = self._lines(show, size, windows, 0)
-        columns = None if rows is None else self._lines(show, size, windows, 1)
-        if rows is None or columns is None:
+        try:
+            axes = [self._lines(show, size, windows, axis) for axis in (0, 1)]
+        except CannotTellError:
             self._silent.add(class_of(size))
             return None
-        return Told(list(zip(rows, columns, strict=True)), list(windows))
+        return Told(list(zip(*axes, strict=True)), list(windows))
 
     def learn(self, size: Extent, seen: Sequence[Seen]) -> bool:
         return True
 
-    def _lines(self, show: ShowPicture, size: Extent, windows: Sequence[Tensor], axis: int) -> list[Line] | None:
-        """None: no slice is as long, once it is processed, as the image."""
+    def _lines(self, show: ShowPicture, size: Extent, windows: Sequence[Tensor], axis: int) -> list[Line]:
         lengths = [window.shape[axis] for window in windows]
+        # Without padding, black and white are the same all over.
+        black, white = (
+            [
+                torch.full((length, 1) if axis == 0 else (1, length), value)
+                for length, value in zip(lengths, self._values(show, level, len(windows)), strict=True)
+            ]
+            for level in (0, 255)
+        )
         for thickness in SLICES:
-            if 2 * thickness > size[1 - axis]:
-                return None
-            slice_size = (size[0], thickness) if axis == 0 else (thickness, size[1])
-            show_levels = partial(_show_slice, show, slice_size)
-            try:
-                black = show_levels(BLACK)
-            except Exception:  # nobody asked for so thin a picture; a processor refuses it in whatever way
-                return None
-            if [picture.shape[axis] for picture in black] == lengths:
-                return measure_lines(show_levels, black, show_levels(WHITE), size[axis], axis)
-        return None
+            if 2 * thickness <= size[1 - axis]:
+                slice_size = (size[0], thickness) if axis == 0 else (thickness, size[1])
+                ramps = partial(_shown_slice, show, slice_size, axis, lengths)
+                with suppress(CannotTellError):
+                    return measure_lines(ramps, black, white, size[axis], axis)
+        raise CannotTellError
+
+    def _values(self, show: ShowPicture, level: int, count: int) -> list[float]:
+        """What a level becomes in each of so many windows."""
+        if level not in self._flat:
+            pictures = show(grey(np.full((1, 1), level, np.uint8), (SLICES[0], SLICES[0])))
+            self._flat[level] = [picture[0, 0].item() for picture in pictures]
+        if len(self._flat[level]) != count:
+            raise CannotTellError
+        return self._flat[level]
 
 
-def _show_slice(show: ShowPicture, size: Extent, levels: np.ndarray) -> list[Tensor]:
-    return show(grey(levels, size))
+def _shown_slice(
+    show: ShowPicture, size: Extent, axis: int, lengths: Sequence[int], levels: np.ndarray
+) -> list[Tensor]:
+    """A slice of levels, if it becomes as long as the image does."""
+    pictures = show(grey(levels, size))
+    if [picture.shape[axis] for picture in pictures] != lengths:
+        raise CannotTellError
+    return pictures
 
 
 @dataclass(frozen=True)
