@@ -44,6 +44,19 @@ def test_an_image_is_encoded_once_by_its_content():
     assert counts == [1] * 3
 
 
+def test_the_same_picture_at_the_encoders_own_size_is_the_same():
+    """All that an embedding depends on; so it is what segment prepares ahead, and it is not resized again."""
+    decoder, cache = tiny_decoder(), EmbeddingCache()
+    counts = count_encoded(decoder)
+    for image in IMAGES:
+        shrunk = decoder.shrink(image)
+        assert torch.equal(decoder.shrink(shrunk), shrunk) and shrunk.dtype == torch.uint8
+        assert torch.equal(decoder.preprocess([shrunk])[0], decoder.preprocess([image])[0])
+    (first,) = cache.encode(decoder, IMAGES[:1])
+    (again,) = cache.encode(decoder, [decoder.shrink(IMAGES[0])])
+    assert torch.equal(first, again) and counts == [1]
+
+
 def test_the_bound_holds_and_the_oldest_go_first():
     decoder, cache = tiny_decoder(), EmbeddingCache(max_bytes=2 * ONE + 1)
     counts = count_encoded(decoder)

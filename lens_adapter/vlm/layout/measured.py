@@ -158,7 +158,7 @@ def _pixels(windows: Sequence[Window]) -> list[Tensor]:
 
 def _padding(pixels: Tensor, frame: Frame) -> Tensor:
     """The values of those pixels of a window that lie outside of the image."""
-    return (pixels[_outside(pixels, frame)].float() * 1000).round().unique() / 1000
+    return (pixels[_outside(pixels, frame)].float().cpu() * 1000).round().unique() / 1000
 
 
 def frames_of(image: ImageTokens, size: tuple[int, int], measured: Measured) -> list[Frame]:
