@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ WAYS = {
     "glm4v": Slices,  # each side is resized to whole tokens
     "llava_next": None,  # tiles, by the image's shape
     "internvl": None,
+    "chameleon": None,  # the middle is cut out, but resized in a way of its own
 }
 
 
@@ -108,6 +110,21 @@ def test_a_shortcut_that_is_wrong_once_is_not_asked_again():
     found = sizes.measured(show, large, show(noise_image(large))[0])
     assert found.frames == Sizes().measured(show, large, None).frames
     assert sizes.shortcuts == []
+
+
+def test_a_way_that_is_one_level_off_is_given_up():
+    """At a single level, always by as much: what levels become is learned, but not just anything."""
+    show = fit_of()
+
+    def brighter(picture: Image.Image) -> list[ImageTokens]:
+        (image,) = show(picture)
+        (window,) = image.windows
+        pixels = window.pixels.where((window.pixels * 255 - 127).abs() > 0.1, 128 / 255)
+        return [replace(image, windows=(replace(window, pixels=pixels),))]
+
+    sizes = Sizes()
+    sizes.measured(brighter, PHOTOGRAPHS[0], show(noise_image(PHOTOGRAPHS[0]))[0])
+    assert not any(isinstance(shortcut, Replica) for shortcut in sizes.shortcuts)
 
 
 def test_a_window_of_another_shape_is_measured():

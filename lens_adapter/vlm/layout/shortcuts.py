@@ -218,9 +218,11 @@ class Replica:
         for way in list(self._ways):
             if _inside(way[0].places(size, shape), shape) != inside:
                 del self._ways[way]
-        return all(self._follows(size, *pair, inside) for pair in zip(seen, pictures, strict=True))
+        black, white = (float(picture[inside[0][0], inside[1][0]]) for picture in pictures[:2])
+        nearly = np.linspace(black, white, 256)  # what levels become, up to rounding
+        return all(self._follows(size, *pair, inside, nearly) for pair in zip(seen, pictures, strict=True))
 
-    def _follows(self, size: Extent, seen: Seen, picture: np.ndarray, inside: Box) -> bool:
+    def _follows(self, size: Extent, seen: Seen, picture: np.ndarray, inside: Box, nearly: np.ndarray) -> bool:
         """Give up the ways that make something else than this picture (rows, columns); False: none is left."""
         axis = int(seen.levels.shape[1] > 1)
         image = picture[slice(*inside[0]), slice(*inside[1])]
@@ -232,7 +234,8 @@ class Replica:
             made = resized(resampling, fit.places(size, picture.shape)[axis], inside[axis])
             before = values[made]
             values[made] = line
-            if not ((np.isnan(before) | (before == line)) & (values[made] == line)).all():
+            same = (np.isnan(before) | (before == line)) & (values[made] == line)
+            if not (same & (abs(line - nearly[made]) < abs(nearly[1] - nearly[0]) / 4)).all():
                 del self._ways[fit, resampling]
         return bool(self._ways)
 
