@@ -25,7 +25,7 @@ from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout import tokens
 
 SIZES = {0.3: (480, 640), 2.0: (1200, 1600), 12.0: (3000, 4000)}  # megapixels: (H, W)
-BEFORE = 6  # sizes that were met before a new one
+BEFORE = 9  # sizes that were met before a new one
 REFERENCE, NEW, FIRST = "processor", "layout, a new size", "layout, the first size of all"
 CLIP = bases._clip(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
 LLAMA = {

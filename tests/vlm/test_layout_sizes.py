@@ -24,7 +24,7 @@ from tests.zoo.checks import noise_image
 from tests.zoo.sizes import ODD, hold
 from tests.zoo.specimens import architectures
 
-PHOTOGRAPHS = [(480 - step, 640 - 3 * step) for step in range(10)]  # sizes that are alike
+PHOTOGRAPHS = [(480 - step, 640 - 3 * step) for step in range(12)]  # sizes that are alike
 SOME = ((333, 500), (500, 375), *ODD[3:], (767, 1022))
 # One of each way to bring images to the model: {specimen: the shortcut that tells its sizes, None: they are measured}.
 WAYS = {
@@ -33,7 +33,6 @@ WAYS = {
     "glm4v": Slices,  # each side is resized to whole tokens
     "llava_next": None,  # tiles, by the image's shape
     "internvl": None,
-    "chameleon": None,  # the middle is cut out, but resized in a way of its own
 }
 
 

@@ -26,7 +26,7 @@ from lens_adapter.vlm.threads import one_at_a_time
 
 MAX_CACHED = 1024  # image sizes per processor
 FEW = 8  # values of padding; where there are more, it is none
-ENOUGH = 3  # measurements that a shortcut agrees with before it is believed
+ENOUGH = 5  # measurements that a shortcut agrees with before it is believed
 
 
 @dataclass(frozen=True)
