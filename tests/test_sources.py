@@ -13,7 +13,7 @@ from tests.tiny.sam import noise_image
 @pytest.mark.parametrize("name, head", builtin.HEAD_NAMES.items())
 def test_heads_that_ship_have_names(name, head):
     assert LensAdapter.from_pretrained(name).digest() == builtin.load_head(head).digest()
-    assert LensConfig.from_pretrained(name).fusion == head
+    assert LensConfig.from_pretrained(name).fusion == head.removesuffix("-sam2")
 
 
 def test_builtin_is_a_head_and_a_sam_wherever_one_is_asked_for():
@@ -21,7 +21,7 @@ def test_builtin_is_a_head_and_a_sam_wherever_one_is_asked_for():
     assert pipe(noise_image(40, 50), prompts="the dog", threshold=0)[0]["mask"].size == (50, 40)
     made = LensAdapter.from_model(pipe.model, pipe.processor, fusion="lite", sam="builtin")
     assert made.config.sam["weights"] == "builtin" == LensConfig(sam="builtin").sam["weights"]
-    loaded = LensAdapter.from_pretrained("builtin", sam="builtin")  # which carries its encoder
+    loaded = LensAdapter.from_pretrained("builtin-lite", sam="builtin")  # which carries its encoder
     assert loaded.digest() == builtin.load_head("lite").digest() and loaded.decoder.image_encoder is not None
 
 
