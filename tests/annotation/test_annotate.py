@@ -115,7 +115,7 @@ def test_what_cannot_be_annotated_is_a_row_with_its_error(pictures, tmp_path):
         ("https://example.com/a.png", "a dog", "Nothing is fetched: 'htt"),
         (good, None, "A prompt must be a text "),
         (good, None, "A prompt must be a text "),
-        ("list.jsonl#6", None, "Expected a JSON object, "),
+        ("list.jsonl#7", None, "Expected a JSON object, "),
         (str(pictures / "00001.png"), "a dog", None),
     ]
     assert (report.rows, report.errors, report.broken_pictures) == (13, 10, 6)
