@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from statistics import fmean
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from lens_adapter import builtin
@@ -26,6 +29,7 @@ from lens_adapter.hub.markdown import aligned_table
 from lens_adapter.output import LensOutput, is_found
 from lens_adapter.results import metric_name
 
+AT_ONCE = 10  # scenes that a process is given
 VALIDATION_SCENES = 40  # to choose the baselines' layer and share of the peak on
 SAME_THING = 0.5  # IoU from which on an instance is one of the things that are there
 MASK_METRICS = ("giou", "ciou", "precision_at_50")
@@ -61,12 +65,15 @@ class BuiltinFigures:
         return "\n\n".join(_tables(self.figures))
 
 
-def evaluate_builtin(scenes: int, foresee: Callable[[float], object] = lambda _: None) -> BuiltinFigures:
+def evaluate_builtin(
+    scenes: int, foresee: Callable[[float], object] = lambda _: None, workers: int = 1
+) -> BuiltinFigures:
     """Measure everything the package ships on its test split, scene by scene: memory grows by a few numbers a scene.
 
     Args:
         scenes: number of test scenes; the published figures use 1000.
         foresee: is told before it begins how many seconds the test scenes will take, by the pace of one.
+        workers: processes that share the scenes. The figures are the same.
 
     Returns:
         The records, and figures by dotted name. Each is a fraction in [0, 1], but for `score_rank_correlation` in
@@ -85,67 +92,136 @@ def evaluate_builtin(scenes: int, foresee: Callable[[float], object] = lambda _:
           "dialogue" are; `routing.balanced_accuracy`: dialogue against the others; `routing.held_out_template.*`: the
           same where the mask is asked for in a way that was never taught.
     """
-    model, processor = builtin.load_base()
-    answers: dict[str, list[bool]] = defaultdict(list)
-    findings: dict[str, list[Finding]] = defaultdict(list)
-    tallies: dict[str, list[InstanceTally]] = defaultdict(list)
-    bare: dict[str, list[Finding]] = defaultdict(list)
-    routed: list[tuple[Utterance, bool]] = []
-    with ExitStack() as attached:
-        heads = {
-            name: attached.enter_context(builtin.load_head(name).attach(model, processor)) for name in builtin.HEADS
-        }
-
-        def taken(exam: Exam) -> tuple[list[str], list[tuple[Utterance, bool]], dict[str, LensOutput]]:
-            """The base's answers, what it takes for requests, and what each head finds."""
-            texts = [question.text for question in exam.questions]
-            said = builtin.ask(model, processor, [exam.picture] * len(texts), texts)
-            told = [
-                (one, heads["lite"].route(one.text, exam.picture).decision == "mask")  # the base decides, no head
-                for one in exam.utterances
-            ]
-            found = {
-                name: head.segment(exam.picture, exam.prompts, score_threshold=0.0, instances=True)
-                for name, head in heads.items()
-            }
-            return said, told, found
-
-        foresee(scenes * _seconds_of_one(taken))
-        baselines = Baselines(heads["lite"])
+    examinee = Examinee()
+    try:
+        foresee(scenes * _seconds_of_one(examinee) / workers)
         tuning = tqdm(range(VALIDATION_SCENES), desc="baselines, validation scenes")
-        baselines.choose(make_exam(index, "validation") for index in tuning)
-        for index in tqdm(range(scenes), desc="test scenes"):
-            exam = make_exam(index, "test")
-            said, told, outputs = taken(exam)
-            routed += told
-            for question, answer in zip(exam.questions, said, strict=True):
-                for kind, right in mark(question, answer).items():
-                    answers[kind].append(right)
-            for name, out in outputs.items():
-                findings[name] += findings_of(out, exam)
-                if exam.spoken:
-                    findings[name] += take_exam(heads[name], replace(exam, cases=exam.spoken))
-                tallies[name] += count_instances(out, exam, heads[name].config.score_threshold)
-            for name, masks in baselines.masks(exam).items():
-                for case, mask in zip(with_target(exam), masks, strict=True):
-                    bare[name].append(Finding(overlap(mask, case.truth), score=1.0, subset=case.group))
-        records = [_record(heads[name], found) for name, found in findings.items()]
-    figures = {f"answers.{kind}": fmean(right) for kind, right in answers.items()}
-    figures |= {f"routing.{key}": value for key, value in routing_figures(routed).items()}
-    for name, found in findings.items():
-        judged = head_figures(found, heads[name].config.score_threshold) | instance_figures(tallies[name])
+        examinee.baselines.choose(make_exam(index, "validation") for index in tuning)
+        marks = Marks()
+        with tqdm(total=scenes, desc="test scenes") as bar:
+            for several in _marked(examinee, scenes, workers):
+                marks.add(several)
+                bar.update(several.scenes)
+        heads = examinee.heads
+        records = [_record(heads[name], found) for name, found in marks.findings.items()]
+    finally:
+        examinee.let_go()
+    figures = {f"answers.{kind}": fmean(right) for kind, right in marks.answers.items()}
+    figures |= {f"routing.{key}": value for key, value in routing_figures(marks.routed).items()}
+    for name, found in marks.findings.items():
+        judged = head_figures(found, heads[name].config.score_threshold) | instance_figures(marks.tallies[name])
         figures |= {f"heads.{name}.{key}": value for key, value in judged.items()}
-    for name, found in bare.items():
+    for name, found in marks.bare.items():
         figures |= {f"baselines.{name}.{key}": value for key, value in mask_figures(found).items()}
     return BuiltinFigures(figures, records)
 
 
-def _seconds_of_one(taken: Callable[[Exam], object]) -> float:
+@dataclass
+class Marks:
+    """What came of some scenes, one by one: of the base's answers and routes, of heads, and of baselines."""
+
+    scenes: int = 0
+    answers: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
+    routed: list[tuple[Utterance, bool]] = field(default_factory=list)
+    findings: dict[str, list[Finding]] = field(default_factory=lambda: defaultdict(list))
+    tallies: dict[str, list[InstanceTally]] = field(default_factory=lambda: defaultdict(list))
+    bare: dict[str, list[Finding]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, later: Marks) -> None:
+        """Those of the scenes that come next."""
+        self.scenes += later.scenes
+        self.routed += later.routed
+        for mine, theirs in (
+            (self.answers, later.answers),
+            (self.findings, later.findings),
+            (self.tallies, later.tallies),
+            (self.bare, later.bare),
+        ):
+            for name, several in theirs.items():
+                mine[name] += several  # type: ignore[operator]  # of one kind
+
+
+class Examinee:
+    """The models that ship, attached, and the baselines beside them."""
+
+    def __init__(self) -> None:
+        self._attached = ExitStack()
+        self.model, self.processor = builtin.load_base()
+        self.heads = {
+            name: self._attached.enter_context(builtin.load_head(name).attach(self.model, self.processor))
+            for name in builtin.HEADS
+        }
+        self.baselines = Baselines(self.heads["lite"])
+
+    def let_go(self) -> None:
+        self._attached.close()
+
+    def take(self, exam: Exam) -> tuple[list[str], list[tuple[Utterance, bool]], dict[str, LensOutput]]:
+        """The base's answers, what it takes for requests, and what each head finds."""
+        texts = [question.text for question in exam.questions]
+        said = builtin.ask(self.model, self.processor, [exam.picture] * len(texts), texts)
+        route = self.heads["lite"].route  # the base decides, no head
+        told = [(one, route(one.text, exam.picture).decision == "mask") for one in exam.utterances]
+        found = {
+            name: head.segment(exam.picture, exam.prompts, score_threshold=0.0, instances=True)
+            for name, head in self.heads.items()
+        }
+        return said, told, found
+
+    def marks(self, scenes: range) -> Marks:
+        """Of test scenes."""
+        marks = Marks(len(scenes))
+        for index in scenes:
+            exam = make_exam(index, "test")
+            said, told, outputs = self.take(exam)
+            marks.routed += told
+            for question, answer in zip(exam.questions, said, strict=True):
+                for kind, right in mark(question, answer).items():
+                    marks.answers[kind].append(right)
+            for name, out in outputs.items():
+                head = self.heads[name]
+                marks.findings[name] += findings_of(out, exam)
+                if exam.spoken:
+                    marks.findings[name] += take_exam(head, replace(exam, cases=exam.spoken))
+                marks.tallies[name] += count_instances(out, exam, head.config.score_threshold)
+            for name, masks in self.baselines.masks(exam).items():
+                for case, mask in zip(with_target(exam), masks, strict=True):
+                    marks.bare[name].append(Finding(overlap(mask, case.truth), score=1.0, subset=case.group))
+        return marks
+
+
+_in_this_process: Examinee | None = None  # of a process that only marks
+
+
+def _marked(examinee: Examinee, scenes: int, workers: int) -> Iterator[Marks]:
+    """Marks of all test scenes in order, some scenes at a time, by so many processes."""
+    several = [range(first, min(first + AT_ONCE, scenes)) for first in range(0, scenes, AT_ONCE)]
+    if workers == 1:
+        yield from map(examinee.marks, several)
+        return
+    chosen = (examinee.baselines.layer, examinee.baselines.share)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, chosen) as pool:
+        yield from pool.map(_marks_here, several)
+
+
+def _begin(layer: int, share: float) -> None:
+    global _in_this_process
+    torch.set_num_threads(1)
+    _in_this_process = Examinee()
+    _in_this_process.baselines.layer, _in_this_process.baselines.share = layer, share
+
+
+def _marks_here(scenes: range) -> Marks:
+    assert _in_this_process is not None
+    return _in_this_process.marks(scenes)
+
+
+def _seconds_of_one(examinee: Examinee) -> float:
     """What one scene takes; the first time does not count, as much is done once."""
     exam, seconds = make_exam(0, "test"), 0.0
     for _ in range(2):
         began = perf_counter()
-        taken(exam)
+        examinee.take(exam)
         seconds = perf_counter() - began
     return seconds
 

@@ -66,6 +66,13 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="of the test split, with --builtin; default: %(default)s",
     )
+    parser.add_argument(
+        "--workers",
+        type=count,
+        default=1,
+        metavar="N",
+        help="processes that share the scenes of --builtin; default: %(default)s",
+    )
     add_json_option(parser)
 
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from lens_adapter import LensAdapter, LensConfig, builtin
 from lens_adapter.builtin.exam import make_exam
-from lens_adapter.builtin.figures import head_figures, take_exam
+from lens_adapter.builtin.figures import evaluate_builtin, head_figures, take_exam
 from lens_adapter.builtin.world import words
 from lens_adapter.builtin.world.wording import ROUTING_QUESTION
 from lens_adapter.sam.build import build_decoder
@@ -158,3 +158,12 @@ def test_the_layer_that_probe_recommends_is_no_worse_than_the_default():
     assert int(best) == recommended["tap_layer"] != default["tap_layer"]
     page = (ROOT / "README.md").read_text()
     assert f"{recommended['giou.all']:.3f} and {default['giou.all']:.3f}" in page
+
+
+@pytest.mark.once
+def test_processes_that_share_the_scenes_come_to_the_same_figures(monkeypatch):
+    monkeypatch.setattr("lens_adapter.builtin.figures.VALIDATION_SCENES", 1)
+    monkeypatch.setattr("lens_adapter.builtin.figures.AT_ONCE", 1)
+    alone, shared = (evaluate_builtin(3, workers=workers) for workers in (1, 2))
+    assert shared.figures == alone.figures
+    assert [record.to_dict() for record in shared.records] == [record.to_dict() for record in alone.records]
