@@ -8,8 +8,7 @@ model at the same time. (torch's DataParallel gives each of its threads such a r
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -30,9 +29,9 @@ from lens_adapter.vlm.threads import ThreadHook
 
 # What every module registers its parameters, buffers and hooks in.
 _REGISTERS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict | set))
-_TENSORS = frozenset(("_parameters", "_buffers", "_non_persistent_buffers_set"))  # registers without modules and hooks
-_CONTAINERS = frozenset((dict, list, tuple, set, OrderedDict))
-_VALUES = _CONTAINERS | {bool, int, float, str, type(None), torch.dtype}  # most attributes: there is nothing to do
+_TENSORS = frozenset(("_parameters", "_buffers"))  # registers that hold neither modules nor hooks
+# What is left as it is, as most attributes are.
+_VALUES = frozenset((bool, int, float, str, type(None), dict, list, tuple, set, torch.dtype))
 _STATELESS = frozenset((nn.Linear, nn.Embedding, nn.LayerNorm, nn.Conv2d, nn.Conv3d))
 
 Copies = dict[Any, Any]  # by original: of modules, and of functions and maps that belong to them
@@ -115,8 +114,9 @@ def _replicate(modules: Sequence[nn.Module]) -> Copies:
         kind = (*own, *map(type, own.values()))
         if kind not in steps:
             steps[kind] = _steps(own)
-        for name, make in steps[kind].registers:
-            own[name] = _register_copied(name, value, copies) if (value := own[name]) else make()
+        for name in steps[kind].registers:
+            value = own[name]
+            own[name] = _register_copied(value, copies) if value and name not in _TENSORS else value.copy()
         for name in steps[kind].rebound:
             own[name] = _rebound(own[name], copies)
         own["training"], own["_compiled_call_impl"] = False, None
@@ -125,19 +125,14 @@ def _replicate(modules: Sequence[nn.Module]) -> Copies:
 
 
 class _Steps(NamedTuple):
-    """What is to be done with a module's attributes.
+    """Names of a module's attributes that are not simply taken over: registers, and what may hold on to modules."""
 
-    Attributes:
-        registers: their names, and what makes an empty one.
-        rebound: names of others that may hold on to modules.
-    """
-
-    registers: list[tuple[str, Callable[[], Any]]]
+    registers: list[str]
     rebound: list[str]
 
 
 def _steps(attributes: dict[str, Any]) -> _Steps:
-    registers = [(name, type(value)) for name, value in attributes.items() if name in _REGISTERS]
+    registers = [name for name in attributes if name in _REGISTERS]
     rebound = [name for name, value in attributes.items() if name not in _REGISTERS and not _is_plain(type(value))]
     return _Steps(registers, rebound)
 
@@ -147,12 +142,11 @@ def _is_plain(kind: type) -> bool:
     return kind in _VALUES or (issubclass(kind, PretrainedConfig) and not issubclass(kind, WatchedConfig))
 
 
-def _register_copied(name: str, register: Any, copies: Copies) -> Any:
-    """The modules, parameters or hooks of a module, but for hooks of a `capture` that is open."""
-    held = register.copy()
-    if name in _TENSORS:
-        return held
-    items = [item for item in held.items() if not isinstance(item[1], ThreadHook)]
+def _register_copied(register: Any, copies: Copies) -> Any:
+    """The modules or hooks of a module, but for hooks of a `capture` that is open."""
+    if not isinstance(register, dict):
+        return register.copy()
+    items = [item for item in register.copy().items() if not isinstance(item[1], ThreadHook)]
     return type(register)((key, copies.get(one, one) if isinstance(one, nn.Module) else one) for key, one in items)
 
 
