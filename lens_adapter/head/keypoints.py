@@ -31,15 +31,21 @@ def find_keypoints(heat: Tensor, size: Tensor, *, count: int, radius: float, thr
     row = torch.arange(height, device=heat.device)[:, None]  # (H, 1)
     column = torch.arange(width, device=heat.device)  # (W,)
     rows, columns = (length[:, None, None] for length in size.unbind(-1))  # (B, 1, 1) each
-    remaining = heat.masked_fill((row >= rows) | (column >= columns), -torch.inf)
+    remaining = heat.masked_fill((row >= rows) | (column >= columns), -torch.inf).flatten(1)  # (B, H * W)
+
+    # Every step of the loop is a kernel of an accelerator, which takes longer to start than to run: so what lies near
+    # what is looked up. `near` is over the distances of two cells, (2H - 1, 2W - 1), and `place` where a cell is in it.
+    down, right = (torch.arange(1 - length, length, device=heat.device) for length in (height, width))
+    near = (down[:, None] ** 2 + right**2 <= radius**2).flatten()
+    place = (row * (2 * width - 1) + column).flatten()  # (H * W,)
+    away = place + place[-1]
 
     scores, cells = [], []
     for _ in range(count):
-        score, cell = remaining.flatten(1).max(dim=1)  # the first of equals
+        score, cell = remaining.max(dim=1)  # the first of equals
         scores.append(score)
         cells.append(cell)
-        y, x = (cell // width)[:, None, None], (cell % width)[:, None, None]
-        remaining = remaining.masked_fill((row - y) ** 2 + (column - x) ** 2 <= radius**2, -torch.inf)
+        remaining = remaining.masked_fill(near[away - place[cell][:, None]], -torch.inf)
     score, cell = torch.stack(scores, dim=1), torch.stack(cells, dim=1)  # (B, K)
     valid = score > threshold * score[:, :1]  # the first score is the peak
 
@@ -59,18 +65,20 @@ def _offset(heat: Tensor, size: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, T
 
     Beyond the border the map is its own mirror image, so a peak on the border stays on it.
     """
-    batch = torch.arange(len(heat), device=heat.device)[:, None]
-    last_y, last_x = (size - 1)[:, None].unbind(-1)  # (B, 1) each
+    batch = torch.arange(len(heat), device=heat.device)[:, None, None, None]
+    step = torch.arange(-1, 2, device=heat.device)
+    last_y, last_x = (size - 1)[:, None, None].unbind(-1)  # (B, 1, 1) each
+    down, right = _reflect(y[..., None] + step, last_y), _reflect(x[..., None] + step, last_x)  # (B, K, 3) each
+    around = heat[batch, down[..., :, None], right[..., None, :]]  # (B, K, 3, 3)
+    (north_west, north, north_east), (west, center, east), (south_west, south, south_east) = (
+        line.unbind(-1) for line in around.unbind(-2)
+    )
 
-    def at(down: int, right: int) -> Tensor:
-        return heat[batch, _reflect(y + down, last_y), _reflect(x + right, last_x)]  # (B, K)
-
-    center = at(0, 0)
-    gradient_y = (at(1, 0) - at(-1, 0)) / 2
-    gradient_x = (at(0, 1) - at(0, -1)) / 2
-    curve_yy = at(1, 0) - 2 * center + at(-1, 0)
-    curve_xx = at(0, 1) - 2 * center + at(0, -1)
-    curve_xy = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4
+    gradient_y = (south - north) / 2
+    gradient_x = (east - west) / 2
+    curve_yy = south - 2 * center + north
+    curve_xx = east - 2 * center + west
+    curve_xy = (south_east - north_east - south_west + north_west) / 4
 
     determinant = curve_yy * curve_xx - curve_xy**2
     has_maximum = (determinant > 0) & (curve_xx < 0)  # the Hessian is negative definite

@@ -8,18 +8,19 @@ model at the same time. (torch's DataParallel gives each of its threads such a r
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import CellType, FunctionType, MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.hooks import ModelHook, SequentialHook
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.jit import ScriptModule
+from transformers import PretrainedConfig
 
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.attention import WatchedConfig
@@ -28,8 +29,10 @@ from lens_adapter.vlm.threads import ThreadHook
 
 # What every module registers its parameters, buffers and hooks in.
 _REGISTERS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict | set))
-_VALUES = frozenset((bool, int, float, str, type(None)))  # most attributes: there is nothing to do
-_STATELESS = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.Conv2d, nn.Conv3d)
+_TENSORS = frozenset(("_parameters", "_buffers"))  # registers that hold neither modules nor hooks
+# What is left as it is, as most attributes are.
+_VALUES = frozenset((bool, int, float, str, type(None), dict, list, tuple, set, torch.dtype))
+_STATELESS = frozenset((nn.Linear, nn.Embedding, nn.LayerNorm, nn.Conv2d, nn.Conv3d))
 
 Copies = dict[Any, Any]  # by original: of modules, and of functions and maps that belong to them
 
@@ -42,7 +45,8 @@ def replicated(anatomy: Anatomy) -> Iterator[Anatomy]:
     that `fully_shard` has sharded cannot have one, since its shards are gathered into its own modules: it is used
     itself, in evaluation mode, and is not private.
     """
-    if sharded := _sharded_parts(anatomy.model):
+    modules = _modules_of(anatomy.model)
+    if sharded := _sharded(modules):
         root: Any = anatomy.model
         with evaluation_mode(root):
             # `generate` runs the vision tower before the model's forward, which would gather what the tower needs.
@@ -54,7 +58,7 @@ def replicated(anatomy: Anatomy) -> Iterator[Anatomy]:
                 if root in sharded:
                     root.reshard()
         return
-    copies = _replicate(anatomy.model)
+    copies = _replicate(modules)
     try:
         yield replace(
             anatomy,
@@ -70,42 +74,76 @@ def replicated(anatomy: Anatomy) -> Iterator[Anatomy]:
                 one._buffers.clear()
 
 
-def _sharded_parts(model: nn.Module) -> set[nn.Module]:
+def _modules_of(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model, but for those that may be shared: half of them leave nothing on themselves, and what
+    TorchScript made has no attributes to copy."""
+    found, seen = [model], {model}
+    for module in found:  # which grows meanwhile
+        for child in list(module._modules.values()):
+            if child is None or child in seen:
+                continue
+            seen.add(child)
+            bare = type(child) in _STATELESS and "forward" not in vars(child) and not child._forward_pre_hooks
+            if not bare and not isinstance(child, ScriptModule):
+                found.append(child)
+    return found
+
+
+def _sharded(modules: Sequence[nn.Module]) -> set[nn.Module]:
     """The modules that were given to `fully_shard`."""
     if not torch.distributed.is_available():
         return set()
     from torch.distributed.fsdp import FSDPModule
 
-    return {module for module in model.modules() if isinstance(module, FSDPModule)}
+    return {module for module in modules if isinstance(module, FSDPModule)}
 
 
-def _replicate(model: nn.Module) -> Copies:
-    modules = [module for module in model.modules() if not _may_be_shared(module)]
+def _replicate(modules: Sequence[nn.Module]) -> Copies:
+    """The modules' copies, by original. Some hundreds are made at every reading, so each takes few steps."""
     wrappers = [module for module in modules if isinstance(module, OptimizedModule)]
     plain = [module for module in modules if not isinstance(module, OptimizedModule)]
     copies: Copies = {module: object.__new__(type(module)) for module in plain}
-    for wrapper in reversed(wrappers):
-        copies[wrapper] = copies.get(wrapper._orig_mod, wrapper._orig_mod)
+    for wrapper in wrappers:
+        inner = wrapper
+        while isinstance(inner, OptimizedModule):
+            inner = inner._orig_mod
+        copies[wrapper] = copies.get(inner, inner)
+    steps: dict[Any, _Steps] = {}  # modules whose attributes have the same names and types are copied in the same way
     for module in plain:
-        own = dict(vars(module))
-        for name, value in own.items():
-            if name in _REGISTERS:
-                own[name] = _register_copied(value, copies) if value else value.copy()
-            elif type(value) not in _VALUES:
-                own[name] = _rebound(value, copies)
-        own |= {"training": False, "_compiled_call_impl": None}
-        copies[module].__dict__ = own
+        own = vars(module).copy()
+        kind = (*own, *map(type, own.values()))
+        if kind not in steps:
+            steps[kind] = _steps(own)
+        for name in steps[kind].registers:
+            value = own[name]
+            own[name] = _register_copied(value, copies) if value and name not in _TENSORS else value.copy()
+        for name in steps[kind].rebound:
+            own[name] = _rebound(own[name], copies)
+        own["training"], own["_compiled_call_impl"] = False, None
+        object.__setattr__(copies[module], "__dict__", own)
     return copies
 
 
-def _may_be_shared(module: nn.Module) -> bool:
-    """Half of all modules leave nothing on themselves; and what TorchScript made has no attributes to copy."""
-    bare = type(module) in _STATELESS and "forward" not in vars(module) and not module._forward_pre_hooks
-    return bare or isinstance(module, ScriptModule)
+class _Steps(NamedTuple):
+    """Names of a module's attributes that are not simply taken over: registers, and what may hold on to modules."""
+
+    registers: list[str]
+    rebound: list[str]
+
+
+def _steps(attributes: dict[str, Any]) -> _Steps:
+    registers = [name for name in attributes if name in _REGISTERS]
+    rebound = [name for name, value in attributes.items() if name not in _REGISTERS and not _is_plain(type(value))]
+    return _Steps(registers, rebound)
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether `_rebound` leaves values of a type as they are."""
+    return kind in _VALUES or (issubclass(kind, PretrainedConfig) and not issubclass(kind, WatchedConfig))
 
 
 def _register_copied(register: Any, copies: Copies) -> Any:
-    """The modules, parameters or hooks of a module, but for hooks of a `capture` that is open."""
+    """The modules or hooks of a module, but for hooks of a `capture` that is open."""
     if not isinstance(register, dict):
         return register.copy()
     items = [item for item in register.copy().items() if not isinstance(item[1], ThreadHook)]
