@@ -204,7 +204,7 @@ def _unknown(words: Sequence[str]) -> str:
     return f'<span class="unknown">unknown: {escape(", ".join(words))}</span>' if words else ""
 
 
-def chat(turns: Sequence[Turn]) -> str:
+def conversation(turns: Sequence[Turn]) -> str:
     """What was asked and answered, letter by letter: nothing in it is markup."""
     said = "".join(
         f'<p class="asked">{escape(turn.question)}</p><p class="answered">{marked_html(turn.answer, turn.names)}</p>'

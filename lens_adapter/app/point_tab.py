@@ -64,9 +64,9 @@ def point_tab(adapter: LensAdapter) -> None:
         if points is True:
             turn, result = point_at(adapter, source, turn, of_slider(threshold))
         if result is not None:  # names of earlier answers are not those that are marked in the picture now
-            turns = plain(turns)
+            turns = without_marks(turns)
         turns = [*turns, turn][-MOST_TURNS:]
-        return turns, looks.chat(turns), "", *(shown(result, layers) if result else [gr.skip()] * RESULTS)
+        return turns, looks.conversation(turns), "", *(shown(result, layers) if result else [gr.skip()] * RESULTS)
 
     @said_plainly
     def judge(
@@ -138,7 +138,7 @@ def point_tab(adapter: LensAdapter) -> None:
                 rle = gr.DownloadButton("COCO (JSON)", interactive=False, min_width=140, size="md")
         with gr.Column(scale=3, min_width=280):
             text(looks.step("Chat with the same frozen model"))
-            chat = text(looks.chat([]))
+            chat = text(looks.conversation([]))
             question = gr.Textbox(
                 label="Question about the picture",
                 placeholder="what is on the left?",
@@ -179,8 +179,8 @@ def point_tab(adapter: LensAdapter) -> None:
 
     asking = [picture, question, turns, points, layers, threshold]
     asked = question.submit(ask, asking, [*talk, question, *results], show_progress_on=chat, **AS_UPLOADED, **MODEL)
-    then_at_once(looks.chat, turns, chat, asked.failure)
-    then_at_once(lambda: ([], looks.chat([])), None, talk, clearing.click)
+    then_at_once(looks.conversation, turns, chat, asked.failure)
+    then_at_once(lambda: ([], looks.conversation([])), None, talk, clearing.click)
 
 
 RESULTS = 6  # outputs of `shown`
@@ -233,14 +233,14 @@ def nothing() -> tuple[Any, ...]:
 
 def forget() -> tuple[Any, ...]:
     """Results of another picture would mislead."""
-    return *nothing(), [], looks.chat([])
+    return *nothing(), [], looks.conversation([])
 
 
-def plain(turns: list[Turn]) -> list[Turn]:
+def without_marks(turns: list[Turn]) -> list[Turn]:
     """Without marks."""
     return [replace(turn, names=()) for turn in turns]
 
 
 def unmark(turns: list[Turn]) -> tuple[list[Turn], str]:
     """The chat when what is found is no longer about an answer."""
-    return plain(turns), looks.chat(plain(turns))
+    return without_marks(turns), looks.conversation(without_marks(turns))

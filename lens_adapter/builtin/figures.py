@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from statistics import fmean
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from lens_adapter.results import metric_name
 AT_ONCE = 10  # scenes that a process is given
 VALIDATION_SCENES = 40  # to choose the baselines' layer and share of the peak on
 SAME_THING = 0.5  # IoU from which on an instance is one of the things that are there
+One = TypeVar("One")
 MASK_METRICS = ("giou", "ciou", "precision_at_50")
 # what it is called here -> in `lens_adapter.evaluation`
 JUDGEMENTS = {
@@ -131,14 +132,15 @@ class Marks:
         """Those of the scenes that come next."""
         self.scenes += later.scenes
         self.routed += later.routed
-        for mine, theirs in (
-            (self.answers, later.answers),
-            (self.findings, later.findings),
-            (self.tallies, later.tallies),
-            (self.bare, later.bare),
-        ):
-            for name, several in theirs.items():
-                mine[name] += several  # type: ignore[operator]  # of one kind
+        _extend(self.answers, later.answers)
+        _extend(self.findings, later.findings)
+        _extend(self.tallies, later.tallies)
+        _extend(self.bare, later.bare)
+
+
+def _extend(mine: dict[str, list[One]], theirs: dict[str, list[One]]) -> None:
+    for name, several in theirs.items():
+        mine[name] += several
 
 
 class Examinee:

@@ -73,11 +73,11 @@ MARKUP = "![a](http://127.0.0.1:9/a.png) <img src=x> **b** {{value}} ${value} @c
 
 
 def test_the_chat_is_literal_and_marks_names():
-    said = looks.chat([Turn(MARKUP, MARKUP), Turn("what?", "a <b>dog</b>", (((5, 8), 1),), "2 more")])
+    said = looks.conversation([Turn(MARKUP, MARKUP), Turn("what?", "a <b>dog</b>", (((5, 8), 1),), "2 more")])
     assert "<img" not in said and "<b>" not in said
     assert f'<p class="asked">{escape(MARKUP)}</p><p class="answered">{escape(MARKUP)}</p>' in said
     assert f'a &lt;b&gt;<mark style="background: rgb{color_of(1)}' in said and "dog</mark>&lt;/b&gt;" in said
-    assert "2 more" in said and looks.SILENCE in looks.chat([])
+    assert "2 more" in said and looks.SILENCE in looks.conversation([])
 
 
 def test_the_head_of_the_page_names_the_models(adapter):
@@ -125,7 +125,7 @@ def test_what_is_forgotten_is_all_that_was_shown(adapter, files, tmp_path, monke
     assert (found, picture, table, only.value) == (None, None, "", ALL)
     assert not masks.interactive and not rle.interactive and masks.value is rle.value is None
     *results, turns, chat = point_tab.forget()
-    assert len(results) == point_tab.RESULTS and turns == [] and chat == looks.chat([])
+    assert len(results) == point_tab.RESULTS and turns == [] and chat == looks.conversation([])
 
 
 @pytest.fixture
