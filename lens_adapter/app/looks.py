@@ -141,7 +141,7 @@ def _head_name(adapter: LensAdapter) -> str:
 def _sam_name(adapter: LensAdapter) -> str:
     sam = adapter.config.sam
     if sam["variant"] == "builtin" or _is_builtin_head(adapter):
-        return "the built-in tiny one"
+        return f"the built-in tiny one ({family_title(sam)})"
     name = sam["variant"] if sam["variant"] != "custom" else _named(sam["weights"]) or "the head's own"
     return f"{name} ({family_title(sam)})"
 

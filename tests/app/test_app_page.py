@@ -82,8 +82,8 @@ def test_the_chat_is_literal_and_marks_names():
 
 def test_the_head_of_the_page_names_the_models(adapter):
     words = looks.head(adapter)
-    assert "built-in tiny LLaVA (3.0 M parameters)" in words
-    assert "LENS head: the built-in one (lite, 0.7 M parameters)" in words and "SAM: the built-in tiny one." in words
+    assert "built-in tiny LLaVA (3.1 M parameters)" in words
+    assert "LENS head: the built-in one (lite, 0.7 M parameters)" in words and "SAM: the built-in tiny one (" in words
     assert looks.SMALL_WORLD in words
 
 
