@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -166,7 +166,7 @@ def _of(run: Sequence[int], batch: _Rows, requests: Sequence[Request]) -> tuple[
     return [requests[batch[row][0]][0] for row in run], [batch[row][1] for row in run]
 
 
-def one_ahead(make: Callable[[_Given], _Made], items: Sequence[_Given]) -> Iterator[_Made]:
+def one_ahead(make: Callable[[_Given], _Made], items: Sequence[_Given]) -> Generator[_Made, None, None]:
     """make(item) for every item, in order: while one is used, a thread makes the next, and none beyond that.
 
     What `make` raises is raised where its item's turn has come.

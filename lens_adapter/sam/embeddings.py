@@ -91,7 +91,7 @@ class EmbeddingCache:
 
 def _content(colors: Tensor) -> bytes:
     """Tells images (3, h, w) apart, whose tensor need not lie in that order."""
-    rows = colors.permute(1, 2, 0).contiguous().cpu().numpy()
+    rows = colors.permute(1, 2, 0).contiguous().cpu().numpy().tobytes()
     return blake2b(rows, digest_size=16, salt=b"%d" % colors.shape[-1]).digest()
 
 

@@ -46,14 +46,16 @@ class Prepared:
     """N rows before the model reads them.
 
     Attributes:
-        inputs: what the processor makes of them.
+        inputs: what the processor makes of them, or of the first, if they share their picture.
         layouts: where the image tokens of each look.
         sizes: (H, W) of their pictures.
+        shared: what they share, and what they do not.
     """
 
-    inputs: Mapping[str, Any] | SharedInputs
+    inputs: Mapping[str, Any]
     layouts: list[TokenLayout]
     sizes: list[tuple[int, int]]
+    shared: SharedInputs | None = None
 
 
 class FrozenBase:
@@ -186,9 +188,9 @@ class FrozenBase:
         if inputs is None:
             self.unknown_words(prompts)  # which warns; only now are they known to be texts
         tap = self.config.tap_layer
-        if isinstance(prepared.inputs, SharedInputs):
+        if prepared.shared is not None:
             with self.turn():
-                moved = prepared.inputs.moved(self.moved)
+                moved = prepared.shared.moved(self.moved)
                 signals = prefill_shared(self.anatomy, moved, tap_layer=tap, layers=self._layers(layers))
             if signals is not None:
                 return Reading(signals, prepared.layouts, prepared.sizes, yes, tap_layer=tap)
@@ -209,7 +211,7 @@ class FrozenBase:
             last = int(first.layouts[0].positions.max())
             shared = share_inputs(processor, first.inputs, last, prompts, template, self.max_length)
             if shared is not None:
-                return Prepared(shared, first.layouts * len(prompts), first.sizes * len(prompts))
+                return Prepared(first.inputs, first.layouts * len(prompts), first.sizes * len(prompts), shared)
         return self._prepared(self.build_inputs(images, prompts), images)
 
     def _prepared(self, inputs: Mapping[str, Any], images: Sequence[Image]) -> Prepared:

@@ -182,10 +182,14 @@ class Resampling:
         return functional.resize(picture, [length, 1], interpolation=mode, antialias=True)[0, :, 0].numpy()
 
 
-_ANCHORS = (None, floor, ceil, round)
+_ROUNDINGS: tuple[Callable[[float], int], ...] = (floor, round, ceil)
+_ANCHORS: tuple[Callable[[float], int] | None, ...] = (None, *_ROUNDINGS)
 FITS = (
     *(Fit(None, unseen=unseen) for unseen in range(32)),
-    *(Fit(*how) for how in product((True, False), (floor, round, ceil), _ANCHORS, (False, True))),
+    *(
+        Fit(cover, rounded, anchor, by_float)
+        for cover, rounded, anchor, by_float in product((True, False), _ROUNDINGS, _ANCHORS, (False, True))
+    ),
 )
 RESAMPLINGS = (
     *(Resampling(True, one) for one in Image.Resampling),
