@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lens_adapter.devices import sent
 from lens_adapter.errors import InputError
 from lens_adapter.signals import TokenLayout
 
@@ -86,7 +87,7 @@ def rasterize(layouts: Sequence[TokenLayout], device: torch.device | str = "cpu"
     own = list({id(layout): layout for layout in layouts}.values())
     if len(own) < len(layouts):
         places = {id(layout): place for place, layout in enumerate(own)}
-        index = torch.tensor([places[id(layout)] for layout in layouts], device=device)
+        index = sent(torch.tensor([places[id(layout)] for layout in layouts]), device)
         alone = vars(rasterize(own, device)).items()
         return Raster(
             **{
@@ -110,13 +111,13 @@ def rasterize(layouts: Sequence[TokenLayout], device: torch.device | str = "cpu"
     total = rows @ columns.mT  # (B, H, W)
 
     return Raster(
-        positions=positions.to(device),
-        token_mask=token_mask.to(device),
-        boxes=boxes.float().to(device),
-        size=torch.stack([height, width], dim=-1).long().to(device),
-        rows=rows.float().to(device),
-        columns=columns.float().to(device),
-        total=torch.where(total > 0, total, 1.0).float().to(device),
+        positions=sent(positions, device),
+        token_mask=sent(token_mask, device),
+        boxes=sent(boxes.float(), device),
+        size=sent(torch.stack([height, width], dim=-1).long(), device),
+        rows=sent(rows.float(), device),
+        columns=sent(columns.float(), device),
+        total=sent(torch.where(total > 0, total, 1.0).float(), device),
     )
 
 

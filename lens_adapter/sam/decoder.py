@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from lens_adapter.devices import sent
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
 from lens_adapter.finite import not_finite
 from lens_adapter.sam.families import family_title
@@ -392,7 +393,7 @@ class MaskDecoder(nn.Module, ABC):
     def _resized(self, image_sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
         """Width and height (N, 1, 2) of each image within the square, in its pixels."""
         sizes = [size_in(self.sam, size) for size in image_sizes]
-        return torch.tensor(sizes, device=self.device).reshape(-1, 1, 2).flip(-1)
+        return sent(torch.tensor(sizes), self.device).reshape(-1, 1, 2).flip(-1)
 
     def _at_once(self, limits: dict[str, int]) -> int:
         return limits.get(self.device.type, limits["other"])

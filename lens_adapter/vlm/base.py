@@ -19,6 +19,7 @@ from transformers import BatchFeature, PreTrainedModel
 from transformers.utils import logging
 
 from lens_adapter.config import LensConfig
+from lens_adapter.devices import sent
 from lens_adapter.errors import InputError, brief
 from lens_adapter.signals import LensSignals, Reading, TokenLayout, whole_numbers
 from lens_adapter.vlm.anatomy import Anatomy, find_anatomy, text_config
@@ -358,7 +359,7 @@ def _on(device: torch.device, value: Any) -> Any:
     """A tensor, or a list of them, on a device; all else as it is."""
     if isinstance(value, list | tuple):
         return type(value)(_on(device, item) for item in value)
-    return value.to(device) if isinstance(value, Tensor) else value
+    return sent(value, device) if isinstance(value, Tensor) else value
 
 
 def _require_mapping(inputs: Any) -> None:

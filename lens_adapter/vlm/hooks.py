@@ -231,12 +231,13 @@ class _Recorder:
         else:
             self.total = length + (0 if past is None else int(past.get_seq_length()))
         positions = self._positions(mask, batch, tokens.device)
-        computed = (positions >= self.total - length).all(dim=0)
+        if length < self.total:  # some may be of earlier forwards
+            positions = positions[:, (positions >= self.total - length).all(dim=0)]
         self.current = LensSignals(
             input_ids=_detached(self._noted("input_ids", prefix=prefix)),
             attention_mask=_detached(mask),
             position_ids=_detached(self._noted("position_ids")),
-            queries=positions[:, computed],
+            queries=positions.contiguous(),
             kernel=self.anatomy.attention_implementation(self.tap_layer),
         )
 
@@ -247,11 +248,14 @@ class _Recorder:
             return every
         attended = every if mask is None else torch.where(mask.to(device).bool(), every, -1).sort(dim=1).values
         wanted = [-1] if self.query == "last" else list(self.query)
-        if min(wanted) < -self.total or (attended[:, wanted] < 0).any():
-            raise InputError(
-                f"query asks for the tokens {brief(wanted)} from the end; a sample has too few attended tokens."
-            )
-        return attended[:, wanted]
+        if min(wanted) >= -self.total:
+            # Not by a list: an accelerator would be sent it, and waited for.
+            chosen = torch.stack([attended[:, place] for place in wanted], dim=1)
+            if not (chosen < 0).any():
+                return chosen
+        raise InputError(
+            f"query asks for the tokens {brief(wanted)} from the end; a sample has too few attended tokens."
+        )
 
     def _record_hidden(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.current is None or self.current.hidden is not None:

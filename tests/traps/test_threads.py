@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import accelerate
 import pytest
@@ -253,6 +254,28 @@ def test_a_replica_shares_tensors_and_nothing_else():
         private.model.register_forward_pre_hook(print)
     assert model.model.rope_deltas is None and not hooks_in(model) and model.training
     assert len(list(model.parameters())) == len(theirs)
+
+
+def test_each_module_is_copied_by_what_itself_holds():
+    """Modules of one kind are copied in one way, but only as far as they hold the same kinds of things."""
+    model = tiny_model("llava", num_hidden_layers=4)
+    anatomy = find_anatomy(model)
+    first, *others = anatomy.layers
+    for layer, held in zip(others, [first, partial(first.forward, use_cache=False), None], strict=True):
+        vars(layer)["held"] = held  # no submodule
+    handle = others[1].register_forward_hook(print)
+    with replicated(anatomy) as private:
+        own = private.layers[0]
+        assert own is not first and private.layers[1].held is own and private.layers[2].held.func.__self__ is own
+        assert private.layers[3].held is None
+        assert [len(layer._forward_hooks) for layer in private.layers] == [0, 0, 1, 0]
+    handle.remove()
+    others[0].held, others[2].dropout = None, torch.nn.Dropout()
+    others[1].input_layernorm.weight = torch.nn.Parameter(torch.ones(3))
+    with replicated(anatomy) as private:  # nothing is remembered of the one before
+        assert private.layers[1].held is None and not hooks_in(private.model)
+        assert private.layers[3].dropout is not others[2].dropout and not private.layers[3].dropout.training
+        assert private.layers[2].input_layernorm.weight is others[1].input_layernorm.weight
 
 
 @pytest.mark.parametrize("way", ["closure", "twice", "method"])
