@@ -30,4 +30,4 @@ def test_demo_hands_everything_on(tmp_path, monkeypatch):
     sheet = tmp_path / "sheet.png"
     picture = ["--image", "p.png", "--prompt", "a", "--prompt", "b"]
     assert main(["demo", *picture, "--head", "mirror", "-o", str(sheet)]) == 0
-    assert calls == [(None, [], Path("lens-demo.png"), "lite"), (Path("p.png"), ["a", "b"], sheet, "mirror")]
+    assert calls == [(None, [], Path("lens-demo.png"), "lite-sam2"), (Path("p.png"), ["a", "b"], sheet, "mirror")]

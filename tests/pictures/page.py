@@ -162,7 +162,7 @@ DOCS: dict[str, Callable[[Page], None]] = {"app": app, "teach": teach}
 
 @contextmanager
 def served() -> Iterator[str]:
-    adapter = builtin.load_head("lite").attach(*builtin.load_base())
+    adapter = builtin.load_head().attach(*builtin.load_base())
     with adapter, TemporaryDirectory() as folder, chdir(folder), visitors_folder():
         teacher = Teacher(adapter, "lens-teach", sam="builtin", publishes=True, **builtin.QUESTIONS)
         page = build_page(adapter, teacher)
