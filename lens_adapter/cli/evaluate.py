@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> Result | None:
             "tune the baselines; --scenes N takes fewer or more."
         )
 
-    measured = evaluate_builtin(args.scenes, foresee)
+    measured = evaluate_builtin(args.scenes, foresee, args.workers)
     return Result(measured.to_markdown(), measured.to_dict())
 
 
