@@ -48,7 +48,7 @@ FEWER_HEADS: dict[str, dict[str, Any]] = {  # read beside the curve, with 50 exa
     "four random heads": {"heads": 4, "at_random": True},
 }
 BEGIN, END = "<!-- few-shot: begin -->", "<!-- few-shot: end -->"  # in docs/first-head.md
-BESIDE = {  # of results/builtin.json
+BESIDE = {  # of results/builtin.json when it was measured, which the record keeps: about the same base
     "mirror head, trained": "heads.mirror",
     "lite head, trained": "heads.lite",
     "click inside the true mask": "baselines.oracle_keypoint",
@@ -190,6 +190,7 @@ def measure(scenes: int, draws: int, sizes: Sequence[int], beside: Sequence[str]
         if (before["scenes"], before["draws"]) != (scenes, draws):
             raise SystemExit(f"{file} holds figures of other scenes or draws. Choose another --json.")
         results = before
+    results.setdefault("builtin", figures_beside())
     results.setdefault("seconds_of_fitting_1024_heads_50_examples", seconds_of_fitting())
     read = read_scenes(adapter, scenes)
     for name in (*map(str, sizes), *beside):
@@ -212,7 +213,7 @@ def table(results: dict[str, Any], beside: dict[str, float], trained: dict[str, 
 
     Args:
         results: as `measure` returns.
-        beside: of results/builtin.json.
+        beside: of results/builtin.json when it was measured.
         trained: gIoU by kind, of results/paper_claims.json.
     """
     kinds = ("all", "attribute", "spatial", "ordinal", "several", "reasoning")
@@ -259,10 +260,16 @@ def with_table(page: str, results: dict[str, Any], beside: dict[str, float], tra
 
 def records() -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
     """What `table` takes, from the committed records."""
-    few, whole, claims = (
-        json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in ("few_shot", "builtin", "paper_claims")
-    )
-    return few, whole, claims["methods"]["flmm"]["giou"]
+    few, claims = (json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in ("few_shot", "paper_claims"))
+    return few, few["builtin"], claims["methods"]["flmm"]["giou"]
+
+
+def figures_beside() -> dict[str, float]:
+    """What `BESIDE` names, of the models as they ship now."""
+    figures = json.loads((ROOT / "results" / "builtin.json").read_text())
+    return {
+        name: value for name, value in figures.items() if name.startswith(tuple(f"{key}." for key in BESIDE.values()))
+    }
 
 
 def draw(results: dict[str, Any], beside: dict[str, float]) -> Figure:

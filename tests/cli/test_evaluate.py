@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from lens_adapter.builtin.figures import BuiltinFigures
 from lens_adapter.cli import main
+from lens_adapter.cli.evaluate import SCENES
 from lens_adapter.errors import InputError
 from lens_adapter.evaluation import Evaluation
 from tests.data.formats import reference
@@ -57,11 +59,23 @@ def test_evaluate_writes_every_figure_it_prints(tmp_path, monkeypatch, capsys):
     assert main(["evaluate", "--builtin", "--scenes", "1", "--json", str(file)]) == 0
     figures, captured = json.loads(file.read_text()), capsys.readouterr()
     records = [Evaluation.from_dict(record) for record in figures.pop("records")]
-    assert [record.adapter for record in records] == ["lens-mirror", "lens-lite"] and records == Evaluation.load_all(
-        file
-    )
-    with pytest.raises(InputError, match="holds 2 records"):
+    assert [record.adapter for record in records] == ["lens-mirror", "lens-lite", "lens-lite"]
+    assert records == Evaluation.load_all(file)
+    with pytest.raises(InputError, match="holds 3 records"):
         Evaluation.load(file)
     assert all(f" {value:.4f} " in captured.out for value in figures.values()) and "| heads.lite " in captured.out
     assert len(captured.out.splitlines()) < 90 and "1 test scenes, about " in captured.err.partition("baselines, ")[0]
     assert "heads.lite.giou.attribute" in figures and "baselines.random_object.giou.attribute" in figures
+
+
+def test_processes_share_the_scenes_as_asked(monkeypatch):
+    asked = []
+
+    def evaluate(scenes, foresee, workers):
+        asked.append((scenes, workers))
+        return BuiltinFigures({"answers.names": 0.5}, [])
+
+    monkeypatch.setattr("lens_adapter.builtin.figures.evaluate_builtin", evaluate)
+    assert main(["evaluate", "--builtin", "--scenes", "30", "--workers", "3"]) == 0
+    assert main(["evaluate", "--builtin"]) == 0
+    assert asked == [(30, 3), (SCENES, 1)]
