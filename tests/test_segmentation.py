@@ -73,7 +73,7 @@ def test_a_prompt_of_the_second_batch_is_refused_by_name():
 
 
 def test_an_accelerator_encodes_the_picture_while_the_only_batch_is_prepared():
-    adapter, _, processor = tiny_trio()
+    adapter, _, _ = tiny_trio()
     order: list[str] = []
     forward = adapter.decoder.image_encoder.register_forward_pre_hook(lambda *_: order.append("encode"))
     prepare = adapter.base.prepare
