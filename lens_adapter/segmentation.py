@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lens_adapter.config import Thresholds
+from lens_adapter.devices import sent
 from lens_adapter.errors import InputError, LensError, brief
 from lens_adapter.finite import is_finite
 from lens_adapter.instances import at_full_size, of_things, separate
@@ -119,7 +120,7 @@ def segment(
     rows = [(k, prompt) for k, (_, prompts) in enumerate(requests) for prompt in prompts]
     batches = list(_batches(rows, batch_size))
     embeddings: dict[int, Tensor] = {}
-    prepare = partial(_prepared, requests=requests, base=base, shrink=shrink)
+    prepare = partial(_prepared, requests=requests, base=base, shrink=shrink, ahead=len(batches) > 1)
     pairs = list(zip(batches, [[], *batches][: len(batches)], strict=True))  # each with the one before it
     with closing(one_ahead(prepare, pairs)) as prepared:
         for batch, one in zip(batches, prepared, strict=True):
@@ -130,7 +131,7 @@ def segment(
             for run, ready in one.runs:
                 pictures, prompts = _of(run, batch, requests)
                 reading = base.read(pictures, prompts, prepared=ready)
-                index = torch.tensor([places.index(batch[row][0]) for row in run], device=stacked.device)
+                index = sent(torch.tensor([places.index(batch[row][0]) for row in run]), stacked.device)
                 prediction = predict(reading, stacked, index)
                 for row, draft in zip(run, _drafts(prediction), strict=True):
                     drafts[batch[row][0]].append(draft)
@@ -143,22 +144,32 @@ class _Batch:
 
     Attributes:
         colors: {request: its picture, as the mask decoder takes it}, of those that the batch before did not have.
-        runs: rows of the batch that are read together, and what `FrozenBase.read` takes.
+        runs: rows of the batch that are read together, and what `FrozenBase.read` takes; made while they are gone
+            through, or ahead.
     """
 
     colors: dict[int, Tensor]
-    runs: list[tuple[list[int], Prepared]]
+    runs: Iterable[tuple[list[int], Prepared]]
 
 
 def _prepared(
-    batches: tuple[_Rows, _Rows], requests: Sequence[Request], base: FrozenBase, shrink: Callable[[Image], Tensor]
+    batches: tuple[_Rows, _Rows],
+    requests: Sequence[Request],
+    base: FrozenBase,
+    shrink: Callable[[Image], Tensor],
+    ahead: bool,
 ) -> _Batch:
-    """What can be done for a batch, given with the one before it, before the models are there."""
+    """What can be done for a batch, given with the one before it, before the models are there.
+
+    Not `ahead`, it is asked for by models that have nothing else to do: then `runs` are made once they are needed, so
+    that an accelerator has the pictures to encode meanwhile.
+    """
     batch, before = batches
     known = {k for k, _ in before}
     colors = {k: shrink(requests[k][0]) for k in dict.fromkeys(k for k, _ in batch) if k not in known}
-    runs = base.runs([requests[k][0] for k, _ in batch])
-    return _Batch(colors, [(run, base.prepare(*_of(run, batch, requests))) for run in runs])
+    together = base.runs([requests[k][0] for k, _ in batch])
+    runs = ((run, base.prepare(*_of(run, batch, requests))) for run in together)
+    return _Batch(colors, list(runs) if ahead else runs)
 
 
 def _of(run: Sequence[int], batch: _Rows, requests: Sequence[Request]) -> tuple[list[Image], list[str]]:

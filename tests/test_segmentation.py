@@ -72,6 +72,19 @@ def test_a_prompt_of_the_second_batch_is_refused_by_name():
     torch.testing.assert_close(first.logits, adapter.segment(IMAGES[0], "the cat", return_logits=True).logits)
 
 
+def test_an_accelerator_encodes_the_picture_while_the_only_batch_is_prepared():
+    adapter, _, _ = tiny_trio()
+    order: list[str] = []
+    forward = adapter.decoder.image_encoder.register_forward_pre_hook(lambda *_: order.append("encode"))
+    prepare = adapter.base.prepare
+    adapter.base.prepare = lambda *args, **options: (order.append("prepare"), prepare(*args, **options))[1]
+    adapter.segment(IMAGES[0], "the cat")
+    assert order == ["encode", "prepare"]
+    adapter.segment(IMAGES[1:], ["the cat", "a dog"])  # the first of several is prepared by a thread
+    forward.remove()
+    assert sorted(order[2:]) == ["encode", "encode", "prepare", "prepare"] and order[2] == "prepare"
+
+
 def test_an_error_of_the_model_arrives_as_it_is():
     adapter, _, _ = tiny_trio()
 

@@ -78,7 +78,7 @@ def _offset(heat: Tensor, size: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, T
     gradient_x = (east - west) / 2
     curve_yy = south - 2 * center + north
     curve_xx = east - 2 * center + west
-    curve_xy = (south_east - north_east - south_west + north_west) / 4
+    curve_xy = (south_east - south_west - north_east + north_west) / 4
 
     determinant = curve_yy * curve_xx - curve_xy**2
     has_maximum = (determinant > 0) & (curve_xx < 0)  # the Hessian is negative definite

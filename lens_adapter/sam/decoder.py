@@ -257,12 +257,12 @@ class MaskDecoder(nn.Module, ABC):
         """
         side = self.sam["image_size"]
         mean, std = (
-            torch.tensor(self.sam[key], dtype=torch.float32, device=self.device)[:, None, None]  # (3, 1, 1)
+            sent(torch.tensor(self.sam[key], dtype=torch.float32), self.device)[:, None, None]  # (3, 1, 1)
             for key in ("pixel_mean", "pixel_std")
         )
         pixels, sizes = [], []
         for image in images:
-            colors = self.shrink(image).to(self.device)
+            colors = sent(self.shrink(image), self.device)
             sizes.append(_size_of(image))
             height, width = colors.shape[1:]
             pixels.append(F.pad((colors - mean) / std, (0, side - width, 0, side - height)))

@@ -159,7 +159,7 @@ class SamDecoder(MaskDecoder):
         return Decoded(masks[:, 0], iou[:, 0])
 
 
-class PlacedAttention(Attention):
+class PlacedAttention(Attention):  # type: ignore[misc]  # segment-anything is untyped
     """segment-anything's attention, bit for bit, without its way to find relative positions: it makes indices on the
     CPU, twice a layer, and an accelerator stops for each of them."""
 

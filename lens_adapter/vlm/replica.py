@@ -104,7 +104,7 @@ def _replicate(modules: Sequence[nn.Module]) -> Copies:
     plain = [module for module in modules if not isinstance(module, OptimizedModule)]
     copies: Copies = {module: object.__new__(type(module)) for module in plain}
     for wrapper in wrappers:
-        inner = wrapper
+        inner: nn.Module = wrapper
         while isinstance(inner, OptimizedModule):
             inner = inner._orig_mod
         copies[wrapper] = copies.get(inner, inner)

@@ -151,3 +151,15 @@ def test_a_map_does_not_depend_on_its_batch():
 def test_no_gradient():
     found = find(torch.rand(5, 5, requires_grad=True))
     assert not found.points.requires_grad and not found.scores.requires_grad
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2.3, 4, 40])
+def test_every_keypoint_is_the_hottest_cell_beyond_those_before_it(radius):
+    heat = torch.rand(9, 13, generator=torch.Generator().manual_seed(0)) ** 3
+    left, expected = {(y, x): heat[y, x].item() for y in range(9) for x in range(13)}, []
+    while left and len(expected) < 6:
+        y, x = max(left, key=left.__getitem__)
+        expected.append(left[y, x])
+        left = {cell: left[cell] for cell in left if (cell[0] - y) ** 2 + (cell[1] - x) ** 2 > radius**2}
+    found = find(heat, count=6, radius=radius, threshold=0.0)
+    assert found.scores[0][found.valid[0]].tolist() == expected
