@@ -163,7 +163,8 @@ Written by `python -m benchmarks.paper_claims`; every figure is in
 The LENS paper says: masks as good as those of fine-tuned models, from a model that is not touched. Here every method
 learns from the same {steps} batches ({prompts} prompts about {scenes} scenes, each with a target), starts from the same
 tiny LLaVA ({base:.1f} M parameters) and the same tiny SAM, trains SAM's mask decoder along, and is judged on
-{test_scenes} test scenes. Heads start untrained. That tiny LLaVA is the one that shipped before it learned everyday words.
+{test_scenes} test scenes. Heads start untrained. That tiny LLaVA is the one that shipped before it learned everyday
+words.
 
 ![Per method: gIoU, and questions answered right](paper-claims.png)
 

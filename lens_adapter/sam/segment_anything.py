@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from segment_anything import modeling
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
 from lens_adapter.errors import CheckpointMismatchError
@@ -159,35 +158,8 @@ class SamDecoder(MaskDecoder):
         return Decoded(masks[:, 0], iou[:, 0])
 
 
-class PlacedAttention(Attention):  # type: ignore[misc]  # segment-anything is untyped
-    """segment-anything's attention, bit for bit, without its way to find relative positions: it makes indices on the
-    CPU, twice a layer, and an accelerator stops for each of them."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, s, s, d) -> (B, s, s, d)"""
-        batch, side, _, width = x.shape
-        if not self.use_rel_pos or len(self.rel_pos_h) != 2 * side - 1:  # there it interpolates
-            unplaced: Tensor = super().forward(x)
-            return unplaced
-        parts = self.qkv(x).reshape(batch, side**2, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = parts.reshape(3, batch * self.num_heads, side**2, -1).unbind(0)
-        scores = (query * self.scale) @ key.transpose(-2, -1)  # (B * heads, s * s, s * s)
-
-        step = torch.arange(side, device=x.device)
-        relative = step[:, None] - step + (side - 1)  # (s, s): which of the 2 s - 1 distances lies between two cells
-        rows = query.unflatten(1, (side, side))
-        down = torch.einsum("bhwc,hkc->bhwk", rows, self.rel_pos_h[relative])
-        across = torch.einsum("bhwc,wkc->bhwk", rows, self.rel_pos_w[relative])
-        scores = scores.unflatten(1, (side, side)).unflatten(3, (side, side))
-        scores = (scores + down[..., None] + across[..., None, :]).flatten(3).flatten(1, 2)
-
-        seen = (scores.softmax(dim=-1) @ value).view(batch, self.num_heads, side, side, -1)
-        out: Tensor = self.proj(seen.permute(0, 2, 3, 1, 4).reshape(batch, side, side, width))
-        return out
-
-
 def _build_image_encoder(sam: dict[str, Any]) -> ImageEncoderViT:
-    encoder = ImageEncoderViT(
+    return ImageEncoderViT(
         img_size=sam["image_size"],
         patch_size=sam["patch_size"],
         embed_dim=sam["embed_dim"],
@@ -200,6 +172,3 @@ def _build_image_encoder(sam: dict[str, Any]) -> ImageEncoderViT:
         window_size=sam["window_size"],
         global_attn_indexes=tuple(sam["global_attention_layers"]),
     )
-    for block in encoder.blocks:
-        block.attn.__class__ = PlacedAttention
-    return encoder

@@ -1,8 +1,8 @@
 """The shipped heads were saved by an earlier version; they find the same masks as they did then, bit for bit.
 
-`shipped_masks.json` was written by version 0.1.0 at commit 2452815, before the house was rebuilt: for each major
-version of transformers (whose image processors differ) and each head, COCO run lengths of validation scenes, all
-prompts together and the first one alone.
+`shipped_masks.json` was written when the heads were: for each major version of transformers (whose image processors
+differ) and each head, COCO run lengths of validation scenes, all prompts together and the first one alone. (The heads
+before them were saved at commit 2452815; they found the same masks, bit for bit, until these took their place.)
 """
 
 from __future__ import annotations

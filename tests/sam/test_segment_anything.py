@@ -12,8 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.modeling.image_encoder import Attention
-from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 from transformers import SamConfig, SamModel, SamVisionConfig
 
@@ -21,7 +19,7 @@ from lens_adapter.config import LensConfig
 from lens_adapter.errors import CheckpointMismatchError, InputError, LensConfigError, LensError
 from lens_adapter.sam import square
 from lens_adapter.sam.decoder import PROMPTS_AT_ONCE
-from lens_adapter.sam.segment_anything import PlacedAttention, SamDecoder
+from lens_adapter.sam.segment_anything import SamDecoder
 from lens_adapter.sam.weights import load_parts, load_sam_weights, rename_from_sam_model
 from lens_adapter.signals import Keypoints, SparsePrompts
 from tests.tiny.largest import Largest
@@ -129,39 +127,6 @@ def test_equals_sam_predictor(size: tuple[int, int], labels: list[int]):
     assert_close(ours, torch.from_numpy(low_res), **close)
     assert_close(our_iou, torch.from_numpy(iou), **close)
     assert_close(decoder.upsample(ours, size), torch.from_numpy(logits), **close)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("facts", [{}, {"relative_position": False}, {"window_size": 3}])
-def test_the_image_encoder_is_segment_anythings_to_the_last_bit(facts: dict, dtype: torch.dtype):
-    encoder = tiny_decoder(**facts).image_encoder.to(dtype)
-    blocks = list(encoder.blocks)
-    for parameter in encoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    pixels = torch.randn(2, 3, encoder.img_size, encoder.img_size, dtype=dtype)
-    placed = encoder(pixels)
-    for block in blocks:
-        assert type(block.attn) is PlacedAttention
-        block.attn.__class__ = Attention
-    assert torch.equal(encoder(pixels), placed) and placed.isfinite().all()
-
-
-def test_relative_positions_are_made_where_the_image_is():
-    """Not on the CPU, from where an accelerator would have to fetch them."""
-    decoder = tiny_decoder().to("meta")
-    made: list[str] = []
-
-    class Watching(TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            found = function(*args, **(kwargs or {}))
-            made.extend([found.device.type] if isinstance(found, torch.Tensor) else [])
-            return found
-
-    with Watching():
-        decoder.image_encoder(
-            torch.zeros(1, 3, decoder.image_encoder.img_size, decoder.image_encoder.img_size, device="meta")
-        )
-    assert len(made) > 20 and set(made) == {"meta"}
 
 
 def test_point_encoding_is_the_prompt_encoders_without_the_label():

@@ -16,7 +16,7 @@ from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout import measured
 from lens_adapter.vlm.layout.measured import Sizes
-from lens_adapter.vlm.layout.shortcuts import Replica, Slices
+from lens_adapter.vlm.layout.shortcuts import Replica, ThinSlices
 from lens_adapter.vlm.layout.single import ImageTokens, fixed_grid
 from lens_adapter.vlm.layout.tokens import token_layouts
 from tests.tiny.pairs import tiny_pair
@@ -30,7 +30,7 @@ SOME = ((333, 500), (500, 375), *ODD[3:], (767, 1022))
 WAYS = {
     "fast_vlm": Replica,  # the middle is cut out
     "gemma3": Replica,  # both sides are resized to the same
-    "glm4v": Slices,  # each side is resized to whole tokens
+    "glm4v": ThinSlices,  # each side is resized to whole tokens
     "llava_next": None,  # tiles, by the image's shape
     "internvl": None,
 }

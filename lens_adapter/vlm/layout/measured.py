@@ -19,7 +19,16 @@ from torch import Tensor
 
 from lens_adapter.errors import InputError
 from lens_adapter.vlm.layout.frames import NOWHERE, Frame, grey, is_enlarged, measure_frames, shown_size
-from lens_adapter.vlm.layout.shortcuts import CannotTellError, Extent, Replica, Seen, Shortcut, Slices, Told, class_of
+from lens_adapter.vlm.layout.shortcuts import (
+    CannotTellError,
+    Extent,
+    Replica,
+    Shortcut,
+    Showing,
+    ThinSlices,
+    Told,
+    class_of,
+)
 from lens_adapter.vlm.layout.single import ImageTokens, Window
 from lens_adapter.vlm.layout.tiled import joined
 from lens_adapter.vlm.threads import one_at_a_time
@@ -60,7 +69,7 @@ class Sizes:
     """
 
     known: dict[Extent, Measured] = field(default_factory=dict)
-    shortcuts: list[Shortcut] = field(default_factory=lambda: [Replica(), Slices()])
+    shortcuts: list[Shortcut] = field(default_factory=lambda: [Replica(), ThinSlices()])
     agreed: Counter[tuple[Shortcut, tuple[int, int, int]]] = field(default_factory=Counter)
     measurements: int = 0
 
@@ -107,12 +116,12 @@ class Sizes:
     def _measure(self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent) -> Measured:
         self.measurements += 1
         images: list[ImageTokens] = []
-        seen: list[Seen] = []
+        seen: list[Showing] = []
 
         def show_levels(levels: np.ndarray) -> list[Tensor]:
             made = show(grey(levels, shown_size(size)))
             images[:] = images or made
-            seen.append(Seen(levels, _pixels(joined(made).windows)))
+            seen.append(Showing(levels, _pixels(joined(made).windows)))
             return seen[-1].pictures
 
         frames = measure_frames(show_levels, size)

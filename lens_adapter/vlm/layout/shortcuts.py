@@ -23,12 +23,12 @@ from torchvision.transforms.v2 import functional
 from lens_adapter.vlm.layout.frames import BLACK, MIN_SIDE, WHITE, Frame, Line, grey, measure_lines
 
 Extent = tuple[int, int]  # (rows, columns)
-Box = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: the first, and the one behind the last
+Interior = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: the first, and the one behind the last
 ShowPicture = Callable[[Image.Image], list[Tensor]]  # a picture -> (rows, columns) of each of its windows
 SLICES = (64, 128, 256)  # pixels
 
 
-class Seen(NamedTuple):
+class Showing(NamedTuple):
     """What came of one grey picture: of its levels, as `grey` takes them, in every window (rows, columns)."""
 
     levels: np.ndarray
@@ -68,12 +68,12 @@ class Shortcut(Protocol):
         """
         ...
 
-    def learn(self, size: Extent, seen: Sequence[Seen]) -> bool:
+    def learn(self, size: Extent, seen: Sequence[Showing]) -> bool:
         """Learn from a measurement; False: it is of no use for this processor."""
         ...
 
 
-class Slices:
+class ThinSlices:
     """Where every window shows the whole image, stretched, a thin slice of an image tells how its length is resized."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Slices:
             return None
         return Told(list(zip(*axes, strict=True)), list(windows))
 
-    def learn(self, size: Extent, seen: Sequence[Seen]) -> bool:
+    def learn(self, size: Extent, seen: Sequence[Showing]) -> bool:
         return True
 
     def _lines(self, show: ShowPicture, size: Extent, windows: Sequence[Tensor], axis: int) -> list[Line]:
@@ -210,7 +210,7 @@ class Replica:
         # {way: values (256,) that levels become, nan where that was not seen}
         self._ways = {way: np.full(256, np.nan, np.float32) for way in product(FITS, RESAMPLINGS)}
 
-    def learn(self, size: Extent, seen: Sequence[Seen]) -> bool:
+    def learn(self, size: Extent, seen: Sequence[Showing]) -> bool:
         if any(len(one.pictures) != 1 for one in seen):
             return False
         pictures = [one.pictures[0].float().cpu().numpy() for one in seen]
@@ -226,7 +226,7 @@ class Replica:
         nearly = np.linspace(black, white, 256)  # what levels become, up to rounding
         return all(self._follows(size, *pair, inside, nearly) for pair in zip(seen, pictures, strict=True))
 
-    def _follows(self, size: Extent, seen: Seen, picture: np.ndarray, inside: Box, nearly: np.ndarray) -> bool:
+    def _follows(self, size: Extent, seen: Showing, picture: np.ndarray, inside: Interior, nearly: np.ndarray) -> bool:
         """Give up the ways that make something else than this picture (rows, columns); False: none is left."""
         axis = int(seen.levels.shape[1] > 1)
         image = picture[slice(*inside[0]), slice(*inside[1])]
@@ -243,7 +243,7 @@ class Replica:
                 del self._ways[fit, resampling]
         return bool(self._ways)
 
-    def _pads(self, pictures: Sequence[np.ndarray], inside: Box) -> bool:
+    def _pads(self, pictures: Sequence[np.ndarray], inside: Interior) -> bool:
         """Whether pictures have nothing but the same value around the image, as those before them."""
         around = np.ones(pictures[0].shape, bool)
         around[slice(*inside[0]), slice(*inside[1])] = False
@@ -296,13 +296,13 @@ def _resized(levels: np.ndarray, resampling: Resampling, place: Extent, inside: 
     return made[inside[0] - start : inside[1] - start]
 
 
-def _inside(places: tuple[Extent, Extent], shape: Extent) -> Box:
+def _inside(places: tuple[Extent, Extent], shape: Extent) -> Interior:
     """The rows and columns of a picture that show an image which is so long and begins there."""
     y, x = ((max(start, 0), min(start + length, n)) for (length, start), n in zip(places, shape, strict=True))
     return y, x
 
 
-def _box(inside: np.ndarray) -> Box | None:
+def _box(inside: np.ndarray) -> Interior | None:
     """The rows and columns that a rectangle of pixels (rows, columns) covers; None: it is not one."""
     rows, columns = (np.flatnonzero(inside.any(axis)).tolist() for axis in (1, 0))
     if not rows or not inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all():
