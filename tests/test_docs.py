@@ -79,3 +79,14 @@ def test_every_promise_is_on_the_page_and_held_by_tests():
     assert [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")][:-1] == list(PROMISES)
     missing = [place for places in PROMISES.values() for place in places if not (ROOT / "tests" / place).exists()]
     assert not missing
+
+
+@pytest.mark.once
+def test_the_first_snippet_of_the_readme_runs_as_pasted(tmp_path, monkeypatch, capsys):
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
+    said = capsys.readouterr().out
+    assert "'the kitty at the top'" in said and said.count(" absent") == 1 and "'a boat' 0.00 absent" in said
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        assert overlay.size == (384, 384)

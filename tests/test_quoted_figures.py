@@ -32,7 +32,7 @@ NUMBER = r"(\d+(?:,\d{3})*(?:\.\d+)?)"
 NAMES = (  # decimals that are none
     r"arxiv\.org/abs/[\d.]+|arXiv [\d.]+",
     r"LLaVA-1\.5|llava-1\.5|Qwen2\.5|qwen2\.5|SAM 2\.1|SAM 2 and 2\.1|sam2\.1|SmolVLM2-2\.2B|0\.5B",
-    r"Apache-2\.0|apache-2\.0",
+    r"Apache-2\.0|apache-2\.0|torch [\d.]+",
     r"transformers (?:[45]\.\d+|[\d.]+)|DeepSpeed [\d.]+",
     r"`[^`]*`",  # code
 )
