@@ -90,7 +90,10 @@ class ReadAlready:
     def runs(self, pictures: Sequence[Any]) -> list[list[int]]:
         return [list(range(len(pictures)))]
 
-    def read(self, pictures: Sequence[Any], prompts: Sequence[str]) -> Reading:
+    def prepare(self, pictures: Sequence[Any], prompts: Sequence[str]) -> None:
+        """Nothing is left to prepare."""
+
+    def read(self, pictures: Sequence[Any], prompts: Sequence[str], prepared: None) -> Reading:
         return self.reading
 
 
@@ -101,7 +104,9 @@ def answers(adapter: LensAdapter, scenes: Sequence[Read]) -> Iterator[tuple[Lens
     for one in scenes:
         request = (one.exam.picture, one.exam.prompts)
         base: Any = ReadAlready(one.reading)
-        (drafts,) = segment([request], base, lambda _, of=one: of.embedding, adapter, len(one.exam.prompts))
+        (drafts,) = segment(
+            [request], base, lambda _: torch.empty(0), lambda _, of=one: of.embedding, adapter, len(one.exam.prompts)
+        )
         yield assemble(request, drafts, adapter.decoder, thresholds, instances=True), one.exam
 
 

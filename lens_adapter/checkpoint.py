@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
+from lens_adapter.builtin.names import head_folder
 from lens_adapter.errors import CheckpointMismatchError, InputError, brief
 from lens_adapter.sources import why_no_source
 from lens_adapter.writing import new_file_mode, require_here
@@ -86,9 +87,7 @@ def located(source: str | os.PathLike[str], subfolder: str | None) -> tuple[str 
     Raises:
         OSError: there is no such folder, and no repository can be called so.
     """
-    from lens_adapter import builtin  # which imports this
-
-    source, subfolder = builtin.head_folder(source), subfolder or ""
+    source, subfolder = head_folder(source), subfolder or ""
     if why := why_no_source(source):
         raise OSError(f"{brief(str(source), 300)} {why}")
     if Path(source).is_dir() and (place := current(Path(source, subfolder))).name == SAVED:

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "lens_adapter"
 
 # From the bottom up. A room may import from its own level, if that makes no circle, and from levels below.
 LEVELS = (
-    ("errors", "builtin.world"),
-    ("finite", "reading", "writing", "bounds"),
+    ("errors", "builtin.world", "builtin.names"),
+    ("finite", "reading", "writing", "bounds", "devices", "sources"),
     ("checkpoint",),
     (
         "signals",

@@ -17,6 +17,7 @@ from PIL.Image import Image
 
 from lens_adapter import builtin
 from lens_adapter.adapter import LensAdapter
+from lens_adapter.builtin.names import ONLY_ITS_WORLD
 from lens_adapter.builtin.world import Scene, sample_scene
 from lens_adapter.evaluation import overlap
 from lens_adapter.output import LensOutput
@@ -26,11 +27,6 @@ from lens_adapter.vlm.images import load_image
 from lens_adapter.vlm.words import unknown_words
 
 PICTURE_SIZE = 480
-ONLY_ITS_WORLD = (
-    "The built-in model knows one small world only: 64 everyday things as lens_adapter.builtin.world draws them, and "
-    "the words for them. On other pictures its masks and answers mean little. For real photographs attach a head to a "
-    "real model (see README)."
-)
 
 
 @dataclass(frozen=True)

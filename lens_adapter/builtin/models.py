@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL.Image import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.builtin.names import DEFAULT_HEAD, FOLDER, HEAD_NAMES, HEADS, SAM, SAM2, VLM
+from lens_adapter.builtin.names import DEFAULT_HEAD, FOLDER, HEAD_NAMES, HEADS, SAM, SAM2, VLM, head_folder
 from lens_adapter.errors import LensError
 from lens_adapter.vlm.base import FrozenBase
 
@@ -55,11 +54,6 @@ def load_head(name: str = DEFAULT_HEAD) -> LensAdapter:
         LensError: it is not there.
     """
     return LensAdapter.from_pretrained(_shipped(HEADS[name]), local_files_only=True)
-
-
-def head_folder(name: Any) -> Any:
-    """The folder of the shipped head that `name` stands for (see `HEAD_NAMES`); any other name as it is."""
-    return HEADS[HEAD_NAMES[name]] if isinstance(name, str) and name in HEAD_NAMES else name
 
 
 def ask(

@@ -125,7 +125,7 @@ def _annotate(args: argparse.Namespace) -> Result | None:
     from lens_adapter.annotation.folder import require_free
     from lens_adapter.annotation.inputs import tasks_of
     from lens_adapter.annotation.run import annotate, require_asked
-    from lens_adapter.builtin.demo import ONLY_ITS_WORLD
+    from lens_adapter.builtin.names import ONLY_ITS_WORLD
     from lens_adapter.evaluation import this_process
 
     tasks = tasks_of(_source(args.data))  # before anything large is loaded

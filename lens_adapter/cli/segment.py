@@ -23,6 +23,7 @@ from lens_adapter.cli.arguments import (
 from lens_adapter.cli.loading import base_by_name, checked_device, head_by_name
 from lens_adapter.cli.outputs import require_files, require_folder_for
 from lens_adapter.cli.result import Result, note
+from lens_adapter.errors import InputError
 
 if TYPE_CHECKING:
     from lens_adapter.output import LensOutput
@@ -87,7 +88,10 @@ def run(args: argparse.Namespace) -> Result:
     require_prompts(args.prompts)
     require_name("--model", model)
     require_name("--adapter", head)
-    from lens_adapter.builtin.demo import ONLY_ITS_WORLD
+    for image in images:  # a look that needs no import; what is wrong with a URL is said below
+        if not image.exists() and ":/" not in str(image):
+            raise InputError(f"There is no image file {str(image)!r}.")
+    from lens_adapter.builtin.names import ONLY_ITS_WORLD
     from lens_adapter.vlm.images import load_image
 
     pictures = [load_image(image) for image in images]  # before anything large is loaded

@@ -179,7 +179,7 @@ def _existing(path: str | Path, what: str) -> Path:
     try:
         if Path(path).is_file():
             return Path(path)
-        is_folder = Path(path).is_dir()
+        is_folder = str(path) != "" and Path(path).is_dir()
     except (OSError, ValueError):  # no name that a file can have, or none that may be asked for
         pass
     url = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path), re.DOTALL)

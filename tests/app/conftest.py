@@ -9,7 +9,7 @@ from lens_adapter.app.examples import EXAMPLES, PICTURE_SIZE
 @pytest.fixture(scope="session")
 def adapter():
     """The models that ship, as the page has them."""
-    with builtin.load_head("lite").attach(*builtin.load_base()) as adapter:
+    with builtin.load_head().attach(*builtin.load_base()) as adapter:
         yield adapter
 
 

@@ -23,7 +23,7 @@ def test_env_names_versions_and_no_secrets(capsys, monkeypatch):
     for name in ("lens_adapter", "python", "platform", *packages, "accelerator", "cuda", "threads"):
         assert f"\n{name} " in f"\n{printed}" and name in facts
     assert facts["lens_adapter"] == lens_adapter.__version__ and facts["HF_HUB_OFFLINE"] == "1"
-    assert facts["shipped_models"] == ["lens-lite", "lens-mirror", "sam", "sam2", "vlm"]
+    assert facts["shipped_models"] == ["lens-lite", "lens-lite-sam2", "lens-mirror", "sam", "sam2", "vlm"]
     assert secret not in printed and str(Path.home()) not in printed and str(Path.cwd()) not in printed
 
 

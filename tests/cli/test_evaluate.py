@@ -64,7 +64,7 @@ def test_evaluate_writes_every_figure_it_prints(tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match="holds 3 records"):
         Evaluation.load(file)
     assert all(f" {value:.4f} " in captured.out for value in figures.values()) and "| heads.lite " in captured.out
-    assert len(captured.out.splitlines()) < 90 and "1 test scenes, about " in captured.err.partition("baselines, ")[0]
+    assert len(captured.out.splitlines()) < 100 and "1 test scenes, about " in captured.err.partition("baselines, ")[0]
     assert "heads.lite.giou.attribute" in figures and "baselines.random_object.giou.attribute" in figures
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from lens_adapter import LensAdapter
-from lens_adapter.builtin.demo import ONLY_ITS_WORLD
+from lens_adapter.builtin.names import ONLY_ITS_WORLD
 from lens_adapter.builtin.world import sample_scene
 from lens_adapter.cli import main
 from lens_adapter.cli.segment import _told_apart

@@ -246,4 +246,4 @@ def test_probe_of_a_model_and_a_folder(tmp_path, monkeypatch, capsys):
     Path("data/masks/1.png").unlink()
     assert main(["probe", "--model", "base", "--data", "data"]) == 1
     complaint = capsys.readouterr().err
-    assert "prompts.jsonl" in complaint and "record 1" in complaint and "There is no file" in complaint
+    assert "prompts.jsonl" in complaint and "line 2" in complaint and "There is no file" in complaint

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lens_adapter import LensAdapter
-from lens_adapter.builtin import models
+from lens_adapter.builtin import models, names
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import tiny_sam, tiny_sam_model
 
@@ -32,4 +32,5 @@ def use_shipped(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(models, "VLM", folder / "vlm")
     patch.setattr(models, "SAM", folder / "sam")
     folders = {"mirror": "lens-mirror", "lite": "lens-lite", "lite-sam2": "lens-lite"}
-    patch.setattr(models, "HEADS", {name: folder / given for name, given in folders.items()})
+    for module in (names, models):
+        patch.setattr(module, "HEADS", {name: folder / given for name, given in folders.items()})

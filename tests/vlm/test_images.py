@@ -168,8 +168,8 @@ def test_uint8_as_floats_is_the_same_picture():
 def test_missing_files(tmp_path):
     with pytest.raises(InputError, match=r"no image file .*nowhere\.png"):
         load_image(tmp_path / "nowhere.png")
-    with pytest.raises(InputError, match="no image file"):
-        load_image(tmp_path)  # a folder
+    with pytest.raises(InputError, match="is a folder; expected one image file in it"):
+        load_image(tmp_path)
     with pytest.raises(InputError, match="URLs are not fetched"):
         load_image("https://example.org/cat.png")
 
