@@ -165,7 +165,7 @@ def test_who_may_teach_and_who_may_push(tiny, launched, tabs, arguments, folder,
 
 def test_a_model_without_a_head_can_be_taught(tiny, launched, tabs, capsys):
     assert main(["app", "--model", str(tiny / "vlm"), "--sam", "builtin", "--teach", "mine"]) == 0
-    assert "LENS head: none yet; teach one · SAM: the built-in tiny one." in str(
+    assert "LENS head: none yet; teach one · SAM: the built-in tiny one (" in str(
         [block.value for block in launched[0][0].blocks.values() if isinstance(block, gr.HTML)]
     )
     with pytest.raises(SystemExit) as exit:
