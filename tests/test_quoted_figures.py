@@ -193,7 +193,7 @@ def readme() -> list[Quote]:
             "from a click inside the true mask, reach # here",
             [measured("builtin", "baselines.oracle_keypoint.giou.attribute")],
         ),
-        ("the heads reach a gIoU of # (`examples", [measured("free_prompts", "giou", "lite-sam2")]),
+        ("the default head reaches a gIoU of # (`examples", [measured("free_prompts", "giou", "lite-sam2")]),
         ("The built-in models know # things as one font draws them, and # words", [len(THINGS), _words()]),
     ]
 
