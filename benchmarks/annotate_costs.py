@@ -30,6 +30,7 @@ from PIL import Image
 
 from benchmarks.bases import BASES
 from benchmarks.harness import Stage, Work
+from benchmarks.pages import between
 from benchmarks.suite.registry import PROMPTS, picture, segment
 from benchmarks.suite.steps import Steps
 from lens_adapter import LensAdapter, LensOutput, annotate
@@ -140,9 +141,7 @@ def table(results: dict[str, Any]) -> str:
 
 def with_table(page: str, results: dict[str, Any]) -> str:
     """The page with the table between its markers."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+    return between(page, BEGIN, END, table(results))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.pages import between
 from lens_adapter import LensAdapter, LensConfig, builtin, fitting
 from lens_adapter.builtin.exam import Exam, make_exam
 from lens_adapter.builtin.figures import count_instances, findings_of, head_figures, instance_figures
@@ -259,8 +260,7 @@ def table(results: dict[str, Any], beside: dict[str, float], trained: dict[str, 
 
 def with_table(page: str, results: dict[str, Any], beside: dict[str, float], trained: dict[str, Any]) -> str:
     """A page with the table between its marks written anew."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(results, beside, trained)}\n{END}{rest.split(END)[1]}"
+    return between(page, BEGIN, END, table(results, beside, trained))
 
 
 def records() -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:

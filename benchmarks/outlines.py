@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.pages import between
 from lens_adapter import LensConfig
 from lens_adapter.builtin.baselines import innermost_point, with_target
 from lens_adapter.builtin.exam import Exam, make_exam
@@ -110,8 +111,7 @@ def table(results: dict[str, Any]) -> str:
 
 def with_table(page: str, results: dict[str, Any]) -> str:
     """A page with the table between its marks written anew."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}"
+    return between(page, BEGIN, END, table(results))
 
 
 def main() -> None:

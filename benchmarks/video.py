@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.pages import between
 from lens_adapter import LensVideoOutput, builtin
 from lens_adapter.builtin.world import Expression, Scene, Speaker, moving_scene
 from lens_adapter.evaluation import overlap
@@ -82,8 +83,7 @@ def table(results: dict[str, Any]) -> str:
 
 def with_table(page: str, results: dict[str, Any]) -> str:
     """A page with the table between its marks written anew."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}"
+    return between(page, BEGIN, END, table(results))
 
 
 def main() -> None:

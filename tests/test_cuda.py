@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lens_adapter import LensAdapter
-from lens_adapter.builtin.models import HEADS, QUESTIONS, load_base, load_head
+from lens_adapter.builtin import HEADS, QUESTIONS, load_base, load_head
 from lens_adapter.builtin.world import sample_scene
 from tests.tiny.adapters import GREEDY, PAIRED, hooks_in, learn, ready_inputs, tiny_adapter
 from tests.tiny.models import IMPLEMENTATIONS

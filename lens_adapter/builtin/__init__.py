@@ -10,41 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lens_adapter.builtin.models import (
-        DEFAULT_HEAD,
-        FOLDER,
-        HEAD_NAMES,
-        HEADS,
-        LONGEST_ANSWER,
-        QUESTIONS,
-        SAM,
-        SAM2,
-        VLM,
-        ask,
-        head_folder,
-        load_base,
-        load_head,
-    )
+    from lens_adapter.builtin.models import LONGEST_ANSWER, QUESTIONS, ask, load_base, load_head
+    from lens_adapter.builtin.names import DEFAULT_HEAD, FOLDER, HEAD_NAMES, HEADS, SAM, SAM2, VLM, head_folder
 
-__all__ = [
-    "DEFAULT_HEAD",
-    "FOLDER",
-    "HEADS",
-    "HEAD_NAMES",
-    "LONGEST_ANSWER",
-    "QUESTIONS",
-    "SAM",
-    "SAM2",
-    "VLM",
-    "ask",
-    "head_folder",
-    "load_base",
-    "load_head",
-]
+__all__ = ["DEFAULT_HEAD", "FOLDER", "HEADS", "HEAD_NAMES", "SAM", "SAM2", "VLM", "head_folder"]  # of names
+__all__ += ["LONGEST_ANSWER", "QUESTIONS", "ask", "load_base", "load_head"]  # of models
 
 
 def __getattr__(name: str) -> Any:
-    # The models need torch and transformers, which take seconds to import; the world needs neither.
+    # The models need torch and transformers, which take seconds to import; names and the world need neither.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("lens_adapter.builtin.models"), name)
+    names = import_module("lens_adapter.builtin.names")
+    return getattr(names if hasattr(names, name) else import_module("lens_adapter.builtin.models"), name)

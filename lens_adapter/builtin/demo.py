@@ -24,7 +24,6 @@ from lens_adapter.output import LensOutput
 from lens_adapter.pictures.contact_sheet import contact_sheet
 from lens_adapter.pictures.saving import save_picture
 from lens_adapter.vlm.images import load_image
-from lens_adapter.vlm.words import unknown_words
 
 PICTURE_SIZE = 480
 
@@ -158,9 +157,6 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
     pictures = [request.picture for request in requests]
     questions = [request.question for request in requests]
     model, processor = builtin.load_base()
-    asked = [prompt for request in requests for prompt in request.prompts]
-    if unread := unknown_words(processor, asked):
-        print(f"Words it has never read: {', '.join(unread)}.", file=sys.stderr)
     before = builtin.ask(model, processor, pictures, questions)
     with builtin.load_head(head).attach(model, processor) as adapter:
         outputs = adapter.segment(pictures, [request.prompts for request in requests])

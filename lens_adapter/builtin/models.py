@@ -1,4 +1,4 @@
-"""Where the models that ship with the package lie, and how they are loaded."""
+"""How the models that ship with the package are loaded, and asked."""
 
 from __future__ import annotations
 
@@ -9,25 +9,10 @@ from PIL.Image import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from lens_adapter.adapter import LensAdapter
-from lens_adapter.builtin.names import DEFAULT_HEAD, FOLDER, HEAD_NAMES, HEADS, SAM, SAM2, VLM, head_folder
+from lens_adapter.builtin import names
 from lens_adapter.errors import LensError
 from lens_adapter.vlm.base import FrozenBase
 
-__all__ = [
-    "DEFAULT_HEAD",
-    "FOLDER",
-    "HEADS",
-    "HEAD_NAMES",
-    "LONGEST_ANSWER",
-    "QUESTIONS",
-    "SAM",
-    "SAM2",
-    "VLM",
-    "ask",
-    "head_folder",
-    "load_base",
-    "load_head",
-]
 # In words that the shipped model knows: what its heads were taught to ask, and what a readout asks it, too.
 QUESTIONS = {"prompt_template": "where is {prompt} ?", "presence_question": "is there {prompt} ?"}
 LONGEST_ANSWER = 24  # words: the places of eight objects
@@ -39,21 +24,21 @@ def load_base() -> tuple[PreTrainedModel, ProcessorMixin]:
     Raises:
         LensError: it is not there.
     """
-    folder = _shipped(VLM)
+    folder = _shipped(names.VLM)
     model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
     return model, AutoProcessor.from_pretrained(folder, local_files_only=True)
 
 
-def load_head(name: str = DEFAULT_HEAD) -> LensAdapter:
+def load_head(name: str = names.DEFAULT_HEAD) -> LensAdapter:
     """One of the LENS adapters, not attached.
 
     Args:
-        name: a key of `HEADS`.
+        name: a key of `names.HEADS`.
 
     Raises:
         LensError: it is not there.
     """
-    return LensAdapter.from_pretrained(_shipped(HEADS[name]), local_files_only=True)
+    return LensAdapter.from_pretrained(_shipped(names.HEADS[name]), local_files_only=True)
 
 
 def ask(

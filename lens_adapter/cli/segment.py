@@ -116,8 +116,9 @@ def run(args: argparse.Namespace) -> Result:
             masks = out.save_masks(args.masks if len(images) == 1 else args.masks / _name(number, image))
             note(f"Wrote {len(masks)} mask{'s' * (len(masks) != 1)} to {masks[0].parent}")
         records = out.to_records()
-        for one, file in zip(records, masks, strict=False):
-            one["mask"] = str(file)
+        if args.masks:
+            for one, file in zip(records, masks, strict=True):
+                one["mask"] = str(file)
         found.append({**record, "prompts": records})
         lines += [line if len(images) == 1 else f"{image}\t{line}" for line in _lines(out, used.score)]
     facts = {"model": model, "adapter": head, "mask_threshold": used.mask, "score_threshold": used.score}

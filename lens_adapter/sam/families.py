@@ -20,6 +20,7 @@ from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from lens_adapter.bounds import MOST_SAM_CELLS, require_bounded, without_sources
+from lens_adapter.builtin.names import SAM2
 from lens_adapter.errors import CheckpointMismatchError, LensConfigError, brief, did_you_mean
 from lens_adapter.sam.published import PUBLISHED, SEGMENT_ANYTHING
 
@@ -27,6 +28,11 @@ from lens_adapter.sam.published import PUBLISHED, SEGMENT_ANYTHING
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _HALF = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 SHIPPED = "builtin-sam2"  # the tiny SAM 2 that comes with the package
+# What classes of transformers raise, each in its own way, where no model can be built from a config.
+CANNOT_BE_BUILT = (
+    *(ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, StrictDataclassError, TypeError),
+    ValueError,
+)
 _PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 _GIVEN = ("family", "variant", "weights", "revision", "include_image_encoder", "pixel_mean", "pixel_std", "config")
 _DERIVED = ("image_size", "patch_size", "out_channels", "squashed")
@@ -222,17 +228,17 @@ def whole_config(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         }
     try:
         made = CONFIG_MAPPING[family](**parts).to_dict()
-    except (AttributeError, LookupError, StrictDataclassError, TypeError, ValueError) as error:  # of each class's own
-        raise LensConfigError(f"LensConfig.sam['config'] is none of a {row.title}: {error}") from error
     except ImportError as error:
         raise LensConfigError(f"LensConfig.sam: {row.title} needs another package. {error}") from error
+    except CANNOT_BE_BUILT as error:
+        raise LensConfigError(f"LensConfig.sam['config'] is none of a {row.title}: {error}") from error
     whole: dict[str, Any] = json.loads(json.dumps({name: without_foreign(made[name]) for name in _PARTS}))
     return whole
 
 
 def folder_of(source: str | Path) -> str:
     """Where weights are: the folder of those that ship, else what was named."""
-    return str(Path(__file__).parents[1] / "builtin" / "sam2") if str(source) == SHIPPED else str(source)
+    return str(SAM2) if str(source) == SHIPPED else str(source)
 
 
 def read_family(source: str | Path, **hub_kwargs: Any) -> tuple[str, dict[str, Any], str | None]:

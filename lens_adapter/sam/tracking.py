@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from PIL.Image import Image
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from lens_adapter.bounds import require_bounded, without_sources
 from lens_adapter.errors import CheckpointMismatchError
-from lens_adapter.sam.families import FAMILIES, without_foreign
+from lens_adapter.sam.families import CANNOT_BE_BUILT, FAMILIES, without_foreign
 
 # What of a video model is the head's own.
 OWN_PARTS = ("vision_encoder", "prompt_encoder", "mask_decoder", "shared_image_embedding", "no_memory_embedding")
@@ -151,16 +150,7 @@ def video_config(sam: Mapping[str, Any], described: Mapping[str, Any]) -> Pretra
         config = model_class.config_class(**memory, **parts)
         with torch.device("meta"):  # nothing is made before it is known how large
             shell = model_class(config)
-    except (
-        ArithmeticError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        RuntimeError,
-        StrictDataclassError,
-        TypeError,
-        ValueError,
-    ) as error:  # of each class's own
+    except CANNOT_BE_BUILT as error:
         raise CheckpointMismatchError(f"Its config.json is none of a {model_class.__name__}: {error}") from error
     numbers = sum(tensor.numel() for name, tensor in shell.state_dict().items() if not name.startswith(OWN_PARTS))
     if numbers > MOST_NUMBERS:

@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskGeneration, PretrainedC
 
 from lens_adapter.errors import CheckpointMismatchError, LensConfigError
 from lens_adapter.sam.decoder import Decoded, MaskDecoder, in_float32
-from lens_adapter.sam.families import FAMILIES, folder_of, read_family
+from lens_adapter.sam.families import CANNOT_BE_BUILT, FAMILIES, folder_of, read_family
 from lens_adapter.sam.fetching import say_what_is_fetched
 from lens_adapter.sam.published import SEGMENT_ANYTHING
 from lens_adapter.sam.tracking import OWN_PARTS, MaskTracker, video_class, video_config
@@ -50,15 +50,7 @@ class FamilyDecoder(MaskDecoder):
         try:
             with torch.device("meta"):
                 shell = AutoModelForMaskGeneration.from_config(config)
-        except (
-            ArithmeticError,
-            AttributeError,
-            ImportError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except CANNOT_BE_BUILT as error:
             raise LensConfigError(f"LensConfig.sam: no {self.family.title} can be built. {error}") from error
         prompts = config.prompt_encoder_config if self.family.details == "pyramid" else config
         self.prompt_encoder = type(shell.prompt_encoder)(prompts)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from lens_adapter.builtin import names
 from lens_adapter.errors import CheckpointMismatchError
 
 # A tensor's name in SamModel -> in segment-anything: patterns, each applied to what those above it made of the name.
@@ -72,7 +73,7 @@ def load_sam_weights(
             local `.pth` only, and then by `torch.load(weights_only=True)`.
     """
     if source == "builtin":
-        source = Path(__file__).parents[1] / "builtin" / "sam"
+        source = names.SAM
     path = Path(source)
     if path.suffix == ".pth" or path.is_file():
         return _read_pth(path)

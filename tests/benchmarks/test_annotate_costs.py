@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import annotate_costs, bases
+from benchmarks import annotate_costs
 from benchmarks.annotate_costs import BEGIN, END, PAGE, added_up, main, table, with_table
-from tests.tiny.sam import tiny_sam
+from tests.tiny.benchmark_base import use_tiny_base
 
 ROOT = Path(__file__).parents[2]
 RECORD = {"base": "b", "base_dtype": "d", "sam": "s", "device": "x"}
@@ -37,15 +37,7 @@ def test_the_page_shows_what_was_measured():
 
 
 def test_it_runs(tmp_path, monkeypatch, capsys):
-    text = {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4}
-    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    facts = {
-        **bases._LLAVA,
-        "text_config": {**text, "num_attention_heads": 4, "num_key_value_heads": 2},
-        "vision_config": bases._clip(**{**vision, "image_size": 56}),
-    }
-    base = bases.Base(facts, lambda side: bases._llava_processor(side or 4), tiny_sam())
-    monkeypatch.setitem(bases.BASES, "tiny", base)
+    use_tiny_base(monkeypatch)
     monkeypatch.setattr(annotate_costs, "COUNTS", (1, 2))
     file, page = tmp_path / "costs.json", tmp_path / "page.md"
     file.write_text(json.dumps({"another": {"record": RECORD, "heads": {}}}))

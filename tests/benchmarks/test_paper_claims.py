@@ -13,7 +13,7 @@ import torch
 from benchmarks.paper_claims import __main__ as command
 from benchmarks.paper_claims import methods, report, scenes, training
 from lens_adapter import builtin
-from lens_adapter.builtin import models
+from lens_adapter.builtin import models, names
 from lens_adapter.builtin.exam import make_exam
 from lens_adapter.evaluation import overlap
 from lens_adapter.vlm.inputs import build_inputs
@@ -108,7 +108,7 @@ def test_a_killed_training_goes_on_where_it_was(shipped, monkeypatch, tmp_path):
 
 def test_shared_features_give_the_masks_of_segment(monkeypatch):
     """The road that all methods share, from features that are kept, is that of `segment`; with the real models."""
-    use_shipped(monkeypatch, models.FOLDER)
+    use_shipped(monkeypatch, names.FOLDER)
     exam = make_exam(1, "test")
     lens = methods.Lens(methods.Base.load(), "lite").eval()
     lens.adapter.load_state_dict(builtin.load_head("lite").state_dict())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lens_adapter import builtin
-from lens_adapter.builtin import models
+from lens_adapter.builtin import names
 from lens_adapter.builtin.baselines import Baselines, innermost_point, with_target
 from lens_adapter.builtin.exam import (
     EXPRESSIONS,
@@ -369,8 +369,8 @@ def test_choose_takes_the_best_layer_and_share(baselines, exam, monkeypatch):
 
 
 def test_missing_models_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "VLM", tmp_path / "vlm")
-    monkeypatch.setattr(models, "HEADS", {"lite": tmp_path / "lens-lite"})
+    monkeypatch.setattr(names, "VLM", tmp_path / "vlm")
+    monkeypatch.setattr(names, "HEADS", {"lite": tmp_path / "lens-lite"})
     for load in (builtin.load_base, lambda: builtin.load_head("lite")):
         with pytest.raises(LensError, match="train the models with the scripts in examples/builtin"):
             load()

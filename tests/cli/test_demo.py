@@ -16,7 +16,7 @@ def test_demo_of_an_unreadable_picture(folders, tmp_path, capsys):
 
 
 def test_demo_without_its_models(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lens_adapter.builtin.models.VLM", tmp_path / "vlm")
+    monkeypatch.setattr("lens_adapter.builtin.names.VLM", tmp_path / "vlm")
     assert main(["demo", "-o", str(tmp_path / "sheet.png")]) == 1
     assert "examples/builtin" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lens_adapter import LensAdapter
-from lens_adapter.builtin import models, names
+from lens_adapter.builtin import names
 from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import tiny_sam, tiny_sam_model
 
@@ -29,8 +29,7 @@ def ship_tiny(folder: Path) -> None:
 
 def use_shipped(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let `lens_adapter.builtin` load from `folder`."""
-    patch.setattr(models, "VLM", folder / "vlm")
-    patch.setattr(models, "SAM", folder / "sam")
+    patch.setattr(names, "VLM", folder / "vlm")
+    patch.setattr(names, "SAM", folder / "sam")
     folders = {"mirror": "lens-mirror", "lite": "lens-lite", "lite-sam2": "lens-lite"}
-    for module in (names, models):
-        patch.setattr(module, "HEADS", {name: folder / given for name, given in folders.items()})
+    patch.setattr(names, "HEADS", {name: folder / given for name, given in folders.items()})

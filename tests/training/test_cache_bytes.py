@@ -7,11 +7,10 @@ import json
 import pytest
 import transformers
 
-from benchmarks import bases
 from benchmarks.cached_features import DTYPES, LLAVA, QWEN, Sequence, feature_bytes, main, measured_bytes, seven_billion
 from lens_adapter.training import cache_features
 from tests.tiny.adapters import tiny_trio
-from tests.tiny.sam import tiny_sam
+from tests.tiny.benchmark_base import use_tiny_base
 from tests.tiny.shipped import ship_tiny, use_shipped
 from tests.tiny.training import toy_samples
 
@@ -66,15 +65,7 @@ def test_it_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.once
 def test_a_base_with_random_weights(tmp_path, monkeypatch, capsys):
     """The way that a 7B base goes, with a base that is as small as can be; what others measured stays in the file."""
-    text = {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4}
-    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    facts = {
-        **bases._LLAVA,
-        "text_config": {**text, "num_attention_heads": 4, "num_key_value_heads": 2},
-        "vision_config": bases._clip(**{**vision, "image_size": 56}),
-    }
-    base = bases.Base(facts, lambda side: bases._llava_processor(side or 4), tiny_sam())
-    monkeypatch.setitem(bases.BASES, "tiny", base)
+    use_tiny_base(monkeypatch)
     monkeypatch.setattr("benchmarks.cached_features.seven_billion_bytes", dict)
     file = tmp_path / "figures.json"
     file.write_text(json.dumps({"builtin": {"kept": True}, "shapes": {"tiny, cuda": {}}}))

@@ -292,7 +292,7 @@ class Describer:
         if len(names) < len(parts) or len(set(targets)) < len(targets) or len(set(names)) < len(names):
             return None
         template = self._template("joined" if len(names) == 2 else "joined three", subset)
-        return Said(template.format(**dict(zip("abd", names, strict=False))), targets)
+        return Said(template.format(**dict(zip("abd"[: len(names)], names, strict=True))), targets)
 
     def _part(self) -> tuple[str, Sequence[int]] | None:
         """One of what "and" joins: a thing or, now and then, a group."""
