@@ -93,7 +93,7 @@ def build(
     return model.eval(), base.processor(side)
 
 
-def tokenizer(kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast, **roles: str) -> PreTrainedTokenizerFast:
+def tokenizer(kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast, **roles: Any) -> PreTrainedTokenizerFast:
     """One token a word, unknown words included: texts are as long as a trained tokenizer makes them."""
     backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(SPECIAL)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -76,6 +76,22 @@ def _qwen() -> tuple[dict[str, Any], ProcessorMixin]:
     return {**facts, "text_config": text, "vision_config": tower}, processor
 
 
+def _internvl() -> tuple[dict[str, Any], ProcessorMixin]:
+    roles = {"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>"}
+    words = bases.tokenizer(
+        eos_token="</s>", pad_token="<pad>", extra_special_tokens=roles | {"video_token": "<video>"}
+    )
+    images = transformers.GotOcr2ImageProcessor(size={"height": 448, "width": 448}, max_patches=12)
+    template = bases.LLAVA_TEMPLATE.replace("<image>", roles["context_image_token"])
+    processor = transformers.InternVLProcessor(
+        images, words, transformers.InternVLVideoProcessor(), image_seq_length=16**2, chat_template=template
+    )
+    tower = {**CLIP, "model_type": "internvl_vision", "image_size": [448, 448], "patch_size": [14, 14]}
+    text = {**LLAMA, "model_type": "qwen2", "num_key_value_heads": 4}
+    token = words.convert_tokens_to_ids(roles["context_image_token"])
+    return {"model_type": "internvl", "text_config": text, "vision_config": tower, "image_token_id": token}, processor
+
+
 def _asked_as_llava(kind: type, images: Any, **settings: Any) -> ProcessorMixin:
     words = bases.tokenizer(bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     return kind(
@@ -91,6 +107,7 @@ KINDS: dict[str, Callable[[], tuple[dict[str, Any], ProcessorMixin]]] = {
     "LLaVA-1.5": _llava,
     "LLaVA-NeXT": _llava_next,
     "LLaVA-OneVision": _llava_onevision,
+    "InternVL3": _internvl,
     "Qwen2.5-VL": _qwen,
 }
 
@@ -99,8 +116,8 @@ KINDS: dict[str, Callable[[], tuple[dict[str, Any], ProcessorMixin]]] = {
 def host(stage: Stage) -> Iterator[Comparison]:
     """What the CPU does for a picture beside the models, against the processor's own work on it, by released
     processors' real classes and sizes, whatever the base. A new size is one that was not seen before, when some like
-    it were; the first size of all is measured, and for that no goal is set. Times are those of the process, not the
-    clock's."""
+    it were; the first size of all is measured, and for that no goal is set. So is every new size where the inputs do
+    not say how tiles make an image, as InternVL's. Times are those of the process, not the clock's."""
     decoder = stage.adapter().decoder
     side = decoder.sam["image_size"] // decoder.sam["patch_size"] * 4
     y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")

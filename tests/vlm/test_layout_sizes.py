@@ -15,8 +15,9 @@ from lens_adapter.signals import TokenLayout
 from lens_adapter.vlm.anatomy import find_anatomy
 from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout import measured
-from lens_adapter.vlm.layout.measured import Sizes
-from lens_adapter.vlm.layout.shortcuts import Replica, ThinSlices
+from lens_adapter.vlm.layout.measured import ENOUGH, Sizes
+from lens_adapter.vlm.layout.resized import Replica, Tiles
+from lens_adapter.vlm.layout.shortcuts import Picture, ThinSlices
 from lens_adapter.vlm.layout.single import ImageTokens, fixed_grid
 from lens_adapter.vlm.layout.tokens import token_layouts
 from tests.tiny.pairs import tiny_pair
@@ -26,13 +27,14 @@ from tests.zoo.specimens import architectures
 
 PHOTOGRAPHS = [(480 - step, 640 - 3 * step) for step in range(12)]  # sizes that are alike
 SOME = ((333, 500), (500, 375), *ODD[3:], (767, 1022))
-# One of each way to bring images to the model: {specimen: the shortcut that tells its sizes, None: they are measured}.
+# One of each way to bring images to the model: {specimen: the shortcut that tells its sizes}.
 WAYS = {
     "fast_vlm": Replica,  # the middle is cut out
     "gemma3": Replica,  # both sides are resized to the same
     "glm4v": ThinSlices,  # each side is resized to whole tokens
-    "llava_next": None,  # tiles, by the image's shape
-    "internvl": None,
+    "llava_next": Replica,  # tiles of a canvas, by the image's shape
+    "llava_onevision": Replica,
+    "internvl": Tiles,  # tiles, and nothing in the inputs says of which image
 }
 
 
@@ -47,7 +49,7 @@ def test_told_sizes_are_to_the_last_bit_as_measured_ones(name):
     """tests/zoo/sizes.py does so for the whole zoo."""
     held = hold(known_processor(name), (*PHOTOGRAPHS, *SOME))
     assert held.wrong == [] and len(held.measured) + len(held.told) > 10
-    assert WAYS[name] in held.by if held.told else WAYS[name] is None
+    assert held.told and WAYS[name] in held.by
 
 
 def layouts(architecture: str, framing: str, sizes: list[tuple[int, int]]) -> list[TokenLayout]:
@@ -77,7 +79,7 @@ def test_a_told_size_shows_the_processor_no_picture_of_that_size():
 
     for size in PHOTOGRAPHS:
         shown.clear()
-        sizes.measured(watched, size, show(noise_image(size))[0])
+        sizes.measured(watched, size, show(noise_image(size)))
     assert size not in shown
 
 
@@ -102,11 +104,11 @@ def test_a_shortcut_that_is_wrong_once_is_not_asked_again():
     show = fit_of(zoom=2)
     sizes = Sizes()
     for size in PHOTOGRAPHS:
-        sizes.measured(show, size, show(noise_image(size))[0])
-    assert [type(shortcut) for shortcut in sizes.shortcuts] == [Replica]
+        sizes.measured(show, size, show(noise_image(size)))
+    assert [type(shortcut) for shortcut in sizes.shortcuts] == [Replica, Tiles]
     assert sizes.measurements < len(PHOTOGRAPHS)
     large = (700, 900)  # of a class of its own: it is measured, and what is found is another thing
-    found = sizes.measured(show, large, show(noise_image(large))[0])
+    found = sizes.measured(show, large, show(noise_image(large)))
     assert found.frames == Sizes().measured(show, large, None).frames
     assert sizes.shortcuts == []
 
@@ -122,7 +124,7 @@ def test_a_way_that_is_one_level_off_is_given_up():
         return [replace(image, windows=(replace(window, pixels=pixels),))]
 
     sizes = Sizes()
-    sizes.measured(brighter, PHOTOGRAPHS[0], show(noise_image(PHOTOGRAPHS[0]))[0])
+    sizes.measured(brighter, PHOTOGRAPHS[0], show(noise_image(PHOTOGRAPHS[0])))
     assert not any(isinstance(shortcut, Replica) for shortcut in sizes.shortcuts)
 
 
@@ -130,10 +132,21 @@ def test_a_window_of_another_shape_is_measured():
     show, other = fit_of(), fit_of(side=56)
     sizes = Sizes()
     for size in PHOTOGRAPHS[:-1]:
-        sizes.measured(show, size, show(noise_image(size))[0])
+        sizes.measured(show, size, show(noise_image(size)))
     before = sizes.measurements
-    sizes.measured(show, PHOTOGRAPHS[-1], other(noise_image(PHOTOGRAPHS[-1]))[0])
+    sizes.measured(show, PHOTOGRAPHS[-1], other(noise_image(PHOTOGRAPHS[-1])))
     assert sizes.measurements == before + 1
+
+
+def test_padding_that_was_never_seen_is_measured():
+    """Square images fill the picture; one that does not is of another class, but its class met a square one before."""
+    show, sizes = fit_of(), Sizes()
+    for side in range(300, 300 + 2 * ENOUGH):
+        sizes.measured(show, (side, side), show(noise_image((side, side))))
+    (replica,) = (shortcut for shortcut in sizes.shortcuts if isinstance(shortcut, Replica))
+    (padded,) = show(noise_image((300, 299)))[0].windows
+    assert replica.tell(lambda picture: [], (300, 299), [Picture(padded.pixels, None)]) is None
+    assert replica.tell(lambda picture: [], (301, 301), [Picture(padded.pixels, None)]) is not None
 
 
 def test_an_image_of_another_size_is_still_refused():
@@ -150,5 +163,5 @@ def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(measured, "MAX_CACHED", 3)
     show, sizes = fit_of(), Sizes()
     for size in PHOTOGRAPHS:
-        sizes.measured(show, size, show(noise_image(size))[0])
+        sizes.measured(show, size, show(noise_image(size)))
         assert len(sizes.known) <= 3

@@ -57,7 +57,7 @@ def hold(name: str, sizes: Sequence[Extent] = SIZES) -> Held:
             held.refused.append(size)
             continue
         before = known.measurements
-        found = known.measured(show, size, images[0] if len(images) == 1 else None)
+        found = known.measured(show, size, images)
         (held.measured if known.measurements > before else held.told).append(size)
         same = (found.pictures, found.grids, found.frames, found.shapes) == (
             *(measured.pictures, measured.grids, measured.frames),

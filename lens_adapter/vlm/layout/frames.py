@@ -91,7 +91,7 @@ def measure_lines(show: Show, black: list[Tensor], white: list[Tensor], length: 
         axis: 0, along y, or 1, along x.
     """
     contrasts = [bright - dark for bright, dark in zip(white, black, strict=True)]
-    inside = [_between_padding(contrast.sum(1 - axis)) for contrast in contrasts]
+    inside = [_between_padding(contrast.sum(1 - axis, dtype=torch.float64)) for contrast in contrasts]
     known = [line for line in inside if line is not None]
     if len(known) == len(inside):
         return known
@@ -102,13 +102,17 @@ def measure_lines(show: Show, black: list[Tensor], white: list[Tensor], length: 
         # Whole levels per pixel where there are enough of them: then the ramp is exact.
         slope = max(255 // (high - low), 1) if high - low <= 255 else 255 / (high - low)
         ramp = np.clip((np.arange(length) - low) * slope, 0, 255).round().astype(np.uint8)
-        lines = []
+        lines: list[Line] = []
+        fitted: dict[bytes, Line] = {}  # tiles in a row share theirs
         seen = show(ramp[:, None] if axis == 0 else ramp[None, :])
         for picture, dark, contrast, line in zip(seen, black, contrasts, inside, strict=True):
             lit = contrast > 0.98 * _plateau(contrast)  # wholly image, no padding
             level = torch.where(lit, 255 * (picture - dark) / contrast, torch.nan).nanmedian(1 - axis).values
             fraction = (level / slope + low + 0.5) / length  # nan where a row or column shows no image
-            lines.append(line or _line(fraction))
+            key = fraction.numpy().tobytes()
+            if line is None and key not in fitted:
+                fitted[key] = _line(fraction)
+            lines.append(line or fitted[key])
         ends = np.clip([end for a, b in lines if (a, b) != NOWHERE for end in (b, a + b)], 0, 1) * length
         if not ends.size or ends.max() - ends.min() > (high - low) / 8 or high - low <= 16:
             return lines

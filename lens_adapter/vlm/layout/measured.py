@@ -19,10 +19,11 @@ from torch import Tensor
 
 from lens_adapter.errors import InputError
 from lens_adapter.vlm.layout.frames import NOWHERE, Frame, grey, is_enlarged, measure_frames, shown_size
+from lens_adapter.vlm.layout.resized import Replica, Tiles
 from lens_adapter.vlm.layout.shortcuts import (
     CannotTellError,
     Extent,
-    Replica,
+    Picture,
     Shortcut,
     Showing,
     ThinSlices,
@@ -36,6 +37,7 @@ from lens_adapter.vlm.threads import one_at_a_time
 MAX_CACHED = 1024  # image sizes per processor
 FEW = 8  # values of padding; where there are more, it is none
 ENOUGH = 5  # measurements that a shortcut agrees with before it is believed
+PATIENCE = 10  # measurements within which a cheaper shortcut may still come to be believed
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,21 @@ class Sizes:
     """
 
     known: dict[Extent, Measured] = field(default_factory=dict)
-    shortcuts: list[Shortcut] = field(default_factory=lambda: [Replica(), ThinSlices()])
+    shortcuts: list[Shortcut] = field(default_factory=lambda: [Replica(), Tiles(), ThinSlices()])
     agreed: Counter[tuple[Shortcut, tuple[int, int, int]]] = field(default_factory=Counter)
     measurements: int = 0
 
     @one_at_a_time
     def measured(
-        self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, image: ImageTokens | None
+        self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, image: Sequence[ImageTokens] | None
     ) -> Measured:
         """What a measurement of `size` finds, made once or told.
 
         Args:
             show: what the processor makes of a picture.
             size: (H, W).
-            image: the tokens of one of that size; None: it is not known which they are.
+            image: the tokens of one of that size, of each tile where the inputs do not say which make an image; None:
+                it is not known which they are.
 
         Raises:
             InputError: as `measure_frames`.
@@ -90,7 +93,7 @@ class Sizes:
         if size not in self.known:
             if len(self.known) >= MAX_CACHED:
                 self.known.clear()
-            told = None if image is None else self._told(show, size, image.windows)
+            told = None if image is None else self._told(show, size, image)
             self.known[size] = told or self._measure(show, size)
         return self.known[size]
 
@@ -99,18 +102,19 @@ class Sizes:
         return sum(count for (one, _), count in self.agreed.items() if one is shortcut)
 
     def _told(
-        self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, windows: tuple[Window, ...]
+        self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, image: Sequence[ImageTokens]
     ) -> Measured | None:
-        pixels = _pixels(windows)
+        windows = joined(image).windows
+        pictures = _pictures(windows)
         for shortcut in self.shortcuts:
-            if self.agreements(shortcut) < ENOUGH:
+            if self.agreements(shortcut) < ENOUGH and self.measurements < PATIENCE:
                 break  # the first ones are the cheapest: they are given time
-            if not self.agreed[shortcut, class_of(size)]:
+            if self.agreements(shortcut) < ENOUGH or not self.agreed[shortcut, class_of(size)]:
                 continue
-            if told := _ask(shortcut, show, size, pixels):
+            if told := _ask(shortcut, show, size, pictures):
                 paddings = [_padding(*pair) for pair in zip(told.black, told.frames, strict=True)]
-                shapes = [tuple(one.shape) for one in pixels]
-                return Measured(1, [window.grid for window in windows], told.frames, shapes, paddings)
+                shapes = [tuple(picture.pixels.shape) for picture in pictures]
+                return Measured(len(image), [window.grid for window in windows], told.frames, shapes, paddings)
         return None
 
     def _measure(self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent) -> Measured:
@@ -121,19 +125,19 @@ class Sizes:
         def show_levels(levels: np.ndarray) -> list[Tensor]:
             made = show(grey(levels, shown_size(size)))
             images[:] = images or made
-            seen.append(Showing(levels, _pixels(joined(made).windows)))
-            return seen[-1].pictures
+            seen.append(Showing(levels, _pictures(joined(made).windows)))
+            return [picture.pixels for picture in seen[-1].pictures]
 
         frames = measure_frames(show_levels, size)
         count, grids = len(images), [window.grid for window in joined(images).windows]
         if is_enlarged(size):  # what was shown is a larger picture: its frame is the same, but not its pixels
             return Measured(count, grids, frames, [], [])
         black = seen[0].pictures
-        paddings = [_padding(pixels, frame) for pixels, frame in zip(black, frames, strict=True)]
-        measured = Measured(count, grids, frames, [tuple(pixels.shape) for pixels in black], paddings)
+        paddings = [_padding(picture.pixels, frame) for picture, frame in zip(black, frames, strict=True)]
+        measured = Measured(count, grids, frames, [tuple(picture.pixels.shape) for picture in black], paddings)
         for shortcut in list(self.shortcuts):
             told = _ask(shortcut, show, size, black)
-            agrees = told is None or (count == 1 and self._says(told, measured))
+            agrees = told is None or self._says(told, measured)
             if not agrees or not shortcut.learn(size, seen):
                 self.shortcuts.remove(shortcut)
             elif told is not None:
@@ -147,27 +151,27 @@ class Sizes:
 
 
 def _ask(
-    shortcut: Shortcut, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, pixels: Sequence[Tensor]
+    shortcut: Shortcut, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, pictures: Sequence[Picture]
 ) -> Told | None:
     def show_windows(picture: Image.Image) -> list[Tensor]:
         try:
-            return _pixels(joined(show(picture)).windows)
+            return [shown.pixels for shown in _pictures(joined(show(picture)).windows)]
         except Exception as error:  # nobody asked for so thin a picture; a processor refuses it in whatever way
             raise CannotTellError from error
 
     try:
-        return shortcut.tell(show_windows, size, pixels)
+        return shortcut.tell(show_windows, size, pictures)
     except CannotTellError:
         return None
 
 
-def _pixels(windows: Sequence[Window]) -> list[Tensor]:
-    return [window.pixels for window in windows if window.pixels is not None]
+def _pictures(windows: Sequence[Window]) -> list[Picture]:
+    return [Picture(window.pixels, window.canvas) for window in windows if window.pixels is not None]
 
 
 def _padding(pixels: Tensor, frame: Frame) -> Tensor:
     """The values of those pixels of a window that lie outside of the image."""
-    return (pixels[_outside(pixels, frame)].float().cpu() * 1000).round().unique() / 1000
+    return (_around(pixels, frame) * 1000).round().unique() / 1000
 
 
 def frames_of(image: ImageTokens, size: tuple[int, int], measured: Measured) -> list[Frame]:
@@ -194,7 +198,7 @@ def frames_of(image: ImageTokens, size: tuple[int, int], measured: Measured) -> 
                 f"have {tuple(pixels.shape)}. {advice}"
             )
         if 0 < len(padding) <= FEW:
-            around = pixels[_outside(pixels, frame)].float().cpu()
+            around = _around(pixels, frame)
             if (around[:, None] - padding).abs().amin(dim=1).max() > 0.05:  # of about 4 from black to white
                 raise InputError(
                     f"image_sizes: an image of (H, W) = {size} has padding around it by this processor, but the "
@@ -203,13 +207,14 @@ def frames_of(image: ImageTokens, size: tuple[int, int], measured: Measured) -> 
     return measured.frames
 
 
-def _outside(pixels: Tensor, frame: Frame) -> Tensor:
-    """bool like `pixels` (rows, columns): those that lie outside of the image, by two of them at least."""
+def _around(pixels: Tensor, frame: Frame) -> Tensor:
+    """(n,): of `pixels` (rows, columns), those that lie outside of the image, by two of them at least."""
     outside = []
     for count, (scale, offset) in zip(pixels.shape, frame, strict=True):
         edges = scale * torch.arange(count + 1, device=pixels.device) / count + offset
         margin = 2 * scale / count
         outside.append((edges[1:] < -margin) | (edges[:-1] > 1 + margin))
     rows, columns = outside
-    known = NOWHERE not in frame  # else there may be a little of the image in it
-    return (rows[:, None] | columns) & known
+    if NOWHERE in frame or not (rows.any() or columns.any()):  # of the first there may be a little of the image in it
+        return torch.zeros(0)
+    return pixels[rows[:, None] | columns].float().cpu()

@@ -10,12 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isqrt, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lens_adapter.errors import InputError, UnsupportedModelError
+
+
+class Canvas(NamedTuple):
+    """A preprocessed picture, of one size or another, of which a window shows a part.
+
+    Attributes:
+        size: its (rows, columns), in pixels.
+        rows: (n,) indices of those that the window shows, from the top.
+        columns: as well, from the left.
+    """
+
+    size: tuple[int, int]
+    rows: Tensor
+    columns: Tensor
 
 
 @dataclass(frozen=True)
@@ -28,12 +42,14 @@ class Window:
         stride: tokens from one row to the next: more than w where a separator ends each row. Default: w.
         pixels: float (rows, columns), the preprocessed values averaged over channels, at any resolution. None: they
             cannot tell what they show, and it is the whole image.
+        canvas: what the pixels were cut from, if the inputs tell.
     """
 
     start: int
     grid: tuple[int, int]
     pixels: Tensor | None
     stride: int | None = None
+    canvas: Canvas | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lens_adapter.errors import InputError
-from lens_adapter.vlm.layout.single import ImageTokens, Window, require_tensor
+from lens_adapter.vlm.layout.single import Canvas, ImageTokens, Window, require_tensor
 
 
 def any_resolution(
@@ -57,13 +57,15 @@ def any_resolution(
         top, left = divmod(int(kept[0, 0]), columns * side)
         h, w = kept.shape
         y0, y1, x0, x1 = (round(edge * seen / side) for edge in (top, top + h, left, left + w))
-        canvas = _stitched(tiles[1 : 1 + rows * columns], rows)[y0:y1, x0:x1]
+        pixels = _stitched(tiles[1 : 1 + rows * columns], rows)[y0:y1, x0:x1]
+        shown = (_seen(rows, size, seen)[y0:y1], _seen(columns, size, seen)[x0:x1])
+        canvas = Canvas((rows * size, columns * size), *shown)
         if limit is not None:
             shrink = sqrt(h * w / (int(limit.removeprefix("anyres_max_")) * side**2))
             if shrink > 1.1:
                 h, w = int(h // shrink), int(w // shrink)
         whole = Window(0, (side, side), tiles[0])
-        images.append(ImageTokens(side**2 + h * (w + 1), (whole, Window(side**2, (h, w), canvas, stride=w + 1))))
+        images.append(ImageTokens(side**2 + h * (w + 1), (whole, Window(side**2, (h, w), pixels, w + 1, canvas))))
     return images
 
 
@@ -200,6 +202,11 @@ def _sized_tile(patches: Tensor, shape: tuple[int, int], merge: int) -> ImageTok
     """Of the row-major patches of a tile; merge x merge of them make a token."""
     h, w = (length // merge for length in shape)
     return ImageTokens(h * w, (Window(0, (h, w), patches.reshape(shape)),))
+
+
+def _seen(tiles: int, size: int, seen: int) -> Tensor:
+    """Indices of the first `seen` pixels of each of so many tiles, along a side of the picture that they make."""
+    return (torch.arange(tiles)[:, None] * size + torch.arange(seen)).flatten()
 
 
 def _stitched(tiles: Tensor, rows: int) -> Tensor:

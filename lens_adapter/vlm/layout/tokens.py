@@ -61,7 +61,7 @@ def token_layouts(
     else:
         sizes = _sizes_of(image_sizes)
         found = _known_sizes(processor, known.from_text, read)
-        apart = images if len(images) == len(sizes) else [None] * len(sizes)
+        apart = _by_image(images, len(sizes), inputs, anatomy.image_token_id)
 
         def show(picture: Image) -> list[ImageTokens]:
             return read(_preprocess(processor, picture, known.from_text))
@@ -152,6 +152,24 @@ def _reader(layout: Layout, anatomy: Anatomy) -> partial[list[ImageTokens]]:
             value = getattr(value, part)
         values[name] = value
     return partial(layout.family, **values)
+
+
+def _by_image(
+    images: Sequence[ImageTokens], count: int, inputs: Mapping[str, Any], image_token_id: int | None
+) -> Sequence[Sequence[ImageTokens] | None]:
+    """The parts of each of so many images, where every part is one, or every sequence shows one; else None of each."""
+    if len(images) == count:
+        return [[image] for image in images]
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or len(ids) != count:
+        return [None] * count
+    rest, apart = list(images), []
+    for tokens in (ids == image_token_id).sum(1).tolist():
+        parts: list[ImageTokens] = []
+        while rest and sum(part.length for part in parts) < tokens:
+            parts.append(rest.pop(0))
+        apart.append(parts)
+    return apart
 
 
 def _token_runs(input_ids: Tensor, image_token_id: int, lengths: Sequence[int]) -> list[Tensor]:
