@@ -218,7 +218,9 @@ def main() -> None:
     )
     adapter.decoder.load_weights(SHIPPED / args.sam)
     if args.start:
-        adapter.load_state_dict(LensAdapter.from_pretrained(args.start).state_dict())
+        # A head that was not told the heat goes on with a layer for it that starts at zero.
+        new = {name: tensor for name, tensor in adapter.state_dict().items() if name.startswith("head.dense.")}
+        adapter.load_state_dict(new | LensAdapter.from_pretrained(args.start).state_dict())
     model.to(args.device)
     adapter.to(args.device)
     tokens = image_tokens(model, args.workers).to(args.device)
@@ -229,11 +231,11 @@ def main() -> None:
         {"params": list(adapter.decoder.mask_decoder.parameters()), "lr": 5e-4},
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
-    rates = [group["lr"] for group in groups]
+    rates = [args.rate * group["lr"] for group in groups]
     session = Session(output.name, args.minutes, {"adapter": adapter, "adam": optimizer})
     side = adapter.decoder.sam["image_size"]
     sample = partial(make_sample, side=side, low=4 * side // adapter.decoder.sam["patch_size"])
-    stream = batches(sample, BATCH, session.step, collate, args.workers, args.device)
+    stream = batches(sample, BATCH, session.step + args.first, collate, args.workers, args.device)
     index = torch.arange(BATCH, device=args.device).repeat_interleave(EXPRESSIONS)
     for progress in session.steps():
         rate = min(1.0, (session.step + 1) / 50) * flat_then_cosine(progress, 0.1, 0.01)
