@@ -73,11 +73,14 @@ def seconds_of_parts(stage: Stage, adapter: LensAdapter, jpeg: Path) -> dict[str
     return {name: median(one[name] for one in rounds[1:]) for name in ways}
 
 
+def seconds_of(parts: dict[str, float], count: int) -> list[float]:
+    """Of a picture with so many prompts: to encode it, in the base, in the head, to decode, and to write."""
+    return [parts["encode"], parts[f"base, {count} prompts"], *(count * parts[k] for k in ("head", "decode", "write"))]
+
+
 def added_up(parts: dict[str, float], count: int) -> float:
     """Seconds of a picture with so many prompts."""
-    return (
-        parts["encode"] + parts[f"base, {count} prompts"] + count * sum(parts[k] for k in ("head", "decode", "write"))
-    )
+    return sum(seconds_of(parts, count))
 
 
 def run(adapter: LensAdapter, folder: Path, pictures: int, count: int) -> dict[str, float]:
@@ -118,25 +121,38 @@ def measure(stage: Stage, heads: Sequence[str], pictures: int) -> dict[str, Any]
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: one row per place, head and number of prompts."""
+    """Markdown: one row per place, head and number of prompts.
+
+    On a CPU, whose seconds say little of another, parts are shares of what they add up to; so is the run.
+    """
     if not results:
         return "*Not measured yet.*"
     lines = [
-        "| base, SAM | on | head | prompts | encode | base | head | decode | write | pictures an hour, added up | in a "
-        "run |",
+        "| base, SAM | on | head | prompts | encode | base | heads | decode | write | added up | in a run |",
         "|---" * 11 + "|",
     ]
     for one in results.values():
         record = one["record"]
         what = f"{record['base']} in {record['base_dtype']}, {record['sam']}"
+        where = f"a CPU, threads: {record['threads']}" if record["device_kind"] == "cpu" else record["device"]
         for head, found in one["heads"].items():
-            for count, summed in found["prompts"].items():
-                parts = found["seconds"]
-                names = ("encode", f"base, {count} prompts", "head", "decode", "write")
-                shown = " | ".join(f"{1000 * parts[name]:.1f} ms" for name in names)
-                hours = " | ".join(f"{summed[k]:,.0f}" for k in ("pictures_per_hour_added_up", "pictures_per_hour"))
-                lines.append(f"| {what} | {record['device']} | {head} | {count} | {shown} | {hours} |")
+            for count in map(int, found["prompts"]):
+                cells = _shares(found, count) if record["device_kind"] == "cpu" else _milliseconds(found, count)
+                lines.append(f"| {what} | {where} | {head} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _milliseconds(found: dict[str, Any], count: int) -> list[str]:
+    rates = found["prompts"][str(count)]
+    hours = [rates["pictures_per_hour_added_up"], rates["pictures_per_hour"]]
+    parts = seconds_of(found["seconds"], count)
+    return [*(f"{1000 * part:.1f} ms" for part in parts), *(f"{rate:,.0f} an hour" for rate in hours)]
+
+
+def _shares(found: dict[str, Any], count: int) -> list[str]:
+    parts, rates = seconds_of(found["seconds"], count), found["prompts"][str(count)]
+    ran = rates["pictures_per_hour_added_up"] / rates["pictures_per_hour"]
+    return [*(f"{part / sum(parts):.2f}" for part in parts), "1", f"{ran:.2f}"]
 
 
 def with_table(page: str, results: dict[str, Any]) -> str:

@@ -12,21 +12,37 @@ from benchmarks.annotate_costs import BEGIN, END, PAGE, added_up, main, table, w
 from tests.tiny.benchmark_base import use_tiny_base
 
 ROOT = Path(__file__).parents[2]
-RECORD = {"base": "b", "base_dtype": "d", "sam": "s", "device": "x"}
+RECORD = {"base": "b", "base_dtype": "d", "sam": "s", "device": "x", "device_kind": "cuda", "threads": 2}
+PARTS = {
+    "encode": 100.0,
+    "base, 1 prompts": 20.0,
+    "base, 4 prompts": 26.0,
+    "head": 1.0,
+    "decode": 2.0,
+    "write": 3.0,
+}
 pytestmark = pytest.mark.once
 
 
 def test_the_sum_is_that_of_the_page():
-    parts = {
-        "encode": 100.0,
-        "base, 1 prompts": 20.0,
-        "base, 4 prompts": 26.0,
-        "head": 1.0,
-        "decode": 2.0,
-        "write": 3.0,
-    }
-    assert added_up(parts, 1) == 126 and added_up(parts, 4) == 100 + 26 + 4 * 6
+    assert added_up(PARTS, 1) == 126 and added_up(PARTS, 4) == 100 + 26 + 4 * 6
     assert "encode + base(p) + p · (head + decode + write)" in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (
+            "cuda",
+            "| lite | 4 | 100000.0 ms | 26000.0 ms | 4000.0 ms | 8000.0 ms | 12000.0 ms | 24 an hour | 20 an hour |",
+        ),
+        ("cpu", "| a CPU, threads: 2 | lite | 4 | 0.67 | 0.17 | 0.03 | 0.05 | 0.08 | 1 | 1.20 |"),
+    ],
+)
+def test_seconds_are_told_of_an_accelerator_and_shares_of_a_cpu(kind, row):
+    rates = {"pictures_per_hour_added_up": 24.0, "pictures_per_hour": 20.0}
+    found = {"record": RECORD | {"device_kind": kind}, "heads": {"lite": {"seconds": PARTS, "prompts": {"4": rates}}}}
+    assert row in table({"one": found})
 
 
 def test_the_page_shows_what_was_measured():
