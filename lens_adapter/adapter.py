@@ -17,16 +17,16 @@ from huggingface_hub import CommitInfo
 from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers import __version__ as transformers_version
-from transformers.utils import logging
 
 from lens_adapter.chat import GroundedText, Messages, Route, Wanted, chat, ground, route
 from lens_adapter.checkpoint import (
-    WHERE,
     Shapes,
     located,
+    place_of,
     require_digest,
+    require_loaded,
     require_no_redirection,
+    require_savable,
     require_shapes,
     saving,
     shapes_in,
@@ -34,37 +34,27 @@ from lens_adapter.checkpoint import (
     weight_files,
 )
 from lens_adapter.config import LensConfig
-from lens_adapter.errors import (
-    CheckpointMismatchError,
-    InputError,
-    LensConfigError,
-    LensError,
-    NotAttachedError,
-    brief,
-)
-from lens_adapter.finite import not_finite
+from lens_adapter.errors import InputError, LensConfigError, NotAttachedError
 from lens_adapter.fitting import FitReport, Labelled, fit_readout
 from lens_adapter.head.head import LensHead
-from lens_adapter.head.raster import rasterize
 from lens_adapter.head.readout import Readout
+from lens_adapter.head.untrained import small_weights, warn_if_untrained
+from lens_adapter.looking import look
 from lens_adapter.output import LensOutput, LensOutputs
 from lens_adapter.results import RESULTS_FILE, Evaluation, require_about, save_results
 from lens_adapter.sam.build import build_decoder
 from lens_adapter.sam.clicks import masks_of_clicks
 from lens_adapter.sam.embeddings import EmbeddingCache
-from lens_adapter.sam.tracking import MaskTracker
-from lens_adapter.segmentation import LensPrediction, Request, assemble, read_requests, segment
+from lens_adapter.segmentation import LensPrediction, assemble, read_requests, segment, unknown_words_of
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
-from lens_adapter.video import Frames, LensVideoOutput, read_frames, track_masks
+from lens_adapter.video import Frames, LensVideoOutput, LoadedTracker, load_tracker, read_frames, track_masks
 from lens_adapter.vlm.base import FrozenBase
 from lens_adapter.vlm.compatibility import check_base
 from lens_adapter.vlm.hooks import Query
-from lens_adapter.vlm.images import ImageInput, load_image
+from lens_adapter.vlm.images import ImageInput
 from lens_adapter.vlm.mirror import MirrorLayers
 from lens_adapter.vlm.rebuilding import build_layers
 from lens_adapter.vlm.state import evaluation_mode
-
-logger = logging.get_logger(__name__)
 
 
 class LensAdapter(PreTrainedModel):
@@ -109,8 +99,8 @@ class LensAdapter(PreTrainedModel):
         self._names_sam = config.fusion == "readout" and bool(config.sam["weights"])
         self._sam_is_loaded = True
         # The video model that `segment_video` was last asked for, and by what name.
-        self._tracker: tuple[str | bool | PathLike[str], MaskTracker] | None = None
-        # Some weights that a new head began with, until it is known to have others.
+        self._tracker: LoadedTracker | None = None
+        # Some weights that a new head began with, until it is asked for its first masks.
         self._untrained: dict[str, Tensor] = {}
         if self._names_sam:
             self._keys_to_ignore_on_load_missing = [r"^decoder\."]
@@ -149,8 +139,7 @@ class LensAdapter(PreTrainedModel):
         if adapter.config.fusion == "mirror":
             adapter.mirror.warm_start(adapter.base.anatomy, adapter.config.tap_layer)
         if adapter.config.fusion != "readout":  # which says so itself
-            small = ((name, tensor) for name, tensor in adapter.head.named_parameters() if tensor.numel() <= 4096)
-            adapter._untrained = {name: tensor.detach().clone() for name, tensor in small}
+            adapter._untrained = small_weights(adapter.head)
         return adapter
 
     @classmethod
@@ -181,7 +170,7 @@ class LensAdapter(PreTrainedModel):
         config = kwargs.pop("config", None)
         if not isinstance(config, LensConfig):
             fields = {key: kwargs.pop(key) for key in inspect.signature(LensConfig).parameters if key in kwargs}
-            config = LensConfig.from_pretrained(source if config is None else config, **_where(kwargs), **fields)
+            config = LensConfig.from_pretrained(source if config is None else config, **place_of(kwargs), **fields)
         require_no_redirection(source, **kwargs)
         files = weight_files(source, **kwargs)
         with torch.device("meta"):  # nothing is made before it is known to be what the files hold
@@ -191,13 +180,7 @@ class LensAdapter(PreTrainedModel):
         kwargs |= {"use_safetensors": True, "output_loading_info": True, "config": config}
         loaded: Any = super().from_pretrained(source, *args, **kwargs)
         adapter, info = loaded
-        if problems := {key: info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}:
-            raise CheckpointMismatchError(f"{source}: transformers {transformers_version} did not load {problems}.")
-        if wrong := not_finite(adapter._saved_tensors().items()):
-            raise CheckpointMismatchError(
-                f"{source}: {len(wrong)} tensors hold numbers that are infinite or none (NaN): {str(wrong[:4])[1:-1]}; "
-                "expected finite ones. Fetch it again; if it was trained so, train it anew."
-            )
+        require_loaded(source, info, adapter._saved_tensors())
         adapter.decoder.freeze()
         adapter._sam_is_loaded = not adapter._names_sam
         return cast(LensAdapter, (adapter, info) if wants_info else adapter)  # transformers says so too
@@ -239,12 +222,7 @@ class LensAdapter(PreTrainedModel):
             if key in kwargs
         }
         self._keys_to_ignore_on_save = self._unsaved_keys
-        if wrong := not_finite((kwargs.get("state_dict") or self._saved_tensors()).items()):
-            raise LensError(
-                f"This head is not saved: {len(wrong)} of its tensors hold numbers that are infinite or none (NaN): "
-                f"{str(wrong[:4])[1:-1]}. Go back to an earlier checkpoint; train with a smaller learning_rate, or in "
-                "bfloat16 or float32."
-            )
+        require_savable(kwargs.get("state_dict") or self._saved_tensors())
         if any(getattr(result, "head_sha256", None) for result in results or ()):
             require_about(results or (), self.digest(), "this head")
         if not kwargs.get("is_main_process", True):
@@ -625,7 +603,8 @@ class LensAdapter(PreTrainedModel):
             raise InputError(f"batch_size must be an integer of at least 1; got {batch_size!r}.")
         requests = read_requests(images, prompts)
         if self._untrained:
-            self._warn_if_untrained()
+            began, self._untrained = self._untrained, {}  # once
+            warn_if_untrained(self.head, began, self.config.fusion)
         with self.base.turn(), evaluation_mode(self):
             drafts = segment(requests, self.base, self.decoder.shrink, self.encode_images, self, batch_size)
         outputs = LensOutputs(
@@ -638,7 +617,7 @@ class LensAdapter(PreTrainedModel):
                 instances=instances,
                 unknown_words=words,
             )
-            for request, drafted, words in zip(requests, drafts, self._unknown_words(requests), strict=True)
+            for request, drafted, words in zip(requests, drafts, unknown_words_of(requests, self.base), strict=True)
         )
         return outputs if isinstance(images, (list, tuple)) else outputs[0]
 
@@ -683,41 +662,18 @@ class LensAdapter(PreTrainedModel):
         self.base.require_processor()
         thresholds = self.config.thresholds(mask_threshold, score_threshold)
         pictures, texts = read_frames(frames), [prompts] if isinstance(prompts, str) else prompts
-        tracker = self._load_tracker(track) if track else None
-        video = LensVideoOutput(
-            self.segment(
-                pictures,
-                [texts] * len(pictures),
-                batch_size=batch_size,
-                mask_threshold=mask_threshold,
-                score_threshold=score_threshold,
-            )
+        tracker = None
+        if track:
+            tracker = self._tracker = load_tracker(track, self.decoder, self._tracker)
+        outputs = self.segment(
+            pictures,
+            [texts] * len(pictures),
+            batch_size=batch_size,
+            mask_threshold=mask_threshold,
+            score_threshold=score_threshold,
         )
-        return video if tracker is None else track_masks(video, tracker, self.decoder, thresholds)
-
-    def _load_tracker(self, source: str | bool | PathLike[str]) -> MaskTracker:
-        """The video model by this name, loaded once."""
-        if not isinstance(source, bool | str | PathLike):
-            raise InputError(f"track must be True, False, or a folder or repository; got {brief(source)}.")
-        if self._tracker is None or self._tracker[0] != source:
-            self._tracker = (source, self.decoder.load_tracker(None if source is True else str(source)))
-        return self._tracker[1]
-
-    def _unknown_words(self, requests: Sequence[Request]) -> list[list[list[str]]]:
-        """Of every prompt of every request, by one question, so that one warning names them all."""
-        words = iter(self.base.unknown_words([prompt for _, prompts in requests for prompt in prompts]))
-        return [[next(words) for _ in prompts] for _, prompts in requests]
-
-    def _warn_if_untrained(self) -> None:
-        """Once, of a head whose weights are still those that `from_model` gave it."""
-        weights = dict(self.head.named_parameters())
-        began, self._untrained = self._untrained, {}
-        if all(torch.equal(weights[name], tensor.to(weights[name])) for name, tensor in began.items()):
-            logger.warning(
-                f"This {self.config.fusion!r} head was never trained: from_model made it, and its masks mean nothing "
-                "yet. Train it (LensTrainer, or lens-adapter train), load a trained one "
-                '(LensAdapter.from_pretrained), or fit a readout in seconds: from_model(..., fusion="readout").fit().'
-            )
+        video = LensVideoOutput(outputs)
+        return video if tracker is None else track_masks(video, tracker.model, self.decoder, thresholds)
 
     @torch.no_grad()
     def look(self, image: ImageInput, prompt: str, *, layer: int | None = None, head: int | None = None) -> Image:
@@ -744,25 +700,7 @@ class LensAdapter(PreTrainedModel):
             >>> adapter.look(image, "a cup").size, adapter.look(image, "a cup", layer=2, head=0).size
             ((640, 480), (640, 480))
         """
-        from lens_adapter.pictures.overlays import heatmap_overlay
-
-        picture = load_image(image)
-        unfitted = isinstance(self.head, Readout) and not self.head.heads
-        if layer is None and not unfitted and head is None:
-            with self.base.turn(), evaluation_mode(self):
-                prompts = self.head(self.base.read([picture], [prompt], ask=False))
-            height, width = prompts.size[0].tolist()
-            heat = prompts.heatmap[0, :height, :width].cpu()
-            return heatmap_overlay(picture, heat / heat.max().clamp(min=1e-12))
-        layer = self.config.tap_layer if layer is None else layer
-        reading = self.base.read([picture], [prompt], layers=[layer], ask=False)
-        rows = reading.signals.attention[layer][0, :, -1].cpu().float()  # (heads, T)
-        if head is not None and not 0 <= head < len(rows):
-            raise LensConfigError(f"head must be one of layer {layer}, from 0 to {len(rows) - 1}; got {head}.")
-        row = rows.mean(0) if head is None else rows[head]
-        raster = rasterize(reading.layouts)
-        heat = raster.spread(row[None].gather(1, raster.positions))[0]
-        return heatmap_overlay(picture, heat / heat.max().clamp(min=1e-12))
+        return look(self.base, self.head, self.config, image, prompt, layer=layer, head=head)
 
     # -- chatting -----------------------------------------------------------------------------------------------------
 
@@ -816,11 +754,6 @@ class LensAdapter(PreTrainedModel):
             InputError: no processor; a text or question that cannot be used; "yes" and "no" look the same.
         """
         return route(self.base, text, image, question)
-
-
-def _where(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the arguments of `from_pretrained` says where a file is."""
-    return {key: value for key, value in kwargs.items() if key in WHERE}
 
 
 def _shapes(adapter: LensAdapter) -> tuple[Shapes, Shapes]:

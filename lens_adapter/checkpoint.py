@@ -22,11 +22,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import __version__ as transformers_version
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from lens_adapter.builtin.names import head_folder
-from lens_adapter.errors import CheckpointMismatchError, InputError, brief
+from lens_adapter.errors import CheckpointMismatchError, InputError, LensError, brief
+from lens_adapter.finite import not_finite
 from lens_adapter.sources import why_no_source
 from lens_adapter.writing import new_file_mode, require_here
 
@@ -36,13 +38,27 @@ _FORGOTTEN = 3600.0  # seconds after which an unfinished save is taken for one o
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 _FLOATS = {"F64", "F32", "F16", "BF16"}  # as safetensors calls them
 _COUNTERS = "num_batches_tracked"  # of batch norms, which some image encoders have
-WHERE = ("revision", "subfolder", "cache_dir", "token", "force_download", "local_files_only", "proxies")
+_WHERE = ("revision", "subfolder", "cache_dir", "token", "force_download", "local_files_only", "proxies")
 _MOST_SHARDS = 1000
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 # -- saving -----------------------------------------------------------------------------------------------------------
+
+
+def require_savable(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse to save numbers that are none.
+
+    Raises:
+        LensError: names the tensors.
+    """
+    if wrong := not_finite(tensors.items()):
+        raise LensError(
+            f"This head is not saved: {len(wrong)} of its tensors hold numbers that are infinite or none (NaN): "
+            f"{str(wrong[:4])[1:-1]}. Go back to an earlier checkpoint; train with a smaller learning_rate, or in "
+            "bfloat16 or float32."
+        )
 
 
 @contextmanager
@@ -140,6 +156,11 @@ def _to_disk(path: Path) -> None:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
+def place_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the arguments of `from_pretrained` says where a file is, if it was given."""
+    return {name: arguments[name] for name in _WHERE if arguments.get(name) is not None}
+
+
 def weight_files(source: str | os.PathLike[str], **where: Any) -> list[Path]:
     """The safetensors of a head, here or on the Hub (then they are fetched): one, or the shards that the index names.
 
@@ -151,7 +172,7 @@ def weight_files(source: str | os.PathLike[str], **where: Any) -> list[Path]:
         OSError: there are none.
         CheckpointMismatchError: a damaged index, or one that names what is not beside it.
     """
-    found = partial(_find, source, {name: where[name] for name in WHERE if where.get(name) is not None})
+    found = partial(_find, source, place_of(where))
     variant = f".{where['variant']}" if where.get("variant") else ""
     name, index = (name.replace("model.", f"model{variant}.", 1) for name in _NAMES)
     if (file := found(name)) is not None:
@@ -174,8 +195,8 @@ def require_no_redirection(source: str | os.PathLike[str], **where: Any) -> None
     Raises:
         CheckpointMismatchError: there is one.
     """
-    where = {name: where[name] for name in WHERE if where.get(name) is not None}
-    if _find(source, {**where, "_raise_exceptions_for_connection_errors": False}, "adapter_config.json") is not None:
+    place = {**place_of(where), "_raise_exceptions_for_connection_errors": False}
+    if _find(source, place, "adapter_config.json") is not None:
         raise CheckpointMismatchError(
             f"{source} holds an adapter_config.json, by which transformers loads another repository: this is an "
             "adapter of peft and no LENS head. Load it with peft, or delete that file."
@@ -234,6 +255,26 @@ def require_shapes(source: object, got: Shapes, needed: Shapes, known: Shapes) -
         raise CheckpointMismatchError(
             f"{source}: the tensors of model.safetensors are not those that config.json describes: {listing}. "
             "Fetch it again, or load it with the version of lens_adapter that wrote it."
+        )
+
+
+def require_loaded(source: object, info: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a head that transformers did not load whole, or that holds numbers which are none.
+
+    Args:
+        source: for the message.
+        info: transformers' word on what it loaded.
+        tensors: what it loaded, by name.
+
+    Raises:
+        CheckpointMismatchError: says which.
+    """
+    if problems := {key: info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}:
+        raise CheckpointMismatchError(f"{source}: transformers {transformers_version} did not load {problems}.")
+    if wrong := not_finite(tensors.items()):
+        raise CheckpointMismatchError(
+            f"{source}: {len(wrong)} tensors hold numbers that are infinite or none (NaN): {str(wrong[:4])[1:-1]}; "
+            "expected finite ones. Fetch it again; if it was trained so, train it anew."
         )
 
 

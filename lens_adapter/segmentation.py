@@ -94,6 +94,12 @@ def read_requests(images: Any, prompts: Any) -> list[Request]:
     return pairs
 
 
+def unknown_words_of(requests: Sequence[Request], base: FrozenBase) -> list[list[list[str]]]:
+    """Of every prompt of every request, by one question, so that one warning names them all."""
+    words = iter(base.unknown_words([prompt for _, prompts in requests for prompt in prompts]))
+    return [[next(words) for _ in prompts] for _, prompts in requests]
+
+
 def segment(
     requests: Sequence[Request],
     base: FrozenBase,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -171,6 +172,35 @@ class LensVideoOutput:
     def to_coco_rle(self) -> list[list[dict[str, Any]]]:
         """The masks as COCO run-length encodings, `{"size": [H, W], "counts": str}`: T times N."""
         return [out.to_coco_rle() for out in self.frames]
+
+
+class LoadedTracker(NamedTuple):
+    """A video model, and what it was asked for by: True, a folder or a repository."""
+
+    source: str | bool | PathLike[str]
+    model: MaskTracker
+
+
+def load_tracker(
+    source: str | bool | PathLike[str], decoder: MaskDecoder, loaded: LoadedTracker | None = None
+) -> LoadedTracker:
+    """The video model by a name; `loaded`, if it is that one.
+
+    Args:
+        source: True: in the weights that the head's config names; else a folder or repository.
+        decoder: the head's, of the same family.
+        loaded: what was returned before.
+
+    Raises:
+        InputError: `source` is nothing of the kind.
+        LensConfigError: the family has no video model.
+        CheckpointMismatchError: the weights hold no memory, or do not fit.
+    """
+    if not isinstance(source, bool | str | PathLike):
+        raise InputError(f"track must be True, False, or a folder or repository; got {brief(source)}.")
+    if loaded is not None and loaded.source == source:
+        return loaded
+    return LoadedTracker(source, decoder.load_tracker(None if source is True else str(source)))
 
 
 def track_masks(

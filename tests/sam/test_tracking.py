@@ -140,7 +140,7 @@ def test_numbers_that_are_none_become_no_mask(videos):
     adapter = adapter_for(videos["sam2"])
     adapter.segment_video(FRAMES, PROMPTS, track=True)
     with torch.no_grad():
-        adapter._load_tracker(True).model.memory_attention.layer_norm.weight.fill_(torch.inf)
+        adapter._tracker.model.model.memory_attention.layer_norm.weight.fill_(torch.inf)
     with pytest.raises(LensError, match=r"in float32, made numbers that are infinite or none .* of frame "):
         adapter.segment_video(FRAMES, PROMPTS, track=True)
 
