@@ -23,7 +23,7 @@ def require_here(path: str | os.PathLike[str]) -> None:
     if scheme and not os.path.isdir(scheme[1]):
         raise InputError(
             f"{brief(given, 300)} is an address, and results are written to disks here alone. Name a folder or file of "
-            "this machine, and copy it there afterwards (docs/ten-million-pictures.md)."
+            "this machine, and copy it there afterwards (docs/ten-million-pictures.md of the repository)."
         )
 
 

@@ -7,7 +7,8 @@
 
 Every (picture, prompt) is a row, in the order of the input:
 
-    image        the picture's name: its path as the list or the folder has it; without one, LIST#ROW
+    image        the picture's name: its path as the list or the folder has it; without one, LIST#LINE as editors
+                 count lines, of Parquet and data sets NAME#ROW, counted from 0
     width, height  in pixels, as a viewer shows the picture; null where it cannot be read
     prompt       a text
     found        whether the score is not below the score threshold; false where there is an error

@@ -48,7 +48,8 @@ def _of_source(data: str | Path | Mapping[str, Any]) -> Tasks:
             if not _is_folder(path):
                 raise InputError(
                     f"Expected a folder of pictures, or a list of them ({', '.join(LISTS)}), at "
-                    f"{brief(str(path), 300)}; there is none. Other data need format=..., see docs/annotate.md."
+                    f"{brief(str(path), 300)}; there is none. Other data need format=..., see `lens-adapter annotate "
+                    "--help`."
                 )
             return FolderTasks(path)
     columns = source.get("columns")

@@ -41,7 +41,7 @@ def add_to(commands: Commands) -> None:
         name something in their picture, and how many could not be annotated.
 
         A run that was stopped, however it was, goes on with --resume and gives the same rows. A picture that cannot be
-        read is a row with its error. docs/annotate.md says what the rows hold.""",
+        read is a row with its error.""",
         examples="""
         lens-adapter annotate photos --prompt "a dog" "a cat" -o annotations \\
             --model llava-hf/llava-1.5-7b-hf --adapter org/lens-llava-1.5-7b --preview 50
@@ -54,7 +54,10 @@ def add_to(commands: Commands) -> None:
 
         Several devices share the work:
         accelerate launch -m lens_adapter annotate ... --model ... --adapter ... -o ...
-        lens-adapter annotate ... --model ... --adapter ... -o ... --engine ray""",
+        lens-adapter annotate ... --model ... --adapter ... -o ... --engine ray
+
+        What the rows hold:
+        python -m pydoc lens_adapter.annotation""",
     )
     add_data_argument(
         parser,

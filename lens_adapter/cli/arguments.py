@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from lens_adapter.builtin.names import HEAD_NAMES
+from lens_adapter.builtin.names import DEFAULT_HEAD, HEAD_NAMES, HEADS
 from lens_adapter.cli.result import STDOUT, Result
 from lens_adapter.errors import InputError, LensConfigError, brief, did_you_mean
 from lens_adapter.sam.published import DEFAULT_SAM, PUBLISHED
@@ -18,6 +18,22 @@ from lens_adapter.sources import why_no_source
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 _INVALID_CHOICE = re.compile(r"invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.*)\)", re.DOTALL)
 BUILTIN = "builtin"  # as a model or a head: those that ship with the package
+# Below the options of every command that reads labelled images.
+_LABELLED = """
+
+labelled images:
+  PATH                     a folder with images/, masks/ (PNG, one channel, not zero on the target)
+                           and prompts.jsonl, a line per example; null where nothing is named:
+                           {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
+                           {"image": "a.jpg", "mask": null, "prompt": "a boat"}
+  PATH format=refer        the folder of the REFER data sets; dataset= (refcoco, refcoco+, refcocog,
+                           refclef, grefcoco), split=, split_by=, images=
+  PATH format=reason_seg   ReasonSeg, or the folder of a split; split=
+  PATH format=coco         annotations as JSON; images= (required)
+  PATH format=label_maps   a folder of PNGs; images=, classes= (required), first=, ignore=
+  PATH format=lisa         LISA's `dataset` folder; name= (required), split=, classes=
+  PATH format=hub          a repository of the Hub; split= (required), name=, revision=, columns=
+  All take on_error=skip: what is broken is left out with a warning, instead of an error."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,11 +91,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_adapter_option(parser: argparse.ArgumentParser) -> None:
+    others = " and ".join(f"{BUILTIN}-{name}" for name in HEADS if name != DEFAULT_HEAD)
     parser.add_argument(
         "--adapter",
         metavar="ID_OR_FOLDER",
-        help=f'the LENS head that was trained for it; "{BUILTIN}" (default with --model {BUILTIN}): the lite one that '
-        f'ships; "{BUILTIN}-mirror": the other',
+        help=f'the LENS head that was trained for it; "{BUILTIN}" (default with --model {BUILTIN}): '
+        f"{BUILTIN}-{DEFAULT_HEAD}, which ships as do {others}",
     )
 
 
@@ -139,14 +156,30 @@ def add_data_option(parser: argparse.ArgumentParser, flag: str, purpose: str) ->
         nargs="+",
         action=_Source,
         metavar=("PATH", "KEY=VALUE"),
-        help=f"labelled images {purpose}: a folder with images/, masks/ and prompts.jsonl, or any path with format="
-        "refer, reason_seg, coco, label_maps, lisa or hub, and the options of that format",
+        help=f"labelled images {purpose}. PATH is a folder with images/, masks/ and prompts.jsonl, or has format=refer, "
+        "reason_seg, coco, label_maps, lisa or hub beside it, and the options of that format: see the end",
     )
+    _explain_labelled(parser)
+
+
+def _explain_labelled(parser: argparse.ArgumentParser) -> None:
+    if _LABELLED not in (text := parser.epilog or ""):
+        parser.epilog = text + _LABELLED
 
 
 def add_data_argument(parser: argparse.ArgumentParser, help: str) -> None:
     """DATA [KEY=VALUE ...] in the first place, as `add_data_option` takes it; None where it is not given."""
     parser.add_argument("data", nargs="*", action=_Source, default=None, metavar="DATA", help=help)
+    _explain_labelled(parser)
+
+
+def add_template_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--template",
+        metavar="TEXT",
+        help="the question, with {prompt} in it; default: prompt_template of LensConfig, or with --model "
+        f"{BUILTIN} the question that it was taught",
+    )
 
 
 def add_pairs_option(parser: argparse.ArgumentParser, flag: str, help: str) -> None:
@@ -228,7 +261,7 @@ def require_data(source: Any) -> None:
     if plain and isinstance(path, str | Path) and not Path(path, "prompts.jsonl").is_file():
         raise InputError(
             f"There is no {str(Path(path, 'prompts.jsonl'))!r}. A folder of labelled images holds images/, masks/ and "
-            "prompts.jsonl; other data need format=..., see docs/evaluation.md."
+            "prompts.jsonl; other data need format=..., see `lens-adapter evaluate --help`."
         )
 
 

@@ -34,8 +34,7 @@ def add_to(commands: Commands) -> None:
         help="measure a head on labelled images, or the shipped models on their test split",
         description="""
         Measures gIoU, cIoU, precision, keypoints on the target, what is refused, and how well scores know it: each with
-        its interval, for all prompts and by subset, as a table in Markdown. docs/evaluation.md says how each is
-        counted.
+        its interval, for all prompts and by subset, as a table in Markdown.
 
         With --builtin: everything the package ships, as tables; first it says how long that will take. --json has every
         figure by its name, e.g. heads.lite.giou.attribute, and under `records` what `push --results` takes. All are
@@ -48,7 +47,10 @@ def add_to(commands: Commands) -> None:
         lens-adapter evaluate --builtin --json builtin.json
 
         Several devices share the work:
-        accelerate launch -m lens_adapter evaluate --model ... --adapter ... --data ...""",
+        accelerate launch -m lens_adapter evaluate --model ... --adapter ... --data ...
+
+        How each figure is counted:
+        python -m pydoc lens_adapter.evaluation""",
     )
     add_model_options(parser)
     add_data_option(parser, "--data", "to measure on")

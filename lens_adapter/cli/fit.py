@@ -13,6 +13,7 @@ from lens_adapter.cli.arguments import (
     add_device_options,
     add_json_option,
     add_sam_option,
+    add_template_option,
     count,
     require_data,
     require_name,
@@ -57,7 +58,7 @@ def add_to(commands: Commands) -> None:
         "--examples", type=count, default=50, metavar="N", help="drawn scenes, without --data; default: %(default)s"
     )
     add_sam_option(parser)
-    parser.add_argument("--template", metavar="TEXT", help="the question, with {prompt} in it; default: a new head's")
+    add_template_option(parser)
     add_device_options(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the head goes")
     add_json_option(parser)

@@ -13,6 +13,7 @@ from lens_adapter.cli.arguments import (
     add_device_options,
     add_json_option,
     add_picture_option,
+    add_template_option,
     count,
     require_data,
     require_name,
@@ -42,17 +43,13 @@ def add_to(commands: Commands) -> None:
 
         Without --data: drawn scenes, as for fit. Whether layers that point there point as well
         in photographs is not known.
-
-        A folder holds images/, masks/ (PNG, one channel, not zero on the target) and
-        prompts.jsonl with a line per example:
-        {"image": "a.jpg", "mask": "a.png", "prompt": "the dog on the left"}
         Take some hundred examples of the kind that the head is for.""",
     )
     parser.add_argument(
         "--model", required=True, metavar="ID_OR_FOLDER", help=f'the frozen model; "{BUILTIN}": the one that ships'
     )
     add_data_option(parser, "--data", "to look at, some hundred prompts; default: drawn scenes")
-    parser.add_argument("--template", metavar="TEXT", help="the question, with {prompt} in it; default: a new head's")
+    add_template_option(parser)
     parser.add_argument(
         "--examples",
         type=count,

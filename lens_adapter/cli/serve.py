@@ -30,9 +30,9 @@ def add_to(commands: Commands) -> None:
         help="answer other programs over HTTP: a picture and prompts in, masks out",
         description="""
         Serves masks as JSON at POST /, with the requests and answers of a Hugging Face Inference Endpoint
-        (examples/endpoint), until SIGTERM: then it answers what it has accepted, and ends with exit code 0. GET /health
-        says that it lives, GET /ready that the model is loaded. Needs starlette and uvicorn: pip install
-        'lens_adapter[serve]'. docs/serve.md says what requests hold.
+        (examples/endpoint of the repository), until SIGTERM: then it answers what it has accepted, and ends with exit
+        code 0. GET /health says that it lives, GET /ready that the model is loaded. Needs starlette and uvicorn: pip
+        install 'lens_adapter[serve]'.
 
         Requests that come at the same time run together. Who finds no room is told to come again (503).""",
         examples="""
@@ -40,7 +40,10 @@ def add_to(commands: Commands) -> None:
         lens-adapter serve --model llava-hf/llava-1.5-7b-hf --adapter org/lens-llava-1.5-7b --device cuda --port 8080
 
         Asking it:
-        curl localhost:8000 -d '{"inputs": "'$(base64 -w0 photo.jpg)'", "parameters": {"prompts": ["a dog"]}}'""",
+        curl localhost:8000 -d '{"inputs": "'$(base64 -w0 photo.jpg)'", "parameters": {"prompts": ["a dog"]}}'
+
+        What requests and answers hold:
+        python -m pydoc lens_adapter.serving.requests""",
     )
     add_model_options(parser)
     add_device_options(parser)

@@ -29,8 +29,8 @@ accelerate launch -m lens_adapter train CONFIG.yaml     # on several devices
 
 CONFIG.yaml:
   model: llava-hf/llava-1.5-7b-hf
-  data: refcoco/train                  # images/, masks/ and prompts.jsonl, see `lens-adapter probe --help`; or
-  validation:                          # one of the formats of lens_adapter.data.formats, with its options
+  data: refcoco/train                  # a folder with images/, masks/ and prompts.jsonl
+  validation:                          # or a path with a format and its options, all of them at the end
       path: refer_seg
       format: refer
       dataset: refcoco
@@ -62,7 +62,7 @@ features:
   The model and SAM's image encoder are frozen: with `features`, each reads every example once, what it says goes to
   that folder, and the head trains from there, without the model in memory. A folder that is there is checked and
   used, one that is not finished is gone on with, one of another model, head or data is refused. It takes megabytes
-  per example and per picture (7B: see docs/cached-features.md); `features_dtype: float16` halves what is float32.
+  per example and per picture (of a 7B model 3 to 6, and 4); `features_dtype: float16` halves what is float32.
 """
 
 

@@ -24,8 +24,8 @@ def is_hub_id(name: str | None) -> bool:
 def public_name(name: str | None) -> str | None:
     """The name of a model or head without the folders above it, which are nobody else's business.
 
-    Names of the Hub stay. Those that ship are "builtin", "builtin-lite" and "builtin-mirror", which the command line
-    takes. Any other folder goes by its last name. None, or an empty one: it has none.
+    Names of the Hub stay. Those that ship are "builtin", "builtin-lite" and so on, which the command line takes. Any
+    other folder goes by its last name. None, or an empty one: it has none.
 
     Examples:
         >>> public_name("llava-hf/llava-1.5-7b-hf"), public_name("/home/me/models/my-llava/")

@@ -221,7 +221,8 @@ class LensTrainer(Trainer):
             raise LensConfigError(
                 f"{'DeepSpeed ZeRO-3' if zero3 else 'FSDP'} would shard the adapter, which every process needs whole. "
                 "Use plain data parallelism or DeepSpeed ZeRO-1 or 2. A base that does not fit on one device is "
-                "sharded before `attach`: device_map='auto', or torch's fully_shard; docs/train.md shows both."
+                "sharded before `attach`: device_map='auto', or torch's fully_shard (docs/train.md of the repository "
+                "shows both)."
             )
 
     # -- learning -----------------------------------------------------------------------------------------------------
