@@ -16,12 +16,19 @@ ROOT = Path(__file__).parents[1]
 
 # The promise, in the words of docs/promises.md -> files of the suite (folders count whole), relative to tests/.
 PROMISES = {
-    "The base stays as it was": ("test_guarantees.py", "vlm/test_hooks.py", "vlm/test_base.py", "traps/test_traps.py"),
+    "The base stays as it was": (
+        "test_guarantees.py",
+        "vlm/test_hooks.py",
+        "vlm/test_base.py",
+        "vlm/test_interrupts.py",
+        "traps/test_traps.py",
+    ),
     "Threads, forks and compiled code beside a reading": ("traps/test_threads.py", "traps/test_compiling.py"),
     "Every architecture, tiny and as released": ("zoo",),
     "Each image token is laid where it looks": (
         "vlm/test_layout.py",
         "vlm/test_layout_single.py",
+        "vlm/test_layout_sizes.py",
         "vlm/test_layout_tiled.py",
     ),
     "The same head, the same masks": (
@@ -29,15 +36,32 @@ PROMISES = {
         "test_checkpoint.py",
         "vlm/test_shared_prefix.py",
     ),
+    "A SAM draws as its own library does": (
+        "sam/test_segment_anything.py",
+        "sam/test_families.py",
+        "sam/test_tracking.py",
+    ),
     "No number that is none": ("test_finite.py",),
     "A run knows its folder, a result its head": ("training/test_run_folder.py", "test_results.py"),
     "Data sets are read right, or refused": ("data",),
     "A run that was killed goes on with the same rows": ("annotation",),
     "What a call cannot use is refused by name": (
         "test_bad_input.py",
+        "test_sources.py",
         "vlm/test_inputs.py",
         "vlm/test_images.py",
+        "vlm/test_wrong_types.py",
         "cli/test_cli.py",
+        "cli/test_outputs.py",
+    ),
+    "Words that the model does not know are said": ("test_unknown_words.py", "vlm/test_words.py"),
+    "Strangers reach nothing that they were not given": (
+        "test_safe_checkpoints.py",
+        "data/test_untrusted.py",
+        "data/test_plain_pickle.py",
+        "attacks",
+        "app/test_app_attacks.py",
+        "serving",
     ),
     "A readout does not fool itself": ("test_fitting.py", "head/test_readout.py"),
     "Published figures are those measured": (
@@ -45,6 +69,7 @@ PROMISES = {
         "benchmarks/test_few_shot.py",
         "benchmarks/test_paper_claims.py",
         "test_docs.py",
+        "test_quoted_figures.py",
     ),
     "The Hub: what is pushed comes back": ("hub",),
 }

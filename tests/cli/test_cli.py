@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +14,9 @@ import torch
 
 import lens_adapter
 from lens_adapter import LensAdapter
+from lens_adapter.builtin import HEADS
 from lens_adapter.cli import _parser, main
+from lens_adapter.data.formats import FORMATS
 from tests.attacks.interrupts import run_commands
 from tests.cli.calls import example_lines, helped, segment
 
@@ -53,6 +57,23 @@ def test_help_teaches_by_examples_that_are_understood(command, capsys):
         if "..." not in line:
             args = _parser().parse_args(shlex.split(line, comments=True)[1:])
             assert args.command == command
+
+
+@pytest.mark.parametrize("command", ("train", "evaluate", "probe", "fit", "annotate"))
+def test_help_says_how_data_are_written(command, capsys):
+    told = helped(command, capsys).partition("\nlabelled images:\n")[2]
+    assert all(f'"{key}": ' in told for key in ("image", "mask", "prompt"))
+    parts = dict(re.findall(r"format=(\w+)(.*?)(?=\n  PATH|\n  All)", told, re.DOTALL))
+    assert parts.keys() == FORMATS.keys() - {"folder"}
+    for name, part in parts.items():
+        _, *options = inspect.signature(FORMATS[name]).parameters
+        assert re.findall(r"(\w+)=", part) == [option for option in options if option != "on_error"], name
+
+
+@pytest.mark.parametrize("command", ("segment", "evaluate", "app"))
+def test_help_names_every_head_that_ships(command, capsys):
+    told = " ".join(helped(command, capsys).split())
+    assert all(f"builtin-{name}" in told for name in HEADS)
 
 
 def test_help_waits_for_nothing_heavy():
