@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import lens_adapter
+import lens_adapter.builtin
 from lens_adapter import errors
 from tests.promises import PROMISES
 
@@ -90,3 +91,16 @@ def test_the_first_snippet_of_the_readme_runs_as_pasted(tmp_path, monkeypatch, c
     assert "'the kitty at the top'" in said and said.count(" absent") == 1 and "'a boat' 0.00 absent" in said
     with Image.open(tmp_path / "overlay.png") as overlay:
         assert overlay.size == (384, 384)
+
+
+@pytest.mark.once
+def test_the_snippet_about_signals_runs_and_needs_no_sam():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (snippet,) = [block for block in blocks if "adapter.capture(" in block]
+    model, processor = lens_adapter.builtin.load_base()
+    names = {"LensAdapter": lens_adapter.LensAdapter, "model": model, "processor": processor}
+    names["image"] = Image.new("RGB", (48, 32))
+    snippet = snippet.replace("14", "2")  # of four layers
+    exec(compile(snippet, "README.md", "exec"), names)
+    tokens = names["inputs"]["input_ids"].shape[1]
+    assert names["signals"].attention[2].shape[2:] == (1, tokens) and names["signals"].hidden.shape[1] == tokens
