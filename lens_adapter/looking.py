@@ -28,8 +28,8 @@ def look(
 
     Args:
         base: the frozen model.
-        pointer: the head of the adapter, and its
-        config: which names the tapped layer.
+        pointer: the head of the adapter.
+        config: of the adapter; it names the tapped layer.
         image, prompt, layer, head: as for `LensAdapter.look`, whose errors these are.
     """
     from lens_adapter.pictures.overlays import heatmap_overlay
