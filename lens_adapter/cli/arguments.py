@@ -157,7 +157,8 @@ def add_data_option(parser: argparse.ArgumentParser, flag: str, purpose: str) ->
         action=_Source,
         metavar=("PATH", "KEY=VALUE"),
         help=f"labelled images {purpose}. PATH is a folder with images/, masks/ and prompts.jsonl, or has "
-        "format=refer, reason_seg, coco, label_maps, lisa or hub beside it, and the options of that format: see the end",
+        "format=refer, reason_seg, coco, label_maps, lisa or hub beside it, and the options of that format: see the "
+        "end",
     )
     _explain_labelled(parser)
 

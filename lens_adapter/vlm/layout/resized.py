@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional
 
 from lens_adapter.vlm.layout.frames import BLACK, MIN_SIDE, WHITE, Frame, Line, grey, measure_lines
 from lens_adapter.vlm.layout.shortcuts import Extent, Picture, Showing, ShowPicture, Told
-from lens_adapter.vlm.layout.single import Canvas
+from lens_adapter.vlm.layout.single import TiledCanvas
 
 Interior = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: the first, and the one behind the last
 _Stretch = tuple[int, int, int, int]  # along an axis: where a window begins in its canvas, and its interior
@@ -168,7 +168,7 @@ class Tiles:
             for index, picture in enumerate(arranged):
                 row, column = divmod(index, columns)
                 lines = (row * height + torch.arange(height), column * width + torch.arange(width))
-                arranged[index] = Picture(picture.pixels, Canvas(canvas, *lines))
+                arranged[index] = Picture(picture.pixels, TiledCanvas(canvas, *lines))
         if whole is not None:
             arranged.insert(whole_at if whole_at == 0 else len(arranged), whole)
         return arranged

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from lens_adapter.vlm.layout.frames import Frame, Line, grey, measure_lines
-from lens_adapter.vlm.layout.single import Canvas
+from lens_adapter.vlm.layout.single import TiledCanvas
 
 Extent = tuple[int, int]  # (rows, columns)
 ShowPicture = Callable[[Image.Image], list[Tensor]]  # a picture -> (rows, columns) of each of its windows
@@ -29,7 +29,7 @@ class Picture(NamedTuple):
     """What an image became in one window: (rows, columns), and what they were cut from, if that is known."""
 
     pixels: Tensor
-    canvas: Canvas | None
+    canvas: TiledCanvas | None
 
 
 class Showing(NamedTuple):

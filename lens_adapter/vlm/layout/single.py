@@ -18,7 +18,7 @@ from torch import Tensor
 from lens_adapter.errors import InputError, UnsupportedModelError
 
 
-class Canvas(NamedTuple):
+class TiledCanvas(NamedTuple):
     """A preprocessed picture, of one size or another, of which a window shows a part.
 
     Attributes:
@@ -49,7 +49,7 @@ class Window:
     grid: tuple[int, int]
     pixels: Tensor | None
     stride: int | None = None
-    canvas: Canvas | None = None
+    canvas: TiledCanvas | None = None
 
 
 @dataclass(frozen=True)

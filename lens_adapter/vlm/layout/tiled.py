@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lens_adapter.errors import InputError
-from lens_adapter.vlm.layout.single import Canvas, ImageTokens, Window, require_tensor
+from lens_adapter.vlm.layout.single import ImageTokens, TiledCanvas, Window, require_tensor
 
 
 def any_resolution(
@@ -59,7 +59,7 @@ def any_resolution(
         y0, y1, x0, x1 = (round(edge * seen / side) for edge in (top, top + h, left, left + w))
         pixels = _stitched(tiles[1 : 1 + rows * columns], rows)[y0:y1, x0:x1]
         shown = (_seen(rows, size, seen)[y0:y1], _seen(columns, size, seen)[x0:x1])
-        canvas = Canvas((rows * size, columns * size), *shown)
+        canvas = TiledCanvas((rows * size, columns * size), *shown)
         if limit is not None:
             shrink = sqrt(h * w / (int(limit.removeprefix("anyres_max_")) * side**2))
             if shrink > 1.1:

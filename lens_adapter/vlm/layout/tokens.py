@@ -161,7 +161,7 @@ def _by_image(
     if len(images) == count:
         return [[image] for image in images]
     ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor) or len(ids) != count:
+    if image_token_id is None or not isinstance(ids, Tensor) or len(ids) != count:
         return [None] * count
     rest, apart = list(images), []
     for tokens in (ids == image_token_id).sum(1).tolist():
