@@ -65,7 +65,7 @@ class LensConfig(PretrainedConfig):
         attention_layers: decoder layers whose captured attention rows the head reads; default: none for the mirror,
             the layer before the tap and the tapped one for lite.
         dense_prompt: True: the mask decoder is told the heat, too, cell by cell, through a layer that starts at zero.
-            Not for a readout, whose SAM is untouched.
+            Not for a readout, whose SAM is untouched. `from_model` makes new lite heads with it.
         num_keypoints: at most this many keypoints per prompt.
         suppression_radius: in heatmap cells; no two keypoints are this close or closer.
         keypoint_threshold: a keypoint is kept while its heat is above this fraction of the peak.
@@ -246,6 +246,8 @@ class LensConfig(PretrainedConfig):
         if overrides.get("fusion") == "readout":
             facts["presence_question"] = PRESENCE_QUESTION
             facts["mask_threshold"] = 0.5  # an untouched SAM's own
+        if overrides.get("fusion") == "lite":
+            facts["dense_prompt"] = True  # measured on the built-in world: docs/train.md
         config = cls(**{**facts, **overrides})
         config._fit(anatomy, {key for key, value in overrides.items() if value is not None})
         return config

@@ -239,15 +239,17 @@ def train() -> list[Quote]:
     figures = ("giou", "giou_without_keypoints", "first_keypoint_on_target")
     rows = [(head, share, one) for head, shares in dropout.items() for share, one in shares.items()]
     settings = measured("keypoint_dropout", "settings")
-    compared = ("giou.all", "giou.several", "boundary_f", "no_target_accuracy")
+    compared = ("giou.all", "giou.ordinal", "giou.several", "boundary_f", "no_target_accuracy")
+    rounds = zip(("first", "second"), measured("dense_prompt", "rounds"), strict=True)
     return [
         ("The paper's code drops all keypoint prompts of a sample with probability #.", [0.9]),  # theirs, not measured
         ("(# validation scenes, # steps of # prompts", [settings[k] for k in ("validation", "steps", "batch_size")]),
         *((f"| {head} | {share} | # | # | # |", [one[figure] for figure in figures]) for head, share, one in rows),
         ("judged on # validation scenes", [measured("dense_prompt", "scenes")]),
         *(
-            (f"| {way} | # | # | # | # |", [measured("dense_prompt", head, figure) for figure in compared])
-            for way, head in (("without", "lite-sam2"), ("with", "lite-sam2-dense"))
+            (f"| {name} round, {way} | # | # | # | # | # |", [one[way][figure] for figure in compared])
+            for name, one in rounds
+            for way in ("without", "with")
         ),
     ]
 

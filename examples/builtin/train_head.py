@@ -10,6 +10,7 @@ into build/builtin/features, and both heads train from them. Expressions are dra
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -192,12 +193,15 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0], minutes=25)
     parser.add_argument("fusion", choices=HEADS)
     parser.add_argument("--sam", choices=SAMS, default="sam", help="of the folders that ship")
-    parser.add_argument("--dense-prompt", action="store_true", help="the mask decoder is told the heat, too")
+    parser.add_argument(
+        "--dense-prompt", action=argparse.BooleanOptionalAction, help="whether the mask decoder is told the heat, too"
+    )
     parser.add_argument("--tap-layer", type=int, help="another one than the shipped head's; to compare")
     parser.add_argument("--output", type=Path, help="folder of the finished head; default: where the package has it")
     args = parser.parse_args()
     output = args.output or SHIPPED / SAMS[args.sam].format(fusion=args.fusion)
-    fields = HEADS[args.fusion] | ({} if args.tap_layer is None else {"tap_layer": args.tap_layer})
+    asked = {"tap_layer": args.tap_layer, "dense_prompt": args.dense_prompt}
+    fields = HEADS[args.fusion] | {key: value for key, value in asked.items() if value is not None}
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = LlavaForConditionalGeneration.from_pretrained(SHIPPED / "vlm").eval().requires_grad_(False)
@@ -207,7 +211,6 @@ def main() -> None:
         load_sam=False,
         fusion=args.fusion,
         **fields,
-        dense_prompt=args.dense_prompt,
         sam=TINY_SAM if args.sam == "sam" else {**LensConfig(sam=str(SHIPPED / args.sam)).sam, **WITHIN},
         num_keypoints=8,
         suppression_radius=1.5,

@@ -11,6 +11,7 @@ from lens_adapter.errors import CheckpointMismatchError, LensConfigError
 from lens_adapter.head.dense import DensePrompt
 from lens_adapter.sam.square import heat_in_square, size_in
 from tests.tiny.adapters import PAIRED, learn, same_output, tiny_trio
+from tests.tiny.pairs import tiny_pair
 from tests.tiny.sam import noise_image, tiny_sam
 from tests.tiny.training import make_trainer, toy_samples
 
@@ -20,7 +21,7 @@ SIZES = [(40, 100), (90, 33), (64, 64)]
 
 @pytest.mark.parametrize(("architecture", "fusion"), PAIRED)
 def test_it_starts_as_nothing_and_is_saved(architecture, fusion, tmp_path):
-    plain, _, _ = tiny_trio(architecture, fusion)
+    plain, _, _ = tiny_trio(architecture, fusion, dense_prompt=False)
     adapter, model, processor = tiny_trio(architecture, fusion, dense_prompt=True)
     fresh = DensePrompt(32)
     assert not any(parameter.any() for parameter in fresh.parameters())
@@ -50,8 +51,16 @@ def test_the_trainer_teaches_it(tmp_path):
     assert all(parameter.any() for parameter in adapter.head.dense.parameters())
 
 
-def test_it_is_off_and_no_readouts():
-    assert not LensConfig(fusion="lite").dense_prompt
+def test_new_lite_heads_have_it_and_readouts_cannot():
+    model, processor = tiny_pair("llava")
+    made = {fusion: LensConfig.from_model(model, processor, fusion=fusion) for fusion in ("mirror", "lite", "readout")}
+    assert {fusion: config.dense_prompt for fusion, config in made.items()} == {
+        "mirror": False,
+        "lite": True,
+        "readout": False,
+    }
+    assert not LensConfig.from_model(model, fusion="lite", dense_prompt=False).dense_prompt
+    assert not LensConfig(fusion="lite").dense_prompt  # a config that does not say is of a head without it
     for fields in ({"fusion": "readout", "dense_prompt": True}, {"fusion": "lite", "dense_prompt": "yes"}):
         with pytest.raises(LensConfigError, match="dense_prompt must be False, or True"):
             LensConfig(**fields)
