@@ -116,8 +116,8 @@ KINDS: dict[str, Callable[[], tuple[dict[str, Any], ProcessorMixin]]] = {
 def host(stage: Stage) -> Iterator[Comparison]:
     """What the CPU does for a picture beside the models, against the processor's own work on it, by released
     processors' real classes and sizes, whatever the base. A new size is one that was not seen before, when some like
-    it were; the first size of all is measured, and for that no goal is set. So is every new size where the inputs do
-    not say how tiles make an image, as InternVL's. Times are those of the process, not the clock's."""
+    it were; the first size of all is measured, and for that no goal is set. Times are those of the process, not the
+    clock's."""
     decoder = stage.adapter().decoder
     side = decoder.sam["image_size"] // decoder.sam["patch_size"] * 4
     y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
