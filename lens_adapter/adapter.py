@@ -45,7 +45,14 @@ from lens_adapter.results import RESULTS_FILE, Evaluation, require_about, save_r
 from lens_adapter.sam.build import build_decoder
 from lens_adapter.sam.clicks import masks_of_clicks
 from lens_adapter.sam.embeddings import EmbeddingCache
-from lens_adapter.segmentation import LensPrediction, assemble, read_requests, segment, unknown_words_of
+from lens_adapter.segmentation import (
+    LensPrediction,
+    assemble,
+    read_requests,
+    read_sizes,
+    segment,
+    unknown_words_of,
+)
 from lens_adapter.signals import LensSignals, Reading, TokenLayout
 from lens_adapter.video import Frames, LensVideoOutput, LoadedTracker, load_tracker, read_frames, track_masks
 from lens_adapter.vlm.base import FrozenBase
@@ -534,6 +541,7 @@ class LensAdapter(PreTrainedModel):
         images: ImageInput,
         prompts: str | Sequence[str],
         *,
+        image_sizes: tuple[int, int] | None = None,
         batch_size: int | None = None,
         mask_threshold: float | None = None,
         score_threshold: float | None = None,
@@ -547,6 +555,7 @@ class LensAdapter(PreTrainedModel):
         images: list[Any] | tuple[Any, ...],
         prompts: Sequence[str | Sequence[str]],
         *,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
         batch_size: int | None = None,
         mask_threshold: float | None = None,
         score_threshold: float | None = None,
@@ -560,6 +569,7 @@ class LensAdapter(PreTrainedModel):
         images: ImageInput | list[Any] | tuple[Any, ...],
         prompts: str | Sequence[str] | Sequence[str | Sequence[str]],
         *,
+        image_sizes: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
         batch_size: int | None = None,
         mask_threshold: float | None = None,
         score_threshold: float | None = None,
@@ -573,6 +583,9 @@ class LensAdapter(PreTrainedModel):
                 floats in [0, 1]) or a list.
             prompts: for one image a prompt or a list of prompts; for a list of images a list as long, each entry a
                 prompt or a list of prompts.
+            image_sizes: (H, W) of the original, or a list of them for a list of images, where the images are smaller
+                copies: masks and keypoints are at that size then, and outputs hold no `image`. Default: the images are
+                the originals.
             batch_size: rows (image and prompt) that run together, of several images too, which pays on an accelerator;
                 default: the prompts of one image, 32 at a time. Prompts in one batch share their image's tokens.
             mask_threshold: a pixel is foreground above this probability; default: the config's.
@@ -583,12 +596,12 @@ class LensAdapter(PreTrainedModel):
 
         Returns:
             One `LensOutput`, or a list of them, which a notebook shows, for a list of images. Masks are at each image's
-            own size. Words that the model has no token for are in its `unknown_words`; a warning names each of them
-            once while the adapter is attached.
+            own size, or that in `image_sizes`. Words that the model has no token for are in its `unknown_words`; a
+            warning names each of them once while the adapter is attached.
 
         Raises:
             NotAttachedError: there is no base.
-            InputError: an image, prompt or threshold that cannot be used, or lists that do not fit each other.
+            InputError: an image, prompt, size or threshold that cannot be used, or lists that do not fit each other.
 
         Examples:
             >>> adapter.segment(image, "a cup").masks.shape
@@ -596,12 +609,15 @@ class LensAdapter(PreTrainedModel):
             >>> first, second = adapter.segment([image, image.resize((64, 64))], ["a cup", ["a dog", "a cat"]])
             >>> first.masks.shape, second.masks.shape
             (torch.Size([1, 480, 640]), torch.Size([2, 64, 64]))
+            >>> adapter.segment(image.resize((320, 240)), "a cup", image_sizes=(480, 640)).masks.shape
+            torch.Size([1, 480, 640])
         """
         self.base.require_processor()
         thresholds = self.config.thresholds(mask_threshold, score_threshold)
         if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
             raise InputError(f"batch_size must be an integer of at least 1; got {batch_size!r}.")
         requests = read_requests(images, prompts)
+        sizes = read_sizes(image_sizes, requests, images)
         if self._untrained:
             began, self._untrained = self._untrained, {}  # once
             warn_if_untrained(self.head, began, self.config.fusion)
@@ -613,11 +629,14 @@ class LensAdapter(PreTrainedModel):
                 drafted,
                 self.decoder,
                 thresholds,
+                size=size,
                 keep_logits=return_logits,
                 instances=instances,
                 unknown_words=words,
             )
-            for request, drafted, words in zip(requests, drafts, unknown_words_of(requests, self.base), strict=True)
+            for request, size, drafted, words in zip(
+                requests, sizes, drafts, unknown_words_of(requests, self.base), strict=True
+            )
         )
         return outputs if isinstance(images, (list, tuple)) else outputs[0]
 

@@ -65,7 +65,7 @@ class LensOutput:
         keypoint_scores: N times float (K_i,), in [0, 1].
         heatmaps: float (N, h, w) in [0, 1], spread over the whole image.
         logits: float (N, H, W) if asked for, else None.
-        image: the picture itself, for `plot`.
+        image: the picture itself, for `plot`; None where the models were given a smaller copy of it.
         found: bool (N,), whether each prompt names something in the image: its score is not below the score threshold.
             Where it names nothing, `segment` returns an empty mask and no keypoints; the score, the heatmap and the
             logits are those that the models gave. Default: all found.

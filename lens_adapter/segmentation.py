@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from numbers import Integral
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -98,6 +99,39 @@ def unknown_words_of(requests: Sequence[Request], base: FrozenBase) -> list[list
     """Of every prompt of every request, by one question, so that one warning names them all."""
     words = iter(base.unknown_words([prompt for _, prompts in requests for prompt in prompts]))
     return [[next(words) for _ in prompts] for _, prompts in requests]
+
+
+def read_sizes(image_sizes: Any, requests: Sequence[Request], images: Any) -> list[tuple[int, int]]:
+    """(H, W) of the masks of each request: that of its picture, or that which the user says the picture had once.
+
+    Args:
+        image_sizes: what the user gave; None: nothing.
+        requests: what `read_requests` made of `images`.
+        images: one, or a list.
+
+    Raises:
+        InputError: not one size for each picture, or none that the picture can be a smaller copy of.
+    """
+    shown = [(picture.height, picture.width) for picture, _ in requests]
+    if image_sizes is None:
+        return shown
+    given = image_sizes if isinstance(images, list | tuple) else [image_sizes]
+    if not isinstance(given, list | tuple) or len(given) != len(shown):
+        raise InputError(
+            f"image_sizes must be (H, W) of each image's original; got {brief(image_sizes)} for {len(shown)} images."
+        )
+    for size, (h, w) in zip(given, shown, strict=True):
+        if not (
+            isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(n, Integral) and n > 0 for n in size)
+        ):
+            raise InputError(f"An entry of image_sizes must be (H, W) in pixels; got {brief(size)}.")
+        height, width = size
+        if abs(w * height - h * width) > height + width:  # more than rounding to whole pixels can make of it
+            raise InputError(
+                f"image_sizes has (H, W) = {(height, width)} for an image of {(h, w)}; expected the same shape: the "
+                "image is to be the whole original, made smaller."
+            )
+    return [(int(height), int(width)) for height, width in given]
 
 
 def segment(
@@ -236,13 +270,18 @@ def assemble(
     decoder: MaskDecoder,
     thresholds: Thresholds,
     *,
+    size: tuple[int, int] | None = None,
     keep_logits: bool = False,
     instances: bool = False,
     unknown_words: list[list[str]] | None = None,
 ) -> LensOutput:
-    """The results of one picture's prompts, at its own size; what is not found has an empty mask and no keypoints."""
+    """The results of one picture's prompts; what is not found has an empty mask and no keypoints.
+
+    They are at the picture's own size, or at the (H, W) `size` of what it is a smaller copy of.
+    """
     picture, prompts = request
-    size = (picture.height, picture.width)
+    shown = (picture.height, picture.width)
+    size = shown if size is None else size
     low_res = torch.stack([draft.logits for draft in drafts])
     logits = decoder.upsample(low_res, size).cpu() if keep_logits else None  # (N, H, W)
     masks = decoder.masks(low_res, size, thresholds.mask) if logits is None else logits > logit(thresholds.mask)
@@ -250,7 +289,7 @@ def assemble(
     found = torch.tensor([is_found(score, thresholds.score) for score in scores.tolist()])
     masks[~found] = False
     counts = [len(draft.points) if named else 0 for draft, named in zip(drafts, found.tolist(), strict=True)]
-    scale = torch.tensor([picture.width, picture.height])
+    scale = torch.tensor(size[::-1])
     return LensOutput(
         prompts=prompts,
         image_size=size,
@@ -260,7 +299,7 @@ def assemble(
         keypoint_scores=[draft.point_scores[:count].float() for draft, count in zip(drafts, counts, strict=True)],
         heatmaps=torch.stack([draft.heatmap for draft in drafts]).float(),
         logits=logits,
-        image=picture,
+        image=picture if size == shown else None,
         found=found,
         instances=[_instances(draft, mask, decoder, thresholds.mask) for draft, mask in zip(drafts, masks, strict=True)]
         if instances

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lens_adapter.adapter import LensAdapter
 from lens_adapter.annotation.rows import Row, error_row, rows_of
-from lens_adapter.annotation.tasks import Task, is_whole_text, opened
+from lens_adapter.annotation.tasks import Opened, Task, is_whole_text, opened
 from lens_adapter.errors import (
     CheckpointMismatchError,
     InputError,
@@ -35,10 +35,18 @@ _SAYS_NOTHING = "A prompt must be a text that says what to find."
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """What is asked about one picture: at least one prompt that says something."""
+    """What is asked about one picture: at least one prompt that says something.
+
+    Attributes:
+        image: its name.
+        picture: RGB.
+        size: its (H, W) at full size, at which masks are drawn.
+        prompts: texts.
+    """
 
     image: str
     picture: Image.Image
+    size: tuple[int, int]
     prompts: list[str]
 
 
@@ -54,6 +62,7 @@ class Annotator:
         batch_size: prompts that run together, of several pictures too.
         on_error: "record" makes a row of what cannot be annotated; "stop" raises.
         workers: threads that open pictures.
+        draft_side: as for `load_draft`. With it, the segmenter must be an adapter.
     """
 
     segmenter: LensAdapter | Segmenter
@@ -62,6 +71,7 @@ class Annotator:
     batch_size: int = BATCH_SIZE
     on_error: ErrorPolicy = "record"
     workers: int = WORKERS
+    draft_side: int | None = None
 
     def rows(self, tasks: Iterable[Task], seen: Callable[[int], Any] = lambda _: None) -> Iterator[Row]:
         """The rows of tasks, in their order: one for each prompt, or one with an error where there is no prompt.
@@ -74,11 +84,11 @@ class Annotator:
         Raises:
             InputError: a picture or a prompt cannot be used, and `on_error` is "stop".
         """
-        waiting: deque[list[tuple[Task, Future[Image.Image | str]]]] = deque()
+        waiting: deque[list[tuple[Task, Future[Opened | str]]]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="open")
         try:
             for batch in self._batches(tasks):
-                waiting.append([(task, pool.submit(opened, task)) for task in batch])
+                waiting.append([(task, pool.submit(opened, task, self.draft_side)) for task in batch])
                 if len(waiting) > 1:
                     yield from self._answered(waiting.popleft(), seen)
             while waiting:
@@ -101,13 +111,13 @@ class Annotator:
             yield batch
 
     def _answered(
-        self, batch: Sequence[tuple[Task, Future[Image.Image | str]]], seen: Callable[[int], Any]
+        self, batch: Sequence[tuple[Task, Future[Opened | str]]], seen: Callable[[int], Any]
     ) -> Iterator[Row]:
         """The rows of one batch."""
         pictures = [(task, future.result()) for task, future in batch]
         made = self._asked(
             [
-                _Question(task.image, picture, [prompt for prompt in task.prompts if _says_something(prompt)])
+                _Question(task.image, *picture, [prompt for prompt in task.prompts if _says_something(prompt)])
                 for task, picture in pictures
                 if not isinstance(picture, str)
             ]
@@ -117,7 +127,7 @@ class Annotator:
                 if isinstance(picture, str):
                     row = error_row(task.image, prompt, picture)
                 elif not _says_something(prompt):
-                    row = error_row(task.image, prompt, _SAYS_NOTHING, picture.size)
+                    row = error_row(task.image, prompt, _SAYS_NOTHING, picture[1])
                 else:
                     row = next(made)
                 if row["error"] is not None and self.on_error == "stop":
@@ -148,7 +158,7 @@ class Annotator:
                 return [row for question in questions for row in self._ask([question])]
             if len(first.prompts) > 1:
                 return [row for prompt in first.prompts for row in self._ask([replace(first, prompts=[prompt])])]
-            return [error_row(first.image, first.prompts[0], str(error), first.picture.size)]
+            return [error_row(first.image, first.prompts[0], str(error), first.size)]
         return [
             row
             for question, output in zip(questions, outputs, strict=True)
@@ -162,6 +172,7 @@ class Annotator:
         return self.segmenter.segment(
             pictures,
             prompts,
+            image_sizes=[one.size for one in questions],
             batch_size=self.batch_size,
             mask_threshold=self.mask_threshold,
             score_threshold=0.0,  # every mask is kept, and `found` can be judged anew

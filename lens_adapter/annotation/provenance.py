@@ -33,6 +33,7 @@ _SAME = {
     "mask_threshold": "mask threshold",
     "score_threshold": "score threshold",
     "shard_size": "pictures per shard",
+    "draft_side": "side of drafts",
 }
 # Of a head's config: where it was loaded from and what loaded it, and the thresholds, which stand for themselves.
 _NO_SETTING = ("_name_or_path", "transformers_version", "mask_threshold", "score_threshold", "dtype", "torch_dtype")
@@ -67,6 +68,7 @@ def plan_of(
     mask_threshold: float | None,
     score_threshold: float,
     shard_size: int,
+    draft_side: int | None = None,
 ) -> dict[str, Any]:
     """Everything that the rows depend on, ready for JSON: what stands in every shard and in the folder's manifest."""
     return {
@@ -78,6 +80,7 @@ def plan_of(
         "mask_threshold": mask_threshold,
         "score_threshold": score_threshold,
         "shard_size": shard_size,
+        "draft_side": draft_side,
     }
 
 

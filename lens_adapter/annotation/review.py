@@ -169,7 +169,8 @@ def _cards(
             mine = range(first, first + max(1, len(task.prompts)))
             first = mine.stop
             if inside := [place for place in mine if place in places]:
-                picture = opened(task)
+                found = opened(task)
+                picture = found if isinstance(found, str) else found[0]
                 yield from (((number, place), _card(chosen[place], picture)) for place in inside)
 
 

@@ -68,8 +68,8 @@ def rows_of(image: str, output: LensOutput, score_threshold: float) -> list[Row]
 
 
 def error_row(image: str, prompt: Any, error: str, size: tuple[int, int] | None = None) -> Row:
-    """A row of what could not be annotated; `size` is (width, height) where the picture could be read."""
-    width, height = size or (None, None)
+    """A row of what could not be annotated; `size` is (H, W) where the picture could be read."""
+    height, width = size or (None, None)
     prompt = prompt if is_whole_text(prompt) else None if prompt is None else brief(prompt)
     empty = dict.fromkeys(SCHEMA.names)
     said = error.encode("utf-8", "backslashreplace").decode()

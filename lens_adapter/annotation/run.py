@@ -68,6 +68,7 @@ def annotate(
     on_error: ErrorPolicy = "record",
     preview: int = 0,
     workers: int = WORKERS,
+    draft_side: int | None = None,
 ) -> AnnotationReport:
     """Masks for every (picture, prompt) of some data, written as rows to a folder: see `lens_adapter.annotation`.
 
@@ -98,6 +99,9 @@ def annotate(
         preview: so many found masks, the least sure first, and as many of those just not found go to a page for the
             eye, `_preview.html`.
         workers: threads that open the next pictures while the model works.
+        draft_side: decode JPEG files at a half, a quarter or an eighth of their size, the smallest of which both sides
+            still have so many pixels; 1024 is what most SAMs see. Masks are drawn at full size all the same, and
+            differ a little: docs/annotate.md says how much. For adapters alone. Default: everything at full size.
 
     Raises:
         NotAttachedError: the adapter has no base.
@@ -107,7 +111,8 @@ def annotate(
     """
     require_here(output)
     began, folder = time.monotonic(), Path(output).absolute()
-    _check_options(format, on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
+    counts = {"batch_size": batch_size, "shard_size": shard_size, "workers": workers}
+    _check_options(format, on_error, **counts, **({} if draft_side is None else {"draft_side": draft_side}))
     if engine not in ENGINES:
         raise InputError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}.")
     if preview < 0:
@@ -118,9 +123,14 @@ def annotate(
     facts, (mask, score) = (
         look_at(_loader(segmenter), judge) if engine == "ray" else (facts_of(segmenter), judge(segmenter))
     )
-    plan = plan_of(facts, tasks, wanted, mask_threshold=mask, score_threshold=score, shard_size=shard_size)
-    options: dict[str, Any] = {"mask_threshold": mask, "score_threshold": score}
-    options |= {"batch_size": batch_size, "on_error": on_error, "workers": workers}
+    if draft_side is not None and "segmenter" in facts:
+        raise InputError(
+            "draft_side is for adapters: a function of your own draws its masks at the size of the picture that it is "
+            "given, and that is to be the picture's own."
+        )
+    both: dict[str, Any] = {"mask_threshold": mask, "score_threshold": score, "draft_side": draft_side}
+    plan = plan_of(facts, tasks, wanted, shard_size=shard_size, **both)
+    options = {**both, "batch_size": batch_size, "on_error": on_error, "workers": workers}
     process = None
     if engine == "local":
         process = this_process(segmenter.device if isinstance(segmenter, LensAdapter) else None)

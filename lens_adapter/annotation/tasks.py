@@ -21,7 +21,9 @@ from lens_adapter.data.files import say_left_out
 from lens_adapter.data.hub import undecoded
 from lens_adapter.data.records import Record
 from lens_adapter.errors import InputError, LensError, brief
-from lens_adapter.vlm.images import load_image, picture_suffixes
+from lens_adapter.vlm.images import load_draft, picture_suffixes
+
+Opened = tuple[Image.Image, tuple[int, int]]  # a picture, and its (H, W) at full size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +32,7 @@ class Task:
 
     Attributes:
         image: its name in the rows.
-        source: what `load_image` takes, or a callable that returns it.
+        source: what `load_image` takes, or a record of it.
         prompts: as the data have them; those that are no text, or say nothing, become rows with an error.
         error: why nothing can be asked; "": nothing is known against it.
     """
@@ -40,13 +42,18 @@ class Task:
     prompts: Sequence[Any]
     error: str = ""
 
-    def open(self) -> Image.Image:
-        """The picture: RGB, upright.
+    def open(self, draft_side: int | None = None) -> Opened:
+        """The picture: RGB, upright; and its (H, W) at full size.
+
+        Args:
+            draft_side: JPEG files may be decoded at a smaller size, as `load_draft` says.
 
         Raises:
             LensError: it cannot be read.
         """
-        return load_image(self.source() if callable(self.source) else self.source)
+        if isinstance(self.source, Record):
+            return self.source.load_draft(draft_side)
+        return load_draft(self.source, draft_side)
 
 
 class Tasks(ABC):
@@ -142,7 +149,7 @@ class RecordTasks(Tasks):
             image = record.image_id if named else f"{self.name}#{index}"
             if self._folder and image.startswith(f"{self._folder}{os.sep}"):
                 image = Path(os.path.relpath(image, self._folder)).as_posix()
-            yield Task(image, record.load_image, record.prompts, "" if record.prompts else "It has no prompt.")
+            yield Task(image, record, record.prompts, "" if record.prompts else "It has no prompt.")
 
 
 class RowTasks(Tasks):
@@ -270,11 +277,11 @@ def is_whole_text(value: Any) -> bool:
         return False
 
 
-def opened(task: Task) -> Image.Image | str:
-    """Its picture, or why there is none."""
+def opened(task: Task, draft_side: int | None = None) -> Opened | str:
+    """What `Task.open` returns, or why there is none."""
     if task.error:
         return task.error
     try:
-        return task.open()
+        return task.open(draft_side)
     except LensError as error:
         return str(error)

@@ -93,6 +93,13 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--batch-size", type=count, metavar="N", help="prompts at a time; default: 8")
     parser.add_argument("--shard-size", type=count, metavar="N", help="pictures per Parquet file; default: 512")
+    parser.add_argument(
+        "--draft-side",
+        type=count,
+        metavar="N",
+        help="decode JPEGs at 1/2, 1/4 or 1/8, the smallest of which both sides still have N pixels (most SAMs see "
+        "1024); masks are at full size all the same; default: decode at full size",
+    )
     add_threshold_options(parser)
     parser.add_argument(
         "--rethreshold",
@@ -159,6 +166,7 @@ def _annotate(args: argparse.Namespace) -> Result | None:
             resume=args.resume,
             on_error=args.on_error,
             preview=args.preview,
+            draft_side=args.draft_side,
             **sizes,
         )
     return _told(report) if main else None

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lens_adapter.data.masks import Region, ShownSize, decode
 from lens_adapter.errors import BrokenRecordError, InputError, brief
-from lens_adapter.vlm.images import PictureFile, load_image, open_image
+from lens_adapter.vlm.images import PictureFile, load_draft, load_image, open_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +107,12 @@ class Record:
 
     def load_image(self) -> Image.Image:
         """The image: RGB, upright."""
-        with self._opened() as opened:
-            return load_image(opened)
+        return self.load_draft(None)[0]
+
+    def load_draft(self, side: int | None) -> tuple[Image.Image, tuple[int, int]]:
+        """The image, of a JPEG file smaller, and its (H, W) at full size: see `lens_adapter.vlm.images.load_draft`."""
+        with self._given() as given:
+            return load_draft(given, side)
 
     def masks(self) -> np.ndarray:
         """bool (N, H, W)."""
@@ -136,13 +140,18 @@ class Record:
     @contextmanager
     def _opened(self) -> Iterator[Image.Image]:
         """The image, which need not be decoded yet. Errors inside say which record it was."""
-        try:
-            source = self.image() if callable(self.image) else self.image
-            if isinstance(source, PictureFile):
-                with open_image(source) as opened:
+        with self._given() as given:
+            if isinstance(given, PictureFile):
+                with open_image(given) as opened:
                     yield opened
             else:
-                yield source if isinstance(source, Image.Image) else load_image(source)
+                yield given if isinstance(given, Image.Image) else load_image(given)
+
+    @contextmanager
+    def _given(self) -> Iterator[Any]:
+        """What `load_image` takes. Errors inside say which record it was."""
+        try:
+            yield self.image() if callable(self.image) else self.image
         except Exception as error:  # what others wrote breaks in whatever way comes first
             said = str(error) if isinstance(error, InputError) else f"It is malformed: {brief(error, 300)}."
             raise BrokenRecordError(f"{self.id[:100]}: {said}" if self.id else said, self.file, self.index) from error

@@ -40,7 +40,7 @@ def test_a_folder_is_read_by_name_and_what_is_no_picture_is_said(tmp_path, caplo
     tasks = tasks_of(tmp_path)
     assert [task.image for task in tasks.read(0, 9)] == ["a/00000.png", "b/deep/00000.png", "b/deep/00001.png"]
     assert [task.image for task in tasks.read(1, 2)] == ["b/deep/00000.png"] and not tasks.asks
-    assert all(opened(task).size == (9, 7) for task in tasks.read(0, 2))
+    assert all(opened(task)[0].size == (9, 7) for task in tasks.read(0, 2))
     assert "1 files" in caplog.text and "notes.txt" in caplog.text
     digest = tasks.digest
     assert tasks_of(tmp_path).digest == digest
@@ -59,7 +59,7 @@ def test_a_name_that_is_no_unicode(tmp_path):
     except OSError:
         pytest.skip("This file system has names in Unicode alone.")
     (task,) = tasks_of(tmp_path).read(0, 1)
-    assert task.image == "caf\\xe9.png" and opened(task).size == (3, 2)
+    assert task.image == "caf\\xe9.png" and opened(task)[0].size == (3, 2)
 
 
 LAST_LINE = {".jsonl": 5, ".csv": 6, ".tsv": 6, ".parquet": 4}  # of five rows, as editors count; Parquet has no lines
@@ -106,7 +106,7 @@ def test_lists_name_pictures_from_their_own_folder_on(tmp_path, monkeypatch, suf
     found = list(tasks.read(0, len(tasks)))
     assert [list(task.prompts) for task in found] == [row["prompts"] for row in rows]
     assert [task.image for task in found] == [row["image"] for row in rows[:4]] + [f"list{suffix}#{LAST_LINE[suffix]}"]
-    assert [opened(task).size for task in found] == [(9, 7), (9, 8), (20, 10), (20, 10), (3, 2)]
+    assert [opened(task)[0].size for task in found] == [(9, 7), (9, 8), (20, 10), (20, 10), (3, 2)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
@@ -141,10 +141,10 @@ def test_parquet_may_hold_the_pictures_themselves(tmp_path):
     assert [(task.image, list(task.prompts)) for task in found] == [
         ("red.png", ["a"]), ("file.png", ["b"]), ("structs.parquet#2", []),
     ]  # fmt: skip
-    assert [opened(task).getpixel((0, 0)) for task in found] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
+    assert [opened(task)[0].getpixel((0, 0)) for task in found] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
     parquet.write_table(pa.table({"image": pa.array([png()], pa.binary())}), tmp_path / "bytes.parquet")
     tasks = tasks_of(tmp_path / "bytes.parquet")
-    assert opened(next(tasks.read(0, 1))).size == (3, 2) and not tasks.asks
+    assert opened(next(tasks.read(0, 1)))[0].size == (3, 2) and not tasks.asks
 
 
 def test_a_digest_changes_with_the_list(tmp_path):
@@ -260,7 +260,7 @@ def test_whatever_a_list_holds_only_our_errors_come_out(tmp_path, suffix):
         try:
             tasks = tasks_of(path)
             for task in tasks.read(0, len(tasks)):
-                assert isinstance(opened(task), str | Image.Image)
+                assert isinstance(opened(task), str | tuple)
                 (task.image + task.error.encode("utf-8", "backslashreplace").decode()).encode()
         except LensError:
             refused += 1
@@ -277,7 +277,7 @@ def test_labelled_data_sets_bring_their_pictures_and_prompts(tmp_path):
     found = all_of(tasks)
     assert found == all_of(records) and tasks.digest == records.digest
     assert found == [(f"images/{name}", ["a", "b"], "") for name in names]
-    assert all(isinstance(opened(task), Image.Image) for task in tasks.read(0, len(tasks)))
+    assert all(isinstance(opened(task), tuple) for task in tasks.read(0, len(tasks)))
 
 
 def test_records_and_rows_in_memory():
@@ -288,7 +288,7 @@ def test_records_and_rows_in_memory():
     rows = [{"image": picture, "prompts": ("a", "b")}, {"image": png(), "prompts": "c"}]
     tasks = tasks_of(rows)
     assert all_of(tasks) == [("rows#0", ["a", "b"], ""), ("rows#1", ["c"], "")]
-    assert [opened(task).size for task in tasks.read(0, 2)] == [(4, 3), (3, 2)]
+    assert [opened(task)[0].size for task in tasks.read(0, 2)] == [(4, 3), (3, 2)]
     with pytest.raises(InputError, match="no column image"):
         tasks_of([{"picture": picture}])
     with pytest.raises(InputError, match="rows that are mappings"):
@@ -309,7 +309,7 @@ def test_rows_of_the_hub(tmp_path, monkeypatch):
     tasks = tasks_of({"path": "org/photos", "format": "hub", "split": "train", "columns": columns})
     assert asked == [(("org/photos",), {"split": "train"})]
     assert all_of(tasks) == [("org/photos#0", ["a"], ""), ("org/photos#1", ["b"], "")]
-    assert [opened(task).size for task in tasks.read(0, 2)] == [(3, 2), (3, 2)]
+    assert [opened(task)[0].size for task in tasks.read(0, 2)] == [(3, 2), (3, 2)]
     with pytest.raises(InputError, match="no column image"):
         tasks_of({"path": "org/photos", "format": "hub", "split": "train"})
     rows = [{"image": "/etc/hosts.png", "prompt": "a"}]
