@@ -7,9 +7,10 @@ from contextlib import closing
 
 import pytest
 import torch
+from PIL import Image
 
 from lens_adapter.errors import InputError
-from lens_adapter.segmentation import one_ahead
+from lens_adapter.segmentation import one_ahead, read_sizes
 from tests.tiny.adapters import tiny_trio
 from tests.tiny.sam import noise_image
 
@@ -95,3 +96,53 @@ def test_an_error_of_the_model_arrives_as_it_is():
     with pytest.raises(MemoryError, match="no memory left"):
         adapter.segment(IMAGES, ["the cat"] * 3)
     assert not preparing()
+
+
+# -- masks at the size of what the pictures are copies of --------------------------------------------------------------
+
+
+def test_masks_and_keypoints_are_at_the_size_of_the_original():
+    adapter = tiny_trio(mask_threshold=0.5)[0]
+    small, (height, width) = IMAGES[0], (244, 388)  # four times as large
+    own = adapter.segment(small, "a dog", score_threshold=0, instances=True)
+    out = adapter.segment(small, "a dog", image_sizes=(height, width), score_threshold=0, instances=True)
+    assert out.image_size == (height, width) and out.masks.shape == (1, height, width) and out.image is None
+    assert torch.equal(out.scores, own.scores) and torch.allclose(out.keypoints[0], 4 * own.keypoints[0], atol=1e-3)
+    expected = torch.nn.functional.interpolate(own.masks[None].float(), (height, width))[0].bool()
+    assert own.masks.any() and (out.masks != expected).float().mean() < 0.05
+    assert torch.equal(out.instances[0].masks.any(0), out.masks[0])
+    out.image = small.resize((width, height))
+    assert out.plot().width >= width
+
+
+def test_of_several_images_each_has_its_own():
+    adapter = tiny_trio()[0]
+    first, second = adapter.segment(IMAGES[:2], ["a dog", ["a", "b"]], image_sizes=[(122, 194), (84, 40)])
+    assert first.masks.shape == (1, 122, 194) and second.masks.shape == (2, 84, 40)
+    assert first.image is None and second.image.size == (40, 84)
+
+
+@pytest.mark.parametrize(
+    "images, sizes, said",
+    [
+        (IMAGES[0], (97, 61), "expected the same shape"),  # the wrong way round
+        (IMAGES[0], (610, 400), "expected the same shape"),
+        (IMAGES[0], [(61, 97)], r"must be \(H, W\) in pixels; got"),
+        (IMAGES[0], (61.0, 97.0), r"must be \(H, W\) in pixels"),
+        (IMAGES[0], (0, 0), r"must be \(H, W\) in pixels"),
+        (IMAGES[:2], [(61, 97)], "for 2 images"),
+        (IMAGES[:2], (61, 97), r"must be \(H, W\) in pixels"),
+        (IMAGES[:2], 61, "for 2 images"),
+    ],
+)
+def test_sizes_that_no_original_has_are_refused(images, sizes, said):
+    adapter = tiny_trio()[0]
+    with pytest.raises(InputError, match=said):
+        adapter.segment(images, ["a dog"] * 2 if isinstance(images, list) else "a dog", image_sizes=sizes)
+
+
+def test_any_rounding_of_the_same_shape_is_taken():
+    for height, width in [(3000, 4000), (3001, 4003), (3007, 4001), (17, 16001)]:
+        for scale in (1, 2, 4, 8):
+            small = Image.new("RGB", (-(-width // scale), -(-height // scale)))
+            assert read_sizes((height, width), [(small, ["a"])], small) == [(height, width)]

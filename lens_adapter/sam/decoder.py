@@ -236,11 +236,13 @@ class MaskDecoder(nn.Module, ABC):
         Raises:
             InputError: an image of another kind.
         """
-        picture = as_pil(image)
-        size = size_in(self.sam, _size_of(picture))
-        if isinstance(image, Tensor) and _size_of(picture) == size:
+        require_colors(image)
+        size = size_in(self.sam, _size_of(image))
+        if not isinstance(image, Tensor):
+            return self._resized_colors(image, size)
+        if _size_of(image) == size:
             return image
-        return self._resized_colors(picture, size)
+        return self._resized_colors(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()), size)
 
     def preprocess(self, images: Iterable[Image.Image | Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Bring images into the square: resized as whole colors, normalized, zeros to the right and below.
@@ -409,15 +411,15 @@ def _size_of(image: Image.Image | Tensor) -> tuple[int, int]:
     return (image.shape[-2], image.shape[-1]) if isinstance(image, Tensor) else (image.height, image.width)
 
 
-def as_pil(image: Image.Image | Tensor) -> Image.Image:
-    """An image as `preprocess` takes it, as a PIL image.
+def require_colors(image: Image.Image | Tensor) -> None:
+    """Refuse what is no image as `preprocess` takes it.
 
     Raises:
         InputError: one of another kind.
     """
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3:
-        return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        return
     if isinstance(image, Image.Image) and image.mode == "RGB":
-        return image
+        return
     got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else getattr(image, "mode", type(image))
     raise InputError(f"Expected a PIL image in RGB or a uint8 tensor (3, H, W); got {got}. See vlm.images.load_image.")

@@ -293,7 +293,8 @@ def _as_shown(image: Image.Image) -> Image.Image:
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        shown = upright.convert("RGB")
+        # A copy of what was given; where it was turned or laid on white it is one already.
+        shown = upright if upright is not image and upright.mode == "RGB" else upright.convert("RGB")
     except InputError:
         raise
     except Exception as error:  # such as a palette that is cut off

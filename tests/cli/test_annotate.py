@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lens_adapter import LensAdapter
-from lens_adapter.annotation.rows import read_rows, shards_in
+from lens_adapter.annotation.rows import read_rows, shard_facts, shards_in
 from lens_adapter.builtin.demo import ONLY_ITS_WORLD
 from lens_adapter.builtin.world import sample_scene
 from lens_adapter.cli import main
@@ -69,6 +69,19 @@ def test_annotate_goes_on_and_judges_anew(folders, pictures, tmp_path, capsys, m
     assert "of these found 0" in capsys.readouterr().out and (tmp_path / "out" / "_preview.html").exists()
     assert main(["annotate", "-o", str(tmp_path / "none"), "--rethreshold", "0.5"]) == 1
     assert "holds no annotations" in capsys.readouterr().err
+
+
+def test_annotate_by_drafts(folders, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    noise_image(300, 400).save(tmp_path / "photos" / "a.jpg")
+    asked = [tmp_path / "photos", "-o", tmp_path / "out", "--prompt", "a dog", "--draft-side", "100"]
+    assert call(folders, *asked) == 0
+    (shard,) = shards_in(tmp_path / "out")
+    (row,) = read_rows([shard])
+    assert (row["width"], row["height"], row["rle"]["size"]) == (400, 300, [300, 400])
+    assert shard_facts(shard)["draft_side"] == 100
+    assert call(folders, *asked[:-2], "--resume") == 1
+    assert "side of drafts: there 100, now None" in capsys.readouterr().err
 
 
 def test_annotate_stops_where_that_is_wanted(folders, pictures, tmp_path, capsys):
