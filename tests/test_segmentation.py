@@ -109,7 +109,7 @@ def test_masks_and_keypoints_are_at_the_size_of_the_original():
     assert out.image_size == (height, width) and out.masks.shape == (1, height, width) and out.image is None
     assert torch.equal(out.scores, own.scores) and torch.allclose(out.keypoints[0], 4 * own.keypoints[0], atol=1e-3)
     expected = torch.nn.functional.interpolate(own.masks[None].float(), (height, width))[0].bool()
-    assert own.masks.any() and (out.masks != expected).float().mean() < 0.05
+    assert 0.1 < own.masks.float().mean() < 0.9 and (out.masks != expected).float().mean() < 0.1  # outlines are finer
     assert torch.equal(out.instances[0].masks.any(0), out.masks[0])
     out.image = small.resize((width, height))
     assert out.plot().width >= width

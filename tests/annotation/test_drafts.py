@@ -15,7 +15,7 @@ from lens_adapter.annotation.rows import read_rows, shard_facts, shards_in
 from lens_adapter.data.records import Record
 from lens_adapter.errors import InputError
 from lens_adapter.vlm.images import load_draft
-from tests.annotation.standin import standin
+from tests.annotation.standin import standin, write_jsonl
 from tests.tiny.adapters import tiny_trio
 from tests.tiny.sam import noise_image
 
@@ -64,10 +64,12 @@ def test_rows_are_at_full_size_and_models_see_less(pictures, adapter, tmp_path, 
         return segment(self, images, prompts, **options)
 
     monkeypatch.setattr(LensAdapter, "segment", watched)
-    annotate(adapter, pictures, tmp_path / "out", prompts=PROMPTS, draft_side=50)
-    rows = rows_in(tmp_path / "out")
+    names = [str(pictures / name) for name in ("cut.jpg", *SHOWN)]
+    listed = write_jsonl(tmp_path / "list.jsonl", [{"image": name, "prompts": PROMPTS} for name in names])
+    annotate(adapter, listed, tmp_path / "out", draft_side=50)
+    rows = [{**row, "image": Path(row["image"]).name} for row in rows_in(tmp_path / "out")]
     assert [(row["image"], row["prompt"]) for row in rows] == [
-        (name, prompt) for name in sorted([*SHOWN, "cut.jpg"]) for prompt in PROMPTS
+        (name, prompt) for name in ("cut.jpg", *SHOWN) for prompt in PROMPTS
     ]
     for row in rows:
         if row["image"] == "cut.jpg":
