@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from io import BytesIO
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from tempfile import TemporaryDirectory
 from threading import Lock, local
 from time import process_time, thread_time
@@ -64,6 +64,7 @@ SIZES = ((3000, 4000), (3001, 4003))  # (H, W), in turn
 FULL, AGAIN = "full size", "saved again at quality 80"
 SIDES = {"1/2": 1024, "1/4": 700, "1/8": 350}  # what is decoded of pictures of these sizes, by which draft side
 PROMPTS = ["a dog", "something you can eat"]  # of the runs
+OPEN = "open and decode"
 MODELS = ("base", "head and mask decoder", "SAM's image encoder")
 
 
@@ -109,17 +110,6 @@ class Change:
     found: bool
     found_at_full_size: bool
     finding: Finding
-
-
-def seconds_to_open(asked: Sequence[Asked]) -> dict[str, float]:
-    """Medians of CPU seconds for a picture: all of the way from the file to RGB, upright."""
-    taken: dict[str, list[float]] = defaultdict(list)
-    for one in tqdm(asked, desc="opening"):
-        for name, side in {FULL: None, **SIDES}.items():
-            began = process_time()
-            load_draft(one.file, side)
-            taken[name].append(process_time() - began)
-    return {name: median(seconds) for name, seconds in taken.items()}
 
 
 def changes(adapter: LensAdapter, asked: Sequence[Asked]) -> dict[str, dict[str, float]]:
@@ -198,7 +188,7 @@ class Parts:
         """Inside, what `annotate` calls is counted."""
         decoder: Any = type(adapter.decoder)
         places = [
-            (lens_adapter.annotation.local, "opened", "open and decode"),
+            (lens_adapter.annotation.local, "opened", OPEN),
             (lens_adapter.vlm.base, "build_inputs", "processor"),
             (lens_adapter.vlm.base, "share_inputs", "processor"),
             (lens_adapter.vlm.base, "token_layouts", "layout"),
@@ -247,8 +237,8 @@ def table_of_changes(results: dict[str, Any]) -> str:
         "| head | decoded at | time to open | mean IoU | worst IoU | `found` changed | gIoU |",
         "|---" * 7 + "|",
     ]
-    opening = results["seconds_to_open"]
     for head, ways in results["changes"].items():
+        opening = {name: parts[OPEN] for name, parts in results["profile"][head].items()}
         for name, one in ways.items():
             time = f"{opening[name] / opening[FULL]:.2f}" if name in opening else ""
             ious = " | ".join(f"{one[key]:.3f}" for key in ("mean_iou", "worst_iou"))
@@ -259,7 +249,7 @@ def table_of_changes(results: dict[str, Any]) -> str:
 
 def table_of_parts(results: dict[str, Any]) -> str:
     """Markdown: a row for each part, the largest first, in percent of all beside the models at full size."""
-    runs = [(head, way) for head in results["profile"] for way in results["profile"][head]]
+    runs = [(head, way) for head in results["profile"] for way in (FULL, "1/2")]
     columns = [results["profile"][head][way] for head, way in runs]
     whole = [_beside_the_models(results["profile"][head][FULL]) for head, _ in runs]
 
@@ -310,15 +300,13 @@ def measured(pictures: int) -> dict[str, Any]:
     with TemporaryDirectory() as place:
         folder = Path(place, "pictures")
         asked = draw(folder, pictures)
-        found["seconds_to_open"] = seconds_to_open(asked)
         for head in HEADS:
             with builtin.load_head(head).attach(*builtin.load_base()) as adapter:
                 run = partial(profile, adapter, folder)
                 found["changes"][head] = changes(adapter, asked)
                 run(Path(place, head, "to warm up"), SIDES["1/2"])
                 found["profile"][head] = {
-                    FULL: run(Path(place, head, "full"), None),
-                    "1/2": run(Path(place, head, "half"), SIDES["1/2"]),
+                    name: run(Path(place, head, str(side)), side) for name, side in {FULL: None, **SIDES}.items()
                 }
     return found
 
