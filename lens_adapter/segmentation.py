@@ -122,7 +122,9 @@ def read_sizes(image_sizes: Any, requests: Sequence[Request], images: Any) -> li
         )
     for size, (h, w) in zip(given, shown, strict=True):
         if not (
-            isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(n, Integral) and n > 0 for n in size)
+            isinstance(size, list | tuple)
+            and len(size) == 2
+            and all(isinstance(n, Integral) and int(n) > 0 for n in size)
         ):
             raise InputError(f"An entry of image_sizes must be (H, W) in pixels; got {brief(size)}.")
         height, width = size
