@@ -51,7 +51,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter() -> LensAdapter:
-    return tiny_trio(mask_threshold=0.5)[0]
+    return tiny_trio(mask_threshold=0.5, dense_prompt=False)[0]  # whose masks have outlines
 
 
 def test_rows_are_at_full_size_and_models_see_less(pictures, adapter, tmp_path, monkeypatch):
