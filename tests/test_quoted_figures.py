@@ -300,6 +300,10 @@ def annotate() -> list[Quote]:
             "**At a half**, none of # `found` decisions changed, the mean IoU is # or more, and the worst #.",
             [halves[0]["prompts"], *(min(half[key] for half in halves) for key in ("mean_iou", "worst_iou"))],
         ),
+        (
+            "That is of # and # masks in # scenes",
+            [*(half["found_at_full_size"] for half in halves), measured("large_pictures", "pictures")],
+        ),
     ]
 
 
