@@ -332,15 +332,11 @@ def security() -> list[Quote]:
 
 
 def ten_million() -> list[Quote]:
-    profile = [("llava-1.5-7b", "profile", f"One image, {head} head") for head in ("mirror", "lite")]
-    base, encoder, head = "base, as far as it is read", "SAM's image encoder", "head"
-    mirror, lite = (tuple(ratio(*place, part) for part in (base, encoder, head)) for place in profile)
     shards, size = -(-10_000_000 // SHARD_SIZE), 150e3
     return [
         ("| pictures, # kB each | # TB |", [size / 1e3, 10_000_000 * size / 1e12]),
         ("`--shard-size #` | # |", [SHARD_SIZE, shards]),
         ("with # files on a slow file system", [shards]),
-        ("the base # of a call, SAM's encoder #, a mirror head #; with the lite head #, # and #.", [*mirror, *lite]),
         (
             "Of # prompts about one picture instead of one, the base took # times as long",
             [16, ratio("tiny", "shared_prefix", "Reading the base", "16 prompts, image once")],
