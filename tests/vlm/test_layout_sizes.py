@@ -34,6 +34,7 @@ WAYS = {
     "glm4v": ThinSlices,  # each side is resized to whole tokens
     "llava_next": Replica,  # tiles of a canvas, by the image's shape
     "llava_onevision": Replica,
+    "mllama": Tiles,  # tiles of a canvas, some of which may be all padding
     "internvl": Tiles,  # tiles, and nothing in the inputs says of which image
 }
 

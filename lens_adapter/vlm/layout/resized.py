@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from lens_adapter.vlm.layout.frames import BLACK, MIN_SIDE, WHITE, Frame, Line, grey, measure_lines
+from lens_adapter.vlm.layout.frames import BLACK, MIN_SIDE, NOWHERE, WHITE, Frame, Line, grey, measure_lines
 from lens_adapter.vlm.layout.shortcuts import Extent, Picture, Showing, ShowPicture, Told
 from lens_adapter.vlm.layout.single import TiledCanvas
 
 Interior = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: the first, and the one behind the last
+NOTHING: Interior = ((0, 0), (0, 0))
 _Stretch = tuple[int, int, int, int]  # along an axis: where a window begins in its canvas, and its interior
 
 
@@ -186,13 +187,15 @@ def _value(show: ShowPicture, window: int, level: int) -> float:
 
 
 def _all_told(windows: Iterable[tuple[Frame, Tensor] | None]) -> Told | None:
-    """What is told of every window, if it is of each."""
+    """What is told of every window, if it is of each, and any shows something of the image."""
     told = []
     for window in windows:
         if window is None:
             return None
         told.append(window)
-    return Told(*map(list, zip(*told, strict=True))) if told else None
+    if all(NOWHERE in frame for frame, _ in told):
+        return None
+    return Told(*map(list, zip(*told, strict=True)))
 
 
 class _Copy:
@@ -216,6 +219,8 @@ class _Copy:
         for way in list(self._ways):
             if shown.inside(way[0].places(size, shown.canvas)) != inside:
                 del self._ways[way]
+        if inside == NOTHING:
+            return bool(self._ways)
         black, white = (float(picture[inside[0][0], inside[1][0]]) for picture in pictures[:2])
         nearly = np.linspace(black, white, 256)  # what levels become, up to rounding
         return all(
@@ -291,6 +296,9 @@ class _Copy:
                 line[slice(*inside[axis])] = values[made]
             return list(torch.from_numpy(np.expand_dims(lines, 2 - axis)))
 
+        black = np.full(shape, self._padding)
+        if inside == NOTHING:
+            return (NOWHERE, NOWHERE), torch.from_numpy(black)
         frame = []
         for axis, length in enumerate(size):
             stretch = (axis, int(shown.lines[axis][0]), *inside[axis])
@@ -301,7 +309,6 @@ class _Copy:
                     return None
                 lines[stretch] = found[0]
             frame.append(lines[stretch])
-        black = np.full(shape, self._padding)
         black[slice(*inside[0]), slice(*inside[1])] = next(iter(ways.values()))[0]
         return (frame[0], frame[1]), torch.from_numpy(black)
 
@@ -325,7 +332,7 @@ class _Shown(NamedTuple):
             np.searchsorted(line, (start, start + length)).tolist()
             for (length, start), line in zip(places, self.lines, strict=True)
         )
-        return (top, bottom), (left, right)
+        return ((top, bottom), (left, right)) if top < bottom and left < right else NOTHING
 
 
 def _resized(levels: np.ndarray, pixels: np.ndarray, resampling: Resampling, place: Extent) -> np.ndarray:
@@ -336,8 +343,10 @@ def _resized(levels: np.ndarray, pixels: np.ndarray, resampling: Resampling, pla
 
 
 def _box(inside: np.ndarray) -> Interior | None:
-    """The rows and columns that a rectangle of pixels (rows, columns) covers; None: it is not one."""
+    """The rows and columns that a rectangle of pixels (rows, columns) covers, if any; None: it is not one."""
     rows, columns = (np.flatnonzero(inside.any(axis)).tolist() for axis in (1, 0))
-    if not rows or not inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all():
+    if not rows:
+        return NOTHING
+    if not inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all():
         return None
     return (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
