@@ -23,6 +23,7 @@ from lens_adapter.evaluation import overlap
 from lens_adapter.output import LensOutput
 from lens_adapter.pictures.contact_sheet import contact_sheet
 from lens_adapter.pictures.saving import save_picture
+from lens_adapter.sam.families import family_title
 from lens_adapter.vlm.images import load_image
 
 PICTURE_SIZE = 480
@@ -162,6 +163,7 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
         outputs = adapter.segment(pictures, [request.prompts for request in requests])
         after = builtin.ask(model, processor, pictures, questions)
         seconds = time_parts(adapter, requests[0].picture, requests[0].prompts)
+        sam = family_title(adapter.config.sam)
     ious = [_ious(out, request) for out, request in zip(outputs, requests, strict=True)]
     panels = [
         out.to_panel(ious=values, question=request.question.replace(" ?", "?"), answer=answer)
@@ -170,7 +172,7 @@ def run_demo(image: str | Path | None, prompts: Sequence[str], output: Path, hea
     sheet = contact_sheet(
         panels,
         title="A frozen vision-language model points",
-        subtitle=f"Shipped tiny LLaVA (never trained on masks) + LENS head “{head}” + tiny SAM",
+        subtitle=f"Shipped tiny LLaVA (never trained on masks) + LENS head “{head}” + tiny {sam}",
     )
     save_picture(sheet, output)
     return Demonstration(requests, outputs, ious, before, after, seconds)
