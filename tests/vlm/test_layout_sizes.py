@@ -23,7 +23,7 @@ from lens_adapter.vlm.layout.tokens import token_layouts
 from tests.tiny.pairs import tiny_pair
 from tests.zoo.checks import noise_image
 from tests.zoo.sizes import ODD, hold
-from tests.zoo.specimens import architectures
+from tests.zoo.specimens import ZOO, architectures
 
 PHOTOGRAPHS = [(480 - step, 640 - 3 * step) for step in range(12)]  # sizes that are alike
 SOME = ((333, 500), (500, 375), *ODD[3:], (767, 1022))
@@ -158,6 +158,18 @@ def test_an_image_of_another_size_is_still_refused():
         token_layouts(anatomy, processor, inputs, [size])
     with pytest.raises(InputError, match="token grids"):
         token_layouts(anatomy, processor, inputs, [(140, 70)])
+
+
+def test_another_number_of_tiles_than_the_size_makes_is_still_refused():
+    model, processor = ZOO["internvl"].build()
+    anatomy = find_anatomy(model)
+    for size in PHOTOGRAPHS:
+        inputs = build_inputs(processor, [noise_image(size)], ["cat"], "{prompt}")
+        token_layouts(anatomy, processor, inputs, [size])
+    other = build_inputs(processor, [noise_image((200, 640))], ["cat"], "{prompt}")
+    assert other["pixel_values"].shape != inputs["pixel_values"].shape
+    with pytest.raises(InputError, match="image_sizes"):
+        token_layouts(anatomy, processor, other, [(470, 612)])
 
 
 def test_what_is_kept_is_bounded(monkeypatch):

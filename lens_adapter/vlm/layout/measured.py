@@ -2,7 +2,7 @@
 
 A measurement shows the processor four pictures as large as the image (frames.py), and photographs differ in size. A
 shortcut (shortcuts.py) says what it would find without showing any as large. It is believed only about sizes like one
-that was measured, and only as long as every measurement found the very numbers that it says.
+that was measured and became as many windows, and only as long as every measurement found the very numbers that it says.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class Sizes:
     Attributes:
         known: by size.
         shortcuts: that no measurement has contradicted.
-        agreed: {(shortcut, class of sizes): how many measurements in it agreed}.
+        agreed: {(shortcut, class of sizes, number of windows): how many measurements of such agreed}.
         measurements: how many were made.
     """
 
     known: dict[Extent, Measured] = field(default_factory=dict)
     shortcuts: list[Shortcut] = field(default_factory=lambda: [Replica(), Tiles(), ThinSlices()])
-    agreed: Counter[tuple[Shortcut, tuple[int, int, int]]] = field(default_factory=Counter)
+    agreed: Counter[tuple[Shortcut, tuple[int, int, int], int]] = field(default_factory=Counter)
     measurements: int = 0
 
     @one_at_a_time
@@ -99,7 +99,7 @@ class Sizes:
 
     def agreements(self, shortcut: Shortcut) -> int:
         """How many measurements have found what a shortcut says."""
-        return sum(count for (one, _), count in self.agreed.items() if one is shortcut)
+        return sum(count for (one, *_), count in self.agreed.items() if one is shortcut)
 
     def _told(
         self, show: Callable[[Image.Image], list[ImageTokens]], size: Extent, image: Sequence[ImageTokens]
@@ -109,7 +109,7 @@ class Sizes:
         for shortcut in self.shortcuts:
             if self.agreements(shortcut) < ENOUGH and self.measurements < PATIENCE:
                 break  # the first ones are the cheapest: they are given time
-            if self.agreements(shortcut) < ENOUGH or not self.agreed[shortcut, class_of(size)]:
+            if self.agreements(shortcut) < ENOUGH or not self.agreed[shortcut, class_of(size), len(pictures)]:
                 continue
             if told := _ask(shortcut, show, size, pictures):
                 paddings = [_padding(*pair) for pair in zip(told.black, told.frames, strict=True)]
@@ -141,7 +141,7 @@ class Sizes:
             if not agrees or not shortcut.learn(size, seen):
                 self.shortcuts.remove(shortcut)
             elif told is not None:
-                self.agreed[shortcut, class_of(size)] += 1
+                self.agreed[shortcut, class_of(size), len(black)] += 1
         return measured
 
     @staticmethod
