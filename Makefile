@@ -7,9 +7,9 @@ BIN := .venv/bin
 OLDEST_TESTS := $(wildcard tests/vlm tests/sam tests/traps tests/zoo tests/hub tests/training tests/builtin/test_shipped*.py \
     tests/test_config.py tests/test_adapter.py tests/test_guarantees.py tests/test_checkpoint.py tests/test_bad_input.py \
     tests/test_safe_checkpoints.py tests/test_chat.py tests/test_pipeline.py)
-# Without gradio, starlette and uvicorn these are skipped.
+# Without gradio, starlette, uvicorn and Ray these are skipped.
 APP_TESTS := tests/app/test_app_page.py tests/app/test_app_attacks.py tests/app/test_app_browser.py \
-    tests/serving/test_server.py tests/training/test_logging.py
+    tests/serving/test_server.py tests/training/test_logging.py tests/annotation/test_cluster.py
 # The rooms one by one, the models that ship, and one architecture.
 QUICK_TESTS := $(filter-out tests/test_packaging.py, $(wildcard tests/builtin tests/data tests/evaluation tests/head \
     tests/pictures tests/sam tests/vlm tests/test_*.py))
@@ -70,7 +70,8 @@ clean:
 	$(BIN)/python -m pip install --quiet --no-deps --target .oldest -r constraints-oldest.txt
 	touch $@
 
-# The same for the page, the server and trackio, which hold Pillow back: they are no part of what everything else is tested with.
+# The same for the page, the server, trackio and Ray, some of which hold Pillow back: they are no part of what everything else
+# is tested with.
 .app/.ready: .venv/.ready constraints-app.txt
 	rm -rf .app
 	$(BIN)/python -m pip install --quiet --target .app -r constraints-app.txt

@@ -21,7 +21,7 @@ from benchmarks.paper_claims.report import BEGIN, END, short_table
 from lens_adapter import builtin
 from lens_adapter.annotation.run import SHARD_SIZE
 from lens_adapter.builtin.world.catalog import THINGS
-from lens_adapter.sam.published import published_table
+from lens_adapter.sam.published import PUBLISHED, published_table
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.once
@@ -333,10 +333,21 @@ def security() -> list[Quote]:
 
 def ten_million() -> list[Quote]:
     shards, size = -(-10_000_000 // SHARD_SIZE), 150e3
+    parts = "llava-1.5-7b: parts"
+    (counted,) = (
+        one
+        for one in map(Comparison.read, record("benchmarks/suite-tiny-cpu")["counted"]["comparisons"])
+        if one.title == parts
+    )
+    prefill = float(counted.notes[0].partition(" TFLOP for the bare prefill")[0])
+    base = prefill * ratio("tiny", "counted", parts, "prefill for lite", "counted operations")
+    encoder = PUBLISHED["sam2.1-small"].operations / 1000
     return [
         ("| pictures, # kB each | # TB |", [size / 1e3, 10_000_000 * size / 1e12]),
         ("`--shard-size #` | # |", [SHARD_SIZE, shards]),
         ("with # files on a slow file system", [shards]),
+        ("takes # TFLOP as far as the lite head reads it, `sam2.1-small` #, all", [base, encoder]),
+        ("makes at most # pictures an hour for each TFLOP", [3600 / (base + encoder)]),
         (
             "Of # prompts about one picture instead of one, the base took # times as long",
             [16, ratio("tiny", "shared_prefix", "Reading the base", "16 prompts, image once")],
