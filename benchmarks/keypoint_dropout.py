@@ -33,7 +33,14 @@ DROPOUTS = (0.0, 0.5, 0.9)
 KINDS = ("attribute", "attribute", "spatial", "spatial", "ordinal", "several", "reasoning", "reasoning", "absent")
 SIDE = 192  # pixels at which scenes are drawn for training
 SHIPPED_FIELDS = ("fusion", "fusion_layers", "fusion_width", "tap_layer", "attention_layers", "num_keypoints")
-SHIPPED_FIELDS += ("suppression_radius", "keypoint_threshold", "mask_threshold", "prompt_template", "sam")
+SHIPPED_FIELDS += (
+    "suppression_radius",
+    "keypoint_threshold",
+    "mask_threshold",
+    "prompt_template",
+    "sam",
+    "dense_prompt",
+)
 
 
 class SceneExamples:

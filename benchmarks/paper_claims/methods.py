@@ -26,7 +26,7 @@ from lens_adapter.vlm.hooks import capture
 
 TEMPLATE = "where is {prompt} ?"  # the base knows how to answer it: with a place
 HEAD_FIELDS = (
-    *("fusion", "fusion_layers", "fusion_width", "tap_layer", "attention_layers"),
+    *("fusion", "fusion_layers", "fusion_width", "tap_layer", "attention_layers", "dense_prompt"),
     *("num_keypoints", "suppression_radius", "keypoint_threshold", "mask_threshold", "prompt_template", "sam"),
 )
 # Every method's mask has the paper's 2 BCE + 4 dice; beside it each has the auxiliary loss of its own paper.

@@ -44,7 +44,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def adapter_for(folder: Path) -> LensAdapter:
     """On SAM's weights in a folder, with a mask decoder that was tuned, and mostly sees what it is asked for."""
     torch.manual_seed(0)
-    fields = {"fusion_width": 32, "fusion_layers": 1, "presence_question": None, "score_threshold": 0.0}
+    fields = {"fusion_width": 32, "fusion_layers": 1, "dense_prompt": False, "score_threshold": 0.0}
     adapter = LensAdapter.from_model(*tiny_pair("llava"), fusion="lite", sam=str(folder), **fields).eval()
     with torch.no_grad():
         for parameter in adapter.decoder.mask_decoder.parameters():
@@ -159,7 +159,9 @@ def test_sam_3s_weights_may_be_those_of_the_whole_that_is_published(videos, tmp_
     whole, part = (
         adapter_for(folder).segment_video(FRAMES, PROMPTS, track=True) for folder in (tmp_path, videos["sam3_tracker"])
     )
-    assert torch.equal(whole.masks, part.masks) and torch.equal(whole.scores, part.scores)
+    assert torch.equal(whole.masks, part.masks)
+    # Tensors lie elsewhere in the file, and kernels may round by that.
+    torch.testing.assert_close(whole.scores, part.scores, atol=1e-5, rtol=0)
 
 
 def test_nothing_is_left_on_base_or_adapter(videos):

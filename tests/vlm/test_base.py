@@ -43,9 +43,11 @@ def test_segment_equals_its_steps(fusion):
     out = adapter.segment([IMAGE, OTHER], PROMPTS, batch_size=2, return_logits=True, score_threshold=0)
     reading = adapter.base.read([IMAGE, OTHER], PROMPTS)
     prompts = adapter.head(reading)
-    sparse = adapter.decoder.sparse_prompts(prompts, reading.image_sizes)
+    sparse, dense = adapter.decoder.sparse_prompts(prompts, reading.image_sizes), None
+    if adapter.head.dense is not None:
+        dense = adapter.decoder.no_mask + adapter.head.dense(adapter.decoder.heat(prompts, reading.image_sizes))
     embeddings = adapter.decoder.encode_images([IMAGE, OTHER])
-    logits, quality, _ = adapter.decoder(embeddings, torch.arange(2), sparse)
+    logits, quality, _ = adapter.decoder(embeddings, torch.arange(2), sparse, dense)
     for row, (found, size) in enumerate(zip(out, reading.image_sizes, strict=True)):
         assert torch.equal(found.logits, adapter.decoder.upsample(logits[row : row + 1], size))
         assert torch.equal(found.masks, found.logits > 0)
