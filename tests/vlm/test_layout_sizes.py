@@ -17,7 +17,7 @@ from lens_adapter.vlm.inputs import build_inputs
 from lens_adapter.vlm.layout import measured
 from lens_adapter.vlm.layout.measured import ENOUGH, Sizes
 from lens_adapter.vlm.layout.resized import Replica, Tiles
-from lens_adapter.vlm.layout.shortcuts import Picture, ThinSlices
+from lens_adapter.vlm.layout.shortcuts import CannotTellError, Picture, ThinSlices
 from lens_adapter.vlm.layout.single import ImageTokens, fixed_grid
 from lens_adapter.vlm.layout.tokens import token_layouts
 from tests.tiny.pairs import tiny_pair
@@ -148,6 +148,20 @@ def test_padding_that_was_never_seen_is_measured():
     (padded,) = show(noise_image((300, 299)))[0].windows
     assert replica.tell(lambda picture: [], (300, 299), [Picture(padded.pixels, None)]) is None
     assert replica.tell(lambda picture: [], (301, 301), [Picture(padded.pixels, None)]) is not None
+
+
+@pytest.mark.parametrize("small", ["no window", "padding"])
+def test_a_level_that_a_small_picture_does_not_show_is_not_guessed(small):
+    show, sizes = fit_of(), Sizes()
+    for size in PHOTOGRAPHS[: ENOUGH + 2]:
+        sizes.measured(show, size, show(noise_image(size)))
+    (replica,) = (shortcut for shortcut in sizes.shortcuts if isinstance(shortcut, Replica))
+    ((window,),) = (image.windows for image in show(noise_image(PHOTOGRAPHS[-1])))
+    for values in replica._copies[0]._ways.values():
+        values[1:255] = np.nan  # as if few levels had been met
+    shown = [] if small == "no window" else [torch.zeros(224, 224)]
+    with pytest.raises(CannotTellError):
+        replica.tell(lambda picture: shown, PHOTOGRAPHS[-1], [Picture(window.pixels, None)])
 
 
 def test_an_image_of_another_size_is_still_refused():

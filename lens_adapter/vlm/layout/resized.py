@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from lens_adapter.vlm.layout.frames import BLACK, MIN_SIDE, NOWHERE, WHITE, Frame, Line, grey, measure_lines
-from lens_adapter.vlm.layout.shortcuts import Extent, Picture, Showing, ShowPicture, Told
+from lens_adapter.vlm.layout.shortcuts import CannotTellError, Extent, Picture, Showing, ShowPicture, Told
 from lens_adapter.vlm.layout.single import TiledCanvas
 
 Interior = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: the first, and the one behind the last
@@ -181,8 +181,15 @@ def _shape(picture: Picture) -> Extent:
 
 
 def _value(show: ShowPicture, window: int, level: int) -> float:
-    """What a level becomes in a window: that of a small picture of nothing else, in the middle."""
-    picture = show(grey(np.full((1, 1), level, np.uint8), (MIN_SIDE, MIN_SIDE)))[window]
+    """What a level becomes in a window: that of a small picture of nothing else, in the middle.
+
+    Raises:
+        CannotTellError: a small picture becomes fewer windows.
+    """
+    pictures = show(grey(np.full((1, 1), level, np.uint8), (MIN_SIDE, MIN_SIDE)))
+    if window >= len(pictures):
+        raise CannotTellError
+    picture = pictures[window]
     return picture[picture.shape[0] // 2, picture.shape[1] // 2].item()
 
 
@@ -196,6 +203,18 @@ def _all_told(windows: Iterable[tuple[Frame, Tensor] | None]) -> Told | None:
     if all(NOWHERE in frame for frame, _ in told):
         return None
     return Told(*map(list, zip(*told, strict=True)))
+
+
+def _between(values: np.ndarray, level: int, value: float) -> float:
+    """A level's value, if it is about where those of black and white would have it.
+
+    Raises:
+        CannotTellError: it is not: what was shown there may have been padding.
+    """
+    black, white = values[0], values[255]
+    if not abs(value - (black + (white - black) * level / 255)) < abs(white - black) / 255 / 4:  # nor where one is nan
+        raise CannotTellError
+    return value
 
 
 class _Copy:
@@ -292,7 +311,7 @@ class _Copy:
             for line, ((places, resampling), values) in zip(lines, ways.items(), strict=True):
                 made = _resized(levels, shown.lines[axis][slice(*inside[axis])], resampling, places[axis])
                 for level in np.unique(made[np.isnan(values[made])]).tolist():
-                    values[level] = value(level)
+                    values[level] = _between(values, level, value(level))
                 line[slice(*inside[axis])] = values[made]
             return list(torch.from_numpy(np.expand_dims(lines, 2 - axis)))
 
