@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from numbers import Integral
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ from lens_adapter.instances import at_full_size, of_things, separate
 from lens_adapter.output import Instances, LensOutput, is_found
 from lens_adapter.sam.decoder import MaskDecoder
 from lens_adapter.sam.square import logit
-from lens_adapter.signals import Reading, SparsePrompts
+from lens_adapter.signals import Reading, SparsePrompts, sizes_of
 from lens_adapter.vlm.base import FrozenBase, Prepared
 from lens_adapter.vlm.images import load_image
 
@@ -115,25 +114,18 @@ def read_sizes(image_sizes: Any, requests: Sequence[Request], images: Any) -> li
     shown = [(picture.height, picture.width) for picture, _ in requests]
     if image_sizes is None:
         return shown
-    given = image_sizes if isinstance(images, list | tuple) else [image_sizes]
-    if not isinstance(given, list | tuple) or len(given) != len(shown):
+    given = sizes_of(image_sizes if isinstance(images, list | tuple) else [image_sizes])
+    if len(given) != len(shown):
         raise InputError(
             f"image_sizes must be (H, W) of each image's original; got {brief(image_sizes)} for {len(shown)} images."
         )
-    for size, (h, w) in zip(given, shown, strict=True):
-        if not (
-            isinstance(size, list | tuple)
-            and len(size) == 2
-            and all(isinstance(n, Integral) and int(n) > 0 for n in size)
-        ):
-            raise InputError(f"An entry of image_sizes must be (H, W) in pixels; got {brief(size)}.")
-        height, width = size
+    for (height, width), (h, w) in zip(given, shown, strict=True):
         if abs(w * height - h * width) > height + width:  # more than rounding to whole pixels can make of it
             raise InputError(
                 f"image_sizes has (H, W) = {(height, width)} for an image of {(h, w)}; expected the same shape: the "
                 "image is to be the whole original, made smaller."
             )
-    return [(int(height), int(width)) for height, width in given]
+    return given
 
 
 def segment(

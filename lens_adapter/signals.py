@@ -44,6 +44,9 @@ def _brief(value: Any) -> str:
     return repr(value) if plain else type(value).__name__
 
 
+_LARGEST_SIDE = 2**16  # pixels: processors are asked what they make of a picture of that size
+
+
 def whole_numbers(name: str, value: Any) -> tuple[int, ...]:
     """A list of whole numbers (a tuple, a range, an array, a tensor) as a tuple of Python's.
 
@@ -57,6 +60,22 @@ def whole_numbers(name: str, value: Any) -> tuple[int, ...]:
         return tuple(index(number) for number in numbers)
     except TypeError as error:
         raise InputError(f"{name} must be a list of whole numbers; got {brief(value)}.") from error
+
+
+def sizes_of(image_sizes: Any) -> list[tuple[int, int]]:
+    """(H, W) of images, in pixels, as a user gives them.
+
+    Raises:
+        InputError: not a list of such, a side below 1 pixel, or beyond `_LARGEST_SIDE`.
+    """
+    if isinstance(image_sizes, str | bytes) or not hasattr(image_sizes, "__iter__"):
+        raise InputError(f"image_sizes: expected a list of (H, W), got {brief(image_sizes)}.")
+    sizes = [whole_numbers("image_sizes: each (H, W)", size) for size in image_sizes]
+    if wrong := [size for size in sizes if len(size) != 2 or not 1 <= min(size) <= max(size) <= _LARGEST_SIDE]:
+        raise InputError(
+            f"image_sizes: expected a height and a width from 1 to {_LARGEST_SIDE} pixels, got {brief(wrong[0])}."
+        )
+    return [(height, width) for height, width in sizes]
 
 
 # What `capture` yields is filled by the first forward inside; a context without one raises.

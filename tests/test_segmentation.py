@@ -127,12 +127,13 @@ def test_of_several_images_each_has_its_own():
     [
         (IMAGES[0], (97, 61), "expected the same shape"),  # the wrong way round
         (IMAGES[0], (610, 400), "expected the same shape"),
-        (IMAGES[0], [(61, 97)], r"must be \(H, W\) in pixels; got"),
-        (IMAGES[0], (61.0, 97.0), r"must be \(H, W\) in pixels"),
-        (IMAGES[0], (0, 0), r"must be \(H, W\) in pixels"),
+        (IMAGES[0], [(61, 97)], r"each \(H, W\) must be a list of whole numbers; got \[\(61, 97\)\]"),
+        (IMAGES[0], (61.0, 97.0), "must be a list of whole numbers; got"),
+        (IMAGES[0], (0, 0), "expected a height and a width from 1 to 65536 pixels, got"),
+        (IMAGES[0], (61 * 2**20, 97 * 2**20), "expected a height and a width from 1 to 65536 pixels, got"),
         (IMAGES[:2], [(61, 97)], "for 2 images"),
-        (IMAGES[:2], (61, 97), r"must be \(H, W\) in pixels"),
-        (IMAGES[:2], 61, "for 2 images"),
+        (IMAGES[:2], (61, 97), r"each \(H, W\) must be a list of whole numbers; got 61"),
+        (IMAGES[:2], 61, r"expected a list of \(H, W\), got 61"),
     ],
 )
 def test_sizes_that_no_original_has_are_refused(images, sizes, said):

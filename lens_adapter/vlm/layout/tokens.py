@@ -16,8 +16,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from lens_adapter.errors import InputError, UnsupportedModelError, brief
-from lens_adapter.signals import TokenLayout, whole_numbers
+from lens_adapter.errors import InputError, UnsupportedModelError
+from lens_adapter.signals import TokenLayout, sizes_of
 from lens_adapter.vlm.anatomy import Anatomy
 from lens_adapter.vlm.architectures import ARCHITECTURES, Layout
 from lens_adapter.vlm.inputs import build_inputs
@@ -59,7 +59,7 @@ def token_layouts(
     if processor is None or image_sizes is None or not measurable:
         frames = [[WHOLE] * len(image.windows) for image in images]
     else:
-        sizes = _sizes_of(image_sizes)
+        sizes = sizes_of(image_sizes)
         found = _known_sizes(processor, known.from_text, read)
         apart = _by_image(images, len(sizes), inputs, anatomy.image_token_id)
 
@@ -87,17 +87,6 @@ def token_layouts(
         runs = _token_runs(require_tensor(inputs, "input_ids"), anatomy.image_token_id, lengths)
     return [_layout(*parts) for parts in zip(images, runs, frames, strict=True)]
 
-
-def _sizes_of(image_sizes: Any) -> list[tuple[int, int]]:
-    if isinstance(image_sizes, str | bytes) or not hasattr(image_sizes, "__iter__"):
-        raise InputError(f"image_sizes: expected a list of (H, W), got {brief(image_sizes)}.")
-    sizes = [whole_numbers("image_sizes: each (H, W)", size) for size in image_sizes]
-    if wrong := [size for size in sizes if len(size) != 2 or not 1 <= min(size) <= max(size) <= _LARGEST_SIDE]:
-        raise InputError(f"image_sizes: expected a height and a width of at least 1 pixel, got {brief(wrong[0])}.")
-    return [(height, width) for height, width in sizes]
-
-
-_LARGEST_SIDE = 2**16  # pixels: processors are asked what they make of a picture of that size
 
 # {image processor: {(its settings, family, the family's values): what is known of its sizes}}
 _cache: WeakKeyDictionary[Any, dict[Any, Sizes]] = WeakKeyDictionary()
