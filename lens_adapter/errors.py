@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,12 @@ def one_line(error: BaseException) -> str:
     cause = error.__cause__
     while cause is not None:
         status = getattr(getattr(cause, "response", None), "status_code", None)
-        if status not in (None, 401, 404) and str(status) not in text:
+        if status not in (None, 401, 404) and not _names_the_status(text, status):
             return f"{text} The server said: {' '.join(str(cause).split())}"
         cause = cause.__cause__
     return text
+
+
+def _names_the_status(text: str, status: int) -> bool:
+    """Whether `text` says the status as a number of its own, not as a part of an address, a port or a digest."""
+    return re.search(rf"(?<![\w:/.%-]){status}(?![\w/%-]|\.\w)", text) is not None

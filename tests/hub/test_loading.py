@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +84,25 @@ def test_a_hub_that_refuses(hub, head, naps, status):
     with pytest.raises(OSError, match="couldn't connect") as caught:
         LensAdapter.from_pretrained(HEAD)
     assert f"The server said: {status}" in one_line(caught.value) or f"'{status}" in one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("couldn't connect to 'http://127.0.0.1:44295'", True),  # a port that holds the digits
+        ("couldn't connect to 'http://127.0.0.1:429/me'", True),
+        ("couldn't load me/lens at a429c1", True),
+        ("429 Client Error: Too Many Requests", False),
+        ("the server answered with 429.", False),
+    ],
+)
+def test_a_status_is_said_once(message, said):
+    class Answer(Exception):
+        response = SimpleNamespace(status_code=429)
+
+    error = OSError(message)
+    error.__cause__ = Answer("429 Too Many Requests")
+    assert ("The server said: 429 Too Many Requests" in one_line(error)) is said
 
 
 def test_a_download_that_breaks_goes_on_where_it_was(hub, head, naps, monkeypatch):
