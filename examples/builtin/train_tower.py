@@ -31,6 +31,7 @@ from recipe import (
     flat_then_cosine,
     image_features,
     load_start,
+    multiplying,
     optimizers,
     random_filter,
 )
@@ -109,7 +110,8 @@ def main() -> None:
             group["lr"] = base * rate
         batch = next(stream)
         state, ids = batch["state"], batch["ids"].long()
-        said = image_features(model, in_other_light(batch["picture"]))  # (B, 64, D)
+        with multiplying(args):
+            said = image_features(model, in_other_light(batch["picture"])).float()  # (B, 64, D)
         on, off = state == 1, state == 0
         middle = ids[..., -1]
         target = places + middle[..., None] * words[WORD_ID["object"]]
