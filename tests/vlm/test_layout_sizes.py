@@ -36,6 +36,8 @@ WAYS = {
     "llava_onevision": Replica,
     "mllama": Tiles,  # tiles of a canvas, some of which may be all padding
     "internvl": Tiles,  # tiles, and nothing in the inputs says of which image
+    "idefics3": Tiles,  # resized twice; the last tile shows what the others make
+    "smolvlm": Tiles,  # as well, and patches do not cover all of a tile
 }
 
 

@@ -58,8 +58,8 @@ def idefics_config() -> dict[str, Any]:
     return {"text_config": LLAMA, "vision_config": VISION, "image_token_id": 259, "scale_factor": 2}
 
 
-def idefics_images(name: str) -> Any:
-    return make(name, size={"longest_edge": 3 * TILE}, max_image_size={"longest_edge": TILE})
+def idefics_images(name: str, tile: int) -> Any:
+    return make(name, size={"longest_edge": 3 * tile}, max_image_size={"longest_edge": tile})
 
 
 SPECIMENS: dict[str, Specimen] = {
@@ -168,15 +168,16 @@ SPECIMENS: dict[str, Specimen] = {
         "idefics3",
         idefics_config,
         lambda: transformers.Idefics3Processor(
-            idefics_images("Idefics3ImageProcessor"), words(*IDEFICS_TOKENS), image_seq_len=4
+            idefics_images("Idefics3ImageProcessor", TILE), words(*IDEFICS_TOKENS), image_seq_len=4
         ),
         image=(100, 150),
     ),
+    # Patches do not cover all of a tile.
     "smolvlm": specimen(
         "smolvlm",
         idefics_config,
         lambda: transformers.SmolVLMProcessor(
-            idefics_images("SmolVLMImageProcessor"),
+            idefics_images("SmolVLMImageProcessor", TILE + 4),
             words(*IDEFICS_TOKENS),
             transformers.SmolVLMVideoProcessor(),
             image_seq_len=4,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import product
 from math import ceil, floor, log
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor
+from torch.torch_version import TorchVersion
 from torchvision.transforms.v2 import functional
 
 from lens_adapter.vlm.layout.frames import BLACK, MIN_SIDE, NOWHERE, WHITE, Frame, Line, grey, measure_lines
@@ -24,6 +26,42 @@ NOTHING: Interior = ((0, 0), (0, 0))
 _Stretch = tuple[int, int, int, int]  # along an axis: where a window begins in its canvas, and its interior
 
 
+class Place(NamedTuple):
+    """Along an axis, in pixels: how long the resized image is, where it begins, and the lengths that it had before."""
+
+    length: int
+    start: int = 0
+    before: tuple[int, ...] = ()
+
+
+class Main(NamedTuple):
+    """The axis along which an image fills a picture: 0 or 1, its length, and how long it becomes."""
+
+    axis: int
+    side: int
+    filled: int
+
+
+def exactly(side: int, main: Main) -> float:
+    """How long a side becomes, in the proportions of the image."""
+    return side * main.filled / main.side
+
+
+def by_scale(side: int, main: Main) -> float:
+    """As `exactly`, by a scale that is a float before it is applied."""
+    return side * (main.filled / main.side)
+
+
+def by_aspect(side: int, main: Main) -> float:
+    """As `exactly`, by the width over the height, a float."""
+    return main.filled / (main.side / side) if main.axis else main.filled * (side / main.side)
+
+
+def even(length: float) -> int:
+    """Rounded down, and one more where that is odd."""
+    return floor(length) + floor(length) % 2
+
+
 @dataclass(frozen=True)
 class Fit:
     """One way of fitting an image into a picture of fixed size.
@@ -32,31 +70,34 @@ class Fit:
         cover: whether no side is shorter than the picture's, else none is longer; None: both are as long.
         rounded: how the resized image comes to whole pixels.
         anchor: how the place where it begins does; None: it begins where the picture does.
-        by_float: the scale is a float before it is applied.
+        scaled: how long a side becomes, before that is rounded.
+        stretched: the image's longer side fills the picture, and then all of it is resized to the picture's size.
         unseen: pixels of the picture, below and on the right, that belong to no token; `places` is given the rest.
     """
 
     cover: bool | None
     rounded: Callable[[float], int] = floor
     anchor: Callable[[float], int] | None = None
-    by_float: bool = False
+    scaled: Callable[[int, Main], float] = exactly
+    stretched: bool = False
     unseen: int = 0
 
-    def places(self, size: Extent, picture: Extent) -> tuple[Extent, Extent]:
-        """Along y and x, in pixels of the picture: how long the resized image is, and where it begins."""
+    def places(self, size: Extent, picture: Extent) -> tuple[Place, Place]:
+        """Along y and x."""
         if self.cover is None:
-            return (picture[0] + self.unseen, 0), (picture[1] + self.unseen, 0)
-        pick = max if self.cover else min
-        main = pick((0, 1), key=lambda axis: picture[axis] / size[axis])
-        y, x = (self._place(size[axis], picture[axis], size[main], picture[main]) for axis in (0, 1))
+            return Place(picture[0] + self.unseen), Place(picture[1] + self.unseen)
+        if self.stretched:
+            axis = int(size[1] >= size[0])
+        else:
+            axis = (max if self.cover else min)((0, 1), key=lambda axis: picture[axis] / size[axis])
+        y, x = (self._place(*sides, Main(axis, size[axis], picture[axis])) for sides in zip(size, picture, strict=True))
         return y, x
 
-    def _place(self, side: int, picture: int, main: int, filled: int) -> Extent:
-        if (side, picture) == (main, filled):
-            length = picture
-        else:
-            length = self.rounded(side * (filled / main) if self.by_float else side * filled / main)
-        return length, 0 if self.anchor is None else self.anchor((picture - length) / 2)
+    def _place(self, side: int, picture: int, main: Main) -> Place:
+        length = picture if (side, picture) == main[1:] else self.rounded(self.scaled(side, main))
+        if self.stretched:
+            return Place(picture, before=(length,))
+        return Place(length, 0 if self.anchor is None else self.anchor((picture - length) / 2))
 
 
 @dataclass(frozen=True)
@@ -79,15 +120,24 @@ _ROUNDINGS: tuple[Callable[[float], int], ...] = (floor, round, ceil)
 _ANCHORS: tuple[Callable[[float], int] | None, ...] = (None, *_ROUNDINGS)
 FITS = (
     *(Fit(None, unseen=unseen) for unseen in range(32)),
+    *(Fit(*way) for way in product((True, False), _ROUNDINGS, _ANCHORS, (exactly, by_scale))),
     *(
-        Fit(cover, rounded, anchor, by_float)
-        for cover, rounded, anchor, by_float in product((True, False), _ROUNDINGS, _ANCHORS, (False, True))
+        Fit(False, rounded, None, scaled, stretched=True)
+        for rounded, scaled in product((*_ROUNDINGS, even), (exactly, by_scale, by_aspect))
     ),
+)
+# LANCZOS came with 0.27; processors that find an older one take BICUBIC for it.
+_TORCHVISIONS = (
+    "NEAREST",
+    "BILINEAR",
+    "BICUBIC",
+    *(("LANCZOS",) if TorchVersion(torchvision.__version__) >= "0.27" else ()),
 )
 RESAMPLINGS = (
     *(Resampling(True, one) for one in Image.Resampling),
-    *(Resampling(False, Image.Resampling[name]) for name in ("NEAREST", "BILINEAR", "BICUBIC")),
+    *(Resampling(False, Image.Resampling[name]) for name in _TORCHVISIONS),
 )
+_UNSEEN = np.full(256, np.nan, np.float32)
 MOST = 12  # ways that are still possible; of more, one waits for measurements to tell them apart
 
 
@@ -117,62 +167,90 @@ class Replica:
         )
 
 
+class Order(NamedTuple):
+    """How tiles follow one another.
+
+    Attributes:
+        whole_at: index of the one with the whole image; None: there is none.
+        of_tiles: that one is what the others make, resized; else it is made of the image.
+    """
+
+    whole_at: int | None = None
+    of_tiles: bool = False
+
+    def is_whole(self, index: int, count: int) -> bool:
+        """Whether that one, of so many, shows the whole image."""
+        return self.whole_at is not None and index == self.whole_at % count
+
+
 class Tiles:
     """Where nothing says how tiles of one size make an image: in as many rows and columns as fit its shape best, alone,
     or with the whole image in one more tile, before or behind them. Then as a replica."""
 
     def __init__(self) -> None:
-        self._tile: Extent | None = None
-        self._copies = {whole_at: (_Copy(), _Copy()) for whole_at in (None, 0, -1)}  # {index: (of tiles, of the whole)}
+        self._tile: tuple[Extent, Extent] | None = None  # its pixels, and those that are seen
+        orders = (Order(), *map(Order._make, product((0, -1), (False, True))))
+        self._copies = {order: (_Copy(), _Copy()) for order in orders}  # of the tiles, and of the whole
 
     def learn(self, size: Extent, seen: Sequence[Showing]) -> bool:
-        self._tile = self._tile or next((_shape(one) for one in seen[0].pictures), None)
-        self._copies = {at: copies for at, copies in self._copies.items() if self._learned(at, size, seen)}
+        self._tile = self._tile or next(map(_tile_of, seen[0].pictures), None)
+        self._copies = {order: copies for order, copies in self._copies.items() if self._learned(order, size, seen)}
         return bool(self._copies)
 
-    def _learned(self, whole_at: int | None, size: Extent, seen: Sequence[Showing]) -> bool:
-        tile, whole = self._copies[whole_at]
-        shown = [arranged for one in seen if (arranged := self._arranged(whole_at, size, one.pictures))]
+    def _learned(self, order: Order, size: Extent, seen: Sequence[Showing]) -> bool:
+        tile, whole = self._copies[order]
+        shown = [arranged for one in seen if (arranged := self._arranged(order, size, one.pictures))]
         if [len(arranged) for arranged in shown] != [len(seen[0].pictures)] * len(seen):
             return False
         return all(
-            (tile if window[0].canvas else whole).learn(
+            (whole if order.is_whole(index, len(shown[0])) else tile).learn(
                 size, [(one.levels, picture) for one, picture in zip(seen, window, strict=True)]
             )
-            for window in zip(*shown, strict=True)
+            for index, window in enumerate(zip(*shown, strict=True))
         )
 
     def tell(self, show: ShowPicture, size: Extent, windows: Sequence[Picture]) -> Told | None:
         if len(self._copies) != 1:
             return None
-        ((whole_at, (tile, whole)),) = self._copies.items()
+        ((order, (tile, whole)),) = self._copies.items()
         value, lines = partial(_value, show, 0), dict[_Stretch, Line]()
-        arranged = self._arranged(whole_at, size, windows) or []
+        arranged = self._arranged(order, size, windows) or []
         return _all_told(
-            tile.tell(value, size, one, lines) if one.canvas else whole.tell(value, size, one, {}) for one in arranged
+            whole.tell(value, size, one, {})
+            if order.is_whole(index, len(arranged))
+            else tile.tell(value, size, one, lines)
+            for index, one in enumerate(arranged)
         )
 
-    def _arranged(self, whole_at: int | None, size: Extent, pictures: Sequence[Picture]) -> list[Picture] | None:
+    def _arranged(self, order: Order, size: Extent, pictures: Sequence[Picture]) -> list[Picture] | None:
         """Tiles as parts of their canvas; None: they are none."""
-        if {_shape(picture) for picture in pictures} != {self._tile} or any(picture.canvas for picture in pictures):
+        if self._tile is None or {_tile_of(picture) for picture in pictures} != {self._tile}:
             return None
-        arranged = list(pictures)
-        whole = arranged.pop(whole_at) if whole_at is not None else None
-        height, width = _shape(pictures[0])
-        count = len(arranged)
-        if count:
-            columns = min(
-                (n for n in range(1, count + 1) if count % n == 0),
-                key=lambda n: abs(log(n * width / (count // n * height)) - log(size[1] / size[0])),
-            )
-            canvas = (count // columns * height, columns * width)
-            for index, picture in enumerate(arranged):
-                row, column = divmod(index, columns)
-                lines = (row * height + torch.arange(height), column * width + torch.arange(width))
-                arranged[index] = Picture(picture.pixels, TiledCanvas(canvas, *lines))
-        if whole is not None:
-            arranged.insert(whole_at if whole_at == 0 else len(arranged), whole)
+        (height, width), _ = self._tile
+        wholes = [order.is_whole(index, len(pictures)) for index in range(len(pictures))]
+        count = wholes.count(False)
+        if not count:
+            return None if order.of_tiles else list(pictures)
+        columns = min(
+            (n for n in range(1, count + 1) if count % n == 0),
+            key=lambda n: abs(log(n * width / (count // n * height)) - log(size[1] / size[0])),
+        )
+        canvas = (count // columns * height, columns * width)
+        places, arranged = product(range(0, canvas[0], height), range(0, canvas[1], width)), []
+        for picture, whole in zip(pictures, wholes, strict=True):
+            if not whole:
+                (top, left), (rows, seen) = next(places), _Shown.of(picture).lines
+                part = TiledCanvas(canvas, torch.from_numpy(top + rows), torch.from_numpy(left + seen))
+                picture = picture._replace(canvas=part)
+            elif order.of_tiles:
+                picture = picture._replace(source=canvas)
+            arranged.append(picture)
         return arranged
+
+
+def _tile_of(picture: Picture) -> tuple[Extent, Extent]:
+    """Its pixels, and those of them that are seen."""
+    return (picture.canvas.size if picture.canvas else _shape(picture)), _shape(picture)
 
 
 def _shape(picture: Picture) -> Extent:
@@ -224,7 +302,7 @@ class _Copy:
         self._shape: Extent | None = None  # of every picture, if they are of no canvas
         self._padding = np.float32(np.nan)  # its value in the picture; nan: there was none
         # {way: values (256,) that levels become, nan where that was not seen}
-        self._ways = {way: np.full(256, np.nan, np.float32) for way in product(FITS, RESAMPLINGS)}
+        self._ways = dict.fromkeys(product(FITS, RESAMPLINGS), _UNSEEN)
 
     def learn(self, size: Extent, seen: Sequence[tuple[np.ndarray, Picture]]) -> bool:
         """As `Shortcut`, from levels and what became of them."""
@@ -234,10 +312,12 @@ class _Copy:
         if inside is None or not self._fits(seen[0][1]) or not self._pads(pictures, inside):
             return False
         if seen[0][1].canvas is None:
-            self._shape = shown.canvas
-        for way in list(self._ways):
-            if shown.inside(way[0].places(size, shown.canvas)) != inside:
-                del self._ways[way]
+            self._shape = _shape(seen[0][1])
+        self._ways = {
+            way: values.copy()
+            for way, values in self._ways.items()
+            if shown.inside(shown.places(way[0], size)) == inside
+        }
         if inside == NOTHING:
             return bool(self._ways)
         black, white = (float(picture[inside[0][0], inside[1][0]]) for picture in pictures[:2])
@@ -267,7 +347,7 @@ class _Copy:
             return False
         resized = cache(partial(_resized, levels, shown.lines[axis][slice(*inside[axis])]))
         for (fit, resampling), values in list(self._ways.items()):
-            made = resized(resampling, fit.places(size, shown.canvas)[axis])
+            made = resized(resampling, shown.places(fit, size)[axis])
             before = values[made]
             values[made] = line
             same = (np.isnan(before) | (before == line)) & (values[made] == line)
@@ -297,9 +377,7 @@ class _Copy:
         if not self._fits(picture):
             return None
         shown, shape = _Shown.of(picture), _shape(picture)
-        ways = {
-            (fit.places(size, shown.canvas), resampling): values for (fit, resampling), values in self._ways.items()
-        }
+        ways = {(shown.places(fit, size), resampling): values for (fit, resampling), values in self._ways.items()}
         (inside, *others) = {shown.inside(places) for places, _ in ways}
         unknown = np.isnan(self._padding) and inside != ((0, shape[0]), (0, shape[1]))
         if others or len(ways) > MOST or unknown:
@@ -333,32 +411,61 @@ class _Copy:
 
 
 class _Shown(NamedTuple):
-    """A canvas (rows, columns), and which of its rows and columns a window shows."""
+    """A canvas (rows, columns), to what it was then resized, and which rows and columns of that a window shows."""
 
     canvas: Extent
     lines: tuple[np.ndarray, np.ndarray]
+    resized: Extent | None = None
 
     @staticmethod
     def of(picture: Picture) -> _Shown:
+        canvas = _shape(picture)
+        lines = (np.arange(canvas[0]), np.arange(canvas[1]))
         if picture.canvas is not None:
-            return _Shown(picture.canvas.size, (picture.canvas.rows.numpy(), picture.canvas.columns.numpy()))
-        rows, columns = _shape(picture)
-        return _Shown((rows, columns), (np.arange(rows), np.arange(columns)))
+            canvas, lines = picture.canvas.size, (picture.canvas.rows.numpy(), picture.canvas.columns.numpy())
+        if picture.source is not None:
+            return _Shown(picture.source, lines, canvas)
+        return _Shown(canvas, lines)
 
-    def inside(self, places: tuple[Extent, Extent]) -> Interior:
-        """The rows and columns of the window that show an image which is so long and begins there."""
+    def places(self, fit: Fit, size: Extent) -> tuple[Place, Place]:
+        """Where a way to fit images into the canvas places one of that size."""
+        y, x = fit.places(size, self.canvas)
+        if self.resized is None:
+            return y, x
+        y, x = (
+            Place(length, place.start, (*place.before, place.length))
+            for place, length in zip((y, x), self.resized, strict=True)
+        )
+        return y, x
+
+    def inside(self, places: tuple[Place, Place]) -> Interior:
+        """The rows and columns of the window that show an image which is placed so; of a canvas that was resized, if
+        the image fills it."""
+        if self.resized is not None:
+            sides = zip(places, self.canvas, strict=True)
+            if any(place.start != 0 or place.before[-1] != side for place, side in sides):
+                return NOTHING
         (top, bottom), (left, right) = (
-            np.searchsorted(line, (start, start + length)).tolist()
-            for (length, start), line in zip(places, self.lines, strict=True)
+            np.searchsorted(line, (place.start, place.start + place.length)).tolist()
+            for place, line in zip(places, self.lines, strict=True)
         )
         return ((top, bottom), (left, right)) if top < bottom and left < right else NOTHING
 
 
-def _resized(levels: np.ndarray, pixels: np.ndarray, resampling: Resampling, place: Extent) -> np.ndarray:
+def _resized(levels: np.ndarray, pixels: np.ndarray, resampling: Resampling, place: Place) -> np.ndarray:
     """uint8 (n,): what levels along one axis, or a single one, become in those pixels of a canvas."""
-    length, start = place
-    made = np.full(length, levels) if levels.size == 1 else resampling(levels.ravel(), length)
-    return made[pixels - start]
+    if levels.size == 1:
+        return np.full(len(pixels), levels)
+    return _whole_line(levels.tobytes(), (*place.before, place.length), resampling)[pixels - place.start]
+
+
+@lru_cache(maxsize=64)  # tiles in a row and in a column share theirs
+def _whole_line(levels: bytes, lengths: tuple[int, ...], resampling: Resampling) -> np.ndarray:
+    """uint8 (n,): what levels become that are resized to these lengths, one after the other."""
+    made = np.frombuffer(levels, np.uint8).copy()
+    for length in lengths:
+        made = resampling(made, length)
+    return made
 
 
 def _box(inside: np.ndarray) -> Interior | None:

@@ -26,10 +26,17 @@ SLICES = (64, 128, 256)  # pixels
 
 
 class Picture(NamedTuple):
-    """What an image became in one window: (rows, columns), and what they were cut from, if that is known."""
+    """What an image became in one window.
+
+    Attributes:
+        pixels: (rows, columns).
+        canvas: what they were cut from, if that is known.
+        source: (rows, columns) of the picture that was resized to them, if that is known.
+    """
 
     pixels: Tensor
     canvas: TiledCanvas | None
+    source: Extent | None = None
 
 
 class Showing(NamedTuple):

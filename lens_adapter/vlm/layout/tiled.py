@@ -111,7 +111,7 @@ def tiled(inputs: Mapping[str, Any], *, image_token: int, patch: int | Sequence[
     tiles = require_tensor(inputs, "pixel_values")
     if tiles.ndim == 5:
         real = inputs.get("pixel_attention_mask", tiles.new_ones(tiles.shape[:2]))
-        tiles = tiles[real.reshape(*tiles.shape[:2], -1).any(-1)]
+        tiles = tiles[real.reshape(*tiles.shape[:2], -1)[..., 0].bool()]  # what is shown begins in the top left corner
     count = int((require_tensor(inputs, "input_ids") == image_token).sum())
     tokens = isqrt(count // max(len(tiles), 1))  # of a tile, along a side
     patch = patch if isinstance(patch, int) else patch[0]
@@ -121,8 +121,11 @@ def tiled(inputs: Mapping[str, Any], *, image_token: int, patch: int | Sequence[
             f"pixel_values: expected tiles with a square of tokens each; got shape {tuple(tiles.shape)}, patches of "
             f"{patch} pixels, and {count} image tokens (id {image_token}). Were the texts truncated?"
         )
-    seen = tiles[..., : patches * patch, : patches * patch].float().mean(1)
-    return [ImageTokens(tokens**2, (Window(0, (tokens, tokens), tile),)) for tile in seen]
+    sides = (tiles.shape[-2], tiles.shape[-1])
+    seen = torch.arange(patches * patch)
+    canvas = None if sides == (len(seen), len(seen)) else TiledCanvas(sides, seen, seen)
+    shown = tiles[..., : len(seen), : len(seen)].float().mean(1)
+    return [ImageTokens(tokens**2, (Window(0, (tokens, tokens), tile, canvas=canvas),)) for tile in shown]
 
 
 def padded_tiles(inputs: Mapping[str, Any], *, merge: int) -> list[ImageTokens]:
