@@ -55,6 +55,11 @@ def test_told_sizes_are_to_the_last_bit_as_measured_ones(name):
     assert held.told and WAYS[name] in held.by
 
 
+def test_an_image_that_is_thinner_than_a_pixel_before_it_is_stretched():
+    sizes = (*PHOTOGRAPHS, (24, 9000), (30, 5100), (9000, 24), (48, 5100), (48, 5200))
+    assert hold(known_processor("idefics3"), sizes).wrong == []
+
+
 def layouts(architecture: str, framing: str, sizes: list[tuple[int, int]]) -> list[TokenLayout]:
     """Of noise images, one after the other, by one processor."""
     model, processor = tiny_pair(architecture, framing)

@@ -96,7 +96,7 @@ class Fit:
     def _place(self, side: int, picture: int, main: Main) -> Place:
         length = picture if (side, picture) == main[1:] else self.rounded(self.scaled(side, main))
         if self.stretched:
-            return Place(picture, before=(length,))
+            return Place(picture, before=(max(length, 1),))
         return Place(length, 0 if self.anchor is None else self.anchor((picture - length) / 2))
 
 
@@ -111,9 +111,9 @@ class Resampling:
         """uint8 (n,) -> (length,)"""
         if self.by_pillow:
             return np.asarray(Image.fromarray(levels[:, None]).resize((1, length), self.filter))[:, 0]
-        picture = torch.from_numpy(levels)[None, :, None].expand(3, -1, 1).contiguous()
+        picture = torch.from_numpy(levels)[None, :, None].expand(3, -1, 2).contiguous()  # torch fails at a single pixel
         mode = functional.InterpolationMode[self.filter.name]
-        return functional.resize(picture, [length, 1], interpolation=mode, antialias=True)[0, :, 0].numpy()
+        return functional.resize(picture, [length, 2], interpolation=mode, antialias=True)[0, :, 0].numpy()
 
 
 _ROUNDINGS: tuple[Callable[[float], int], ...] = (floor, round, ceil)
