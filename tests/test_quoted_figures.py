@@ -407,6 +407,32 @@ def test_every_figure_is_the_measured_one(name):
     assert faults(page, quotes()) == []
 
 
+def test_the_card_says_what_came_of_the_recipe():
+    run, card = record("recipe"), " ".join((ROOT / "MODEL_CARD.md").read_text(encoding="utf-8").split())
+    stages, figures, ships = run["stages"], run["figures"], record("builtin")
+    heads = ("mirror", "lite", "lite-sam2")
+    steps = ", ".join(f"{stages['heads']['steps'][head]:,}" for head in heads)
+    reached, shipped = (", ".join(f"{of[f'heads.{head}.giou.all']:.3f}" for head in heads) for of in (figures, ships))
+    assert f"| {stages['heads']['minutes']:.0f}, two threads | {steps} | gIoU {reached} | {shipped} |" in card
+    click = "baselines.oracle_keypoint.giou.attribute"
+    assert f"a click on one thing, gIoU {figures[click]:.3f} | {ships[click]:.3f} |" in card
+    (names, colors, sizes), (shipped_names, shipped_colors, shipped_sizes) = (
+        [f"{of[f'answers.{kind}']:.1%}" for kind in ("names", "colors", "sizes")] for of in (figures, ships)
+    )
+    assert f"names {names}, colors {colors}, sizes {sizes} (" in card
+    assert f"| {shipped_names}, {shipped_colors}, {shipped_sizes} |" in card
+    where = ("where_within_one_cell", "where_ordinal", "counting")
+    cell, ordinal, counting = (f"{figures[f'answers.{kind}']:.1%}" for kind in where)
+    assert f"within one cell {cell}; ordinal, exactly {ordinal}; counting {counting} | " in card
+    assert "; ".join(f"{ships[f'answers.{kind}']:.1%}" for kind in where) in card
+    for name in ("tower", "language_model", "sam", "sam2"):
+        assert f"| {stages[name]['minutes']:.0f}, one thread | {stages[name]['steps']:,} |" in card
+    hours, minutes = divmod(round(stages["whole"]["minutes"]), 60)
+    assert f"{hours} hours {minutes} minutes" in card and str(run["test_scenes"]) in card
+    first, second, third = (f"{run['free_prompts'][head]:.3f}" for head in heads)
+    assert f"these heads reach {first}, {second} and {third}." in card
+
+
 def test_the_table_of_claims_is_the_measured_one():
     assert f"{BEGIN}\n{short_table(record('paper_claims'))}\n{END}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
