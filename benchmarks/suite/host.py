@@ -97,10 +97,12 @@ def _smolvlm() -> tuple[dict[str, Any], ProcessorMixin]:
     words.add_special_tokens({"additional_special_tokens": ["<fake_token_around_image>", "<global-img>"]})
     images = transformers.Idefics3ImageProcessor(size={"longest_edge": 1536}, max_image_size={"longest_edge": 384})
     processor = transformers.Idefics3Processor(images, words, image_seq_len=81, chat_template=bases.LLAVA_TEMPLATE)
-    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tower = {
+        **{"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"image_size": 384, "patch_size": 14},
+    }
     facts = {"image_token_id": bases.SPECIAL.index("<image>"), "scale_factor": 3}
     text = {**LLAMA, "pad_token_id": bases.SPECIAL.index("<pad>")}
-    tower |= {"image_size": 384, "patch_size": 14}
     return {"model_type": "idefics3", "text_config": text, "vision_config": tower, **facts}, processor
 
 

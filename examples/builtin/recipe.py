@@ -398,8 +398,8 @@ def batches(
     return (moved(batch, device) for batch in loader)
 
 
-def arguments(description: str, minutes: float, halved: bool = True) -> argparse.ArgumentParser:
-    """The options that the scripts have in common; `halved`: `--bfloat16` among them."""
+def arguments(description: str, minutes: float, bfloat16: bool = True) -> argparse.ArgumentParser:
+    """The options that the scripts have in common, `--bfloat16` among them or not."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--minutes", type=float, default=minutes, help="time budget; a restart goes on within it")
     parser.add_argument("--threads", type=int, default=2, help="threads of the training process")
@@ -408,9 +408,9 @@ def arguments(description: str, minutes: float, halved: bool = True) -> argparse
     parser.add_argument("--first", type=int, default=0, help="first scene: others than those that made the weights")
     parser.add_argument("--rate", type=float, default=1.0, help="times the learning rates; less to go on from weights")
     parser.add_argument("--device", default="cpu", help="that multiplies: cpu, or cuda")
-    if halved:
-        help_text = "multiply in bfloat16; far faster on some processors"
-        parser.add_argument("--bfloat16", action="store_true", help=help_text)
+    if bfloat16:
+        faster = "multiply in bfloat16; far faster on some processors"
+        parser.add_argument("--bfloat16", action="store_true", help=faster)
     return parser
 
 

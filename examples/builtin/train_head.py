@@ -190,7 +190,7 @@ def calibration_examples() -> Iterator[tuple[int, Example]]:
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], minutes=25, halved=False)  # in bfloat16 a step takes longer
+    parser = arguments(__doc__.splitlines()[0], minutes=25, bfloat16=False)  # in bfloat16 a step takes longer
     parser.add_argument("fusion", choices=HEADS)
     parser.add_argument("--sam", choices=SAMS, default="sam", help="of the folders that ship")
     parser.add_argument(

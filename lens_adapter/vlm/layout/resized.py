@@ -127,15 +127,10 @@ FITS = (
     ),
 )
 # LANCZOS came with 0.27; processors that find an older one take BICUBIC for it.
-_TORCHVISIONS = (
-    "NEAREST",
-    "BILINEAR",
-    "BICUBIC",
-    *(("LANCZOS",) if TorchVersion(torchvision.__version__) >= "0.27" else ()),
-)
+_LANCZOS = ("LANCZOS",) if TorchVersion(torchvision.__version__) >= "0.27" else ()
 RESAMPLINGS = (
     *(Resampling(True, one) for one in Image.Resampling),
-    *(Resampling(False, Image.Resampling[name]) for name in _TORCHVISIONS),
+    *(Resampling(False, Image.Resampling[name]) for name in ("NEAREST", "BILINEAR", "BICUBIC", *_LANCZOS)),
 )
 _UNSEEN = np.full(256, np.nan, np.float32)
 MOST = 12  # ways that are still possible; of more, one waits for measurements to tell them apart
